@@ -1,0 +1,93 @@
+//! The command line of `dfs-node`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand};
+use ring::{ReplicaCount, Zone};
+
+/// A storage node of dfs.
+#[derive(Debug, Parser)]
+#[command(name = "dfs-node", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Example, a cluster of three hosts:
+  host a:  dfs-node init --data /srv/dfs --listen 10.0.0.1:7400
+           dfs-node run --data /srv/dfs
+           dfs --profile /srv/dfs/admin token create --for node
+  host b:  dfs-node join --data /srv/dfs --listen 10.0.0.2:7400 --token TOKEN
+           dfs-node run --data /srv/dfs")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a new cluster with this node as its first.
+    #[command(after_help = "Example:\n  dfs-node init --data /srv/dfs --listen 10.0.0.1:7400 --replicas 3")]
+    Init(InitArguments),
+    /// Make this a node of an existing cluster.
+    #[command(after_help = "Example:\n  dfs-node join --data /srv/dfs --listen 10.0.0.2:7400 --token dfs-node-…")]
+    Join(JoinArguments),
+    /// Serve until SIGTERM or SIGINT.
+    #[command(after_help = "Example:\n  dfs-node run --data /srv/dfs")]
+    Run(RunArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// Data directory: made if it does not exist.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Address and UDP port to listen on.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Address under which others reach this node, if it is another than --listen.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) advertise: Option<SocketAddr>,
+    /// Failure domain (rack, room): replicas avoid sharing one.
+    #[arg(long, value_parser = parse_zone)]
+    pub(crate) zone: Option<Zone>,
+    /// Bytes that chunks may take, such as 500GiB; what the file system has, if not given.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<ByteSize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArguments {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Replicas of each chunk; writes need a majority of them.
+    #[arg(long, default_value = "3", value_parser = parse_replicas)]
+    pub(crate) replicas: ReplicaCount,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArguments {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// What `dfs token create --for node` printed.
+    #[arg(long)]
+    pub(crate) token: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Data directory, made by init or join.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Another address and UDP port than the one given to init or join.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// What to log: error, warn, info, debug, trace, or a filter of tracing.
+    #[arg(long, env = "DFS_LOG", default_value = "info")]
+    pub(crate) log: String,
+}
+
+pub(crate) fn parse_zone(text: &str) -> Result<Zone, ring::ZoneError> {
+    Zone::try_from(text.to_owned())
+}
+
+pub(crate) fn parse_replicas(text: &str) -> Result<ReplicaCount, String> {
+    let count: u8 = text.parse().map_err(|_| "not a number".to_owned())?;
+    ReplicaCount::new(count).map_err(|error| error.to_string())
+}

@@ -1,0 +1,228 @@
+//! Compaction: gives the room of dead chunks back, one segment a step.
+//!
+//! # Invariants
+//! - A segment goes only when the copies of all it held that is needed are stable, the index says so and is durable, and
+//!   no row of any key in it names it.
+//! - Bytes are hashed before they are copied: damage is reported, never copied under a fresh checksum.
+//! - A step that stops half way has lost nothing: each copy is good by itself, and the segment is still there.
+//!
+//! # Not here
+//! Whether a record is still needed ([`super::keeper`], at the moment of copying); when to run (the node).
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use ring::ChunkKey;
+use tracing::{info, warn};
+use wire::tree::VerifiedChunk;
+
+use super::ChunkStore;
+use super::error::{CompactError, PutError};
+use super::keeper::{Command, Moved, Segment};
+use super::row::{Row, State};
+use super::segment::{Body, SegmentRecord};
+use super::verification::Copy;
+use crate::append_log::{FileId, FileState};
+
+/// Keys in one command: few enough that a put does not wait for long behind it.
+const KEYS_PER_COMMAND: usize = 256;
+
+/// Rows that are read before others may run.
+const ROWS_PER_TURN: usize = 1024;
+
+/// What a compaction step did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Compacted {
+    /// No segment is worth it.
+    Nothing,
+    /// A segment is gone.
+    Segment {
+        /// Which.
+        file: FileId,
+        /// Its length in bytes.
+        len: u64,
+        /// Records copied out of it.
+        copied: u64,
+    },
+    /// A segment holds something that can neither be read nor be given up: it stays until that has changed.
+    Stuck {
+        /// Which.
+        file: FileId,
+        /// Bytes in it that must stay.
+        live: u64,
+    },
+}
+
+/// Segments that could not be emptied, with the bytes that were left: not tried again while that has not changed.
+pub(super) type StuckSegments = BTreeMap<FileId, u64>;
+
+/// The story of one step.
+pub(super) async fn step(store: &ChunkStore, stuck: &mut StuckSegments) -> Result<Compacted, CompactError> {
+    let Some(victim) = choose(store, stuck).await? else { return Ok(Compacted::Nothing) };
+    let file = victim.file;
+    if victim.state == FileState::Active {
+        store.shared().log.seal().await.map_err(PutError::from)?;
+    }
+    let mut records = list(store, file).await?;
+    let mut copied = move_all(store, file, &records).await?;
+    if live_bytes(store, file).await? > 0 {
+        // Rot has taken records out of the listing; the index still knows what they were.
+        let unlisted = records_named(store, file).await?;
+        copied += move_all(store, file, &unlisted).await?;
+        records.extend(unlisted);
+    }
+    let live = live_bytes(store, file).await?;
+    if live > 0 || is_named(store, file, &records).await? {
+        warn!(%file, live, "a segment cannot be emptied");
+        stuck.insert(file, live);
+        return Ok(Compacted::Stuck { file, live });
+    }
+    store.shared().index.kv.persist().await?;
+    store.shared().log.remove_file(file).await?;
+    prune_shadows(store, file, &records).await?;
+    store.ask(|reply| Command::Gone { file, reply }).await.ok_or(CompactError::Closed)??;
+    info!(%file, len = victim.len, copied, "a segment was compacted");
+    Ok(Compacted::Segment { file, len: victim.len, copied })
+}
+
+/// The segment that gives most back; one that holds nothing needed goes first, because it takes no room to free it.
+async fn choose(store: &ChunkStore, stuck: &mut StuckSegments) -> Result<Option<Segment>, CompactError> {
+    store.ask(|reply| Command::Settle { reply }).await.ok_or(CompactError::Closed)??;
+    let segments = store.ask(|reply| Command::Segments { reply }).await.ok_or(CompactError::Closed)?;
+    stuck.retain(|file, live| segments.iter().any(|segment| segment.file == *file && segment.live == *live));
+    let config = store.config();
+    let dead = |segment: &Segment| segment.len.saturating_sub(segment.live);
+    let worth = |segment: &Segment| {
+        let whole = match segment.state {
+            FileState::Sealed => segment.len,
+            // Ending a file early costs a little, so it must be worth a whole one.
+            FileState::Active => config.segment_len,
+        };
+        dead(segment) * 100 > whole * u64::from(config.dead_percent) && !stuck.contains_key(&segment.file)
+    };
+    Ok(segments.into_iter().filter(worth).max_by_key(|segment| (segment.live == 0, dead(segment))))
+}
+
+async fn list(store: &ChunkStore, file: FileId) -> Result<Vec<SegmentRecord>, CompactError> {
+    let listing = store.shared().log.list(file).await?;
+    let records: Result<Vec<_>, _> = listing.records.iter().map(SegmentRecord::decode).collect();
+    Ok(records?)
+}
+
+/// Copies what is needed of these records, makes the copies stable, and brings the index up to them.
+async fn move_all(store: &ChunkStore, file: FileId, records: &[SegmentRecord]) -> Result<u64, CompactError> {
+    let mut copied = 0;
+    for record in records {
+        let mut moved = move_one(store, record, None).await?;
+        if moved == Moved::BytesNeeded {
+            moved = match store.read_copy(&record.key, record.at, chunk_len(record)).await {
+                Copy::Good(chunk) => move_one(store, record, Some(chunk)).await?,
+                Copy::Bad => {
+                    store.drop_copy(record.key, record.at).await?;
+                    Moved::Dead
+                }
+                // It stays where it is, and the segment with it, until it was replaced.
+                Copy::Unreadable => {
+                    store.shared().note_damaged(record.key);
+                    Moved::BytesNeeded
+                }
+                // Only this step removes files.
+                Copy::Gone => Moved::Dead,
+            };
+        }
+        copied += u64::from(moved == Moved::Copied);
+    }
+    store.sync().await?;
+    store.ask(|reply| Command::Settle { reply }).await.ok_or(CompactError::Closed)??;
+    unlist_deletions(store, file, records).await?;
+    Ok(copied)
+}
+
+async fn move_one(
+    store: &ChunkStore,
+    record: &SegmentRecord,
+    chunk: Option<VerifiedChunk>,
+) -> Result<Moved, CompactError> {
+    let record = *record;
+    Ok(store.ask(|reply| Command::Move { record, chunk, reply }).await.ok_or(CompactError::Closed)??)
+}
+
+fn chunk_len(record: &SegmentRecord) -> u32 {
+    match record.body {
+        Body::Chunk { len } => len,
+        Body::Stamp | Body::Delete => 0,
+    }
+}
+
+/// Deletions that only this segment itself still needs go with it.
+async fn unlist_deletions(store: &ChunkStore, file: FileId, records: &[SegmentRecord]) -> Result<(), CompactError> {
+    let deleted_here = |row: &Row| matches!(row.state, State::Deleted { at } if at.file == file);
+    let keys = keys_where(store, records, deleted_here).await?;
+    for keys in keys.chunks(KEYS_PER_COMMAND) {
+        let keys = keys.to_vec();
+        store.ask(|reply| Command::Unlist { keys, file, reply }).await.ok_or(CompactError::Closed)??;
+    }
+    Ok(())
+}
+
+/// Deletions that this segment was the last to need.
+async fn prune_shadows(store: &ChunkStore, file: FileId, records: &[SegmentRecord]) -> Result<(), CompactError> {
+    let shadowed = |row: &Row| row.held().is_none() && row.shadows.contains(&file);
+    let keys = keys_where(store, records, shadowed).await?;
+    for keys in keys.chunks(KEYS_PER_COMMAND) {
+        let keys = keys.to_vec();
+        store.ask(|reply| Command::Prune { keys, reply }).await.ok_or(CompactError::Closed)??;
+    }
+    Ok(())
+}
+
+async fn live_bytes(store: &ChunkStore, file: FileId) -> Result<u64, CompactError> {
+    let segments = store.ask(|reply| Command::Segments { reply }).await.ok_or(CompactError::Closed)?;
+    Ok(segments.iter().find(|segment| segment.file == file).map_or(0, |segment| segment.live))
+}
+
+/// What the index says lies in this segment.
+async fn records_named(store: &ChunkStore, file: FileId) -> Result<Vec<SegmentRecord>, CompactError> {
+    let (mut records, mut from) = (Vec::new(), Some(ChunkKey::from_bytes([0; 32])));
+    while let Some(first) = from.take() {
+        let mut count = 0;
+        store.shared().index.scan(&first, None, |key, row| {
+            count += 1;
+            if count > ROWS_PER_TURN {
+                from = Some(key);
+                return ControlFlow::Break(());
+            }
+            records.extend(row.records(key).into_iter().filter(|record| record.at.file == file));
+            ControlFlow::Continue(())
+        })?;
+        tokio::task::yield_now().await;
+    }
+    Ok(records)
+}
+
+/// Whether any row, in the index or on its way there, still names a place in this segment.
+async fn is_named(store: &ChunkStore, file: FileId, records: &[SegmentRecord]) -> Result<bool, CompactError> {
+    let names = |row: &Row| row.footprint().any(|(named, _)| named == file);
+    let pending_names = |key: &ChunkKey| {
+        let pending = store.shared().pending.read();
+        pending.row(key).and_then(|pending| pending.row.as_ref()).is_some_and(names)
+    };
+    Ok(!keys_where(store, records, names).await?.is_empty() || records.iter().any(|record| pending_names(&record.key)))
+}
+
+async fn keys_where(
+    store: &ChunkStore,
+    records: &[SegmentRecord],
+    test: impl Fn(&Row) -> bool,
+) -> Result<Vec<ChunkKey>, CompactError> {
+    let mut keys = Vec::new();
+    for (count, record) in records.iter().enumerate() {
+        if store.shared().index.row(&record.key)?.as_ref().is_some_and(&test) {
+            keys.push(record.key);
+        }
+        if count % KEYS_PER_COMMAND == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(keys)
+}

@@ -1,0 +1,156 @@
+//! What the handles and the keeper of a store both see.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use ring::ChunkKey;
+use tokio::sync::Notify;
+
+use super::index::Index;
+use super::pending::Pending;
+use super::row::Held;
+use crate::append_log::{AppendLog, Incarnation, Position, Synced};
+use crate::kv::KvError;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) log: AppendLog,
+    pub(super) index: Index,
+    /// Guards the records that are not in the index yet. Written by the keeper alone. Never taken with another lock.
+    pub(super) pending: RwLock<Pending>,
+    /// Guards how far the log is stable. Never taken with another lock.
+    stable: Mutex<Stable>,
+    /// Guards the keys that wait for repair. Never taken with another lock.
+    damaged: Mutex<BTreeSet<ChunkKey>>,
+    damaged_max: usize,
+    damaged_count: AtomicU64,
+    chunks: AtomicU64,
+    full: AtomicBool,
+    failed: AtomicBool,
+    /// The keeper has something to do: more is stable, or the log failed.
+    pub(super) wake: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stable {
+    incarnation: Incarnation,
+    until: Position,
+}
+
+impl Shared {
+    pub(super) fn new(log: AppendLog, index: Index, damaged_max: usize, stable_until: Position) -> Self {
+        let incarnation = log.incarnation();
+        Self {
+            log,
+            index,
+            pending: RwLock::default(),
+            stable: Mutex::new(Stable { incarnation, until: stable_until }),
+            damaged: Mutex::default(),
+            damaged_max,
+            damaged_count: AtomicU64::new(0),
+            chunks: AtomicU64::new(0),
+            full: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            wake: Notify::new(),
+        }
+    }
+
+    /// A sync has succeeded. One of an earlier incarnation says nothing new: reopening has settled what it covered.
+    pub(super) fn note_synced(&self, synced: &Synced) {
+        let mut stable = self.stable.lock();
+        if synced.incarnation == stable.incarnation {
+            stable.until = stable.until.max(synced.until);
+        }
+        drop(stable);
+        self.wake.notify_one();
+    }
+
+    /// The log was reopened: of earlier incarnations, what lies before `until` is stable and the rest is gone.
+    pub(super) fn note_reopened(&self, incarnation: Incarnation, until: Position) {
+        *self.stable.lock() = Stable { incarnation, until };
+    }
+
+    pub(super) fn note_failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn note_working(&self) {
+        self.failed.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_chunks(&self, chunks: u64) {
+        self.chunks.store(chunks, Ordering::Relaxed);
+    }
+
+    pub(super) fn chunks(&self) -> u64 {
+        self.chunks.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stable_until(&self) -> Position {
+        self.stable.lock().until
+    }
+
+    /// The incarnation whose puts are accepted now, as the keeper last knew it.
+    pub(super) fn incarnation(&self) -> Incarnation {
+        self.stable.lock().incarnation
+    }
+
+    pub(super) fn note_damaged(&self, key: ChunkKey) {
+        let mut damaged = self.damaged.lock();
+        let is_new = !damaged.contains(&key);
+        if is_new && damaged.len() < self.damaged_max {
+            damaged.insert(key);
+        }
+        self.damaged_count.fetch_add(u64::from(is_new), Ordering::Relaxed);
+    }
+
+    /// There is a good copy again: nobody needs to fetch one.
+    pub(super) fn note_mended(&self, key: &ChunkKey) {
+        self.damaged.lock().remove(key);
+    }
+
+    pub(super) fn damaged_count(&self) -> u64 {
+        self.damaged_count.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_damaged(&self, count_max: usize) -> Vec<ChunkKey> {
+        let mut damaged = self.damaged.lock();
+        let keys: Vec<_> = damaged.iter().take(count_max).copied().collect();
+        for key in &keys {
+            damaged.remove(key);
+        }
+        keys
+    }
+
+    /// The stable copy of a chunk.
+    pub(super) fn stable_copy(&self, key: &ChunkKey) -> Result<Option<Held>, KvError> {
+        let until = self.stable_until();
+        let pending = self.pending.read().row(key).map(|pending| pending.row.clone());
+        match pending {
+            // A deletion counts from when it was asked for.
+            Some(row) if row.as_ref().is_none_or(|row| row.held().is_none()) => return Ok(None),
+            Some(row) => {
+                if let Some(held) = row.as_ref().and_then(|row| row.held()).filter(|held| held.at < until) {
+                    return Ok(Some(*held));
+                }
+            }
+            None => {}
+        }
+        Ok(self.index.row(key)?.and_then(|row| row.held().copied()))
+    }
+}

@@ -1,0 +1,7 @@
+//! Claims about the chunk store, on a disk that loses, tears, refuses and rots.
+
+mod claims;
+mod histories;
+mod model;
+mod rig;
+mod rot;

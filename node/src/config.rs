@@ -1,0 +1,78 @@
+//! What a running node may be told, each with unit, default and why.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Configuration of a serving node. Identity and place come from the data directory.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the data directory is.
+    pub data: PathBuf,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Limits of the server.
+    pub serve: ServeConfig,
+    /// Heartbeats and what follows from silence.
+    pub membership: MembershipConfig,
+    /// Fetching what this node lacks.
+    pub repair: RepairConfig,
+}
+
+/// Limits of the server.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// Bytes of chunk bodies in memory at once, received or being sent: 64 MiB keep two disks busy and a small machine
+    /// alive. Puts beyond it wait, and are refused as busy at their deadline.
+    pub body_bytes: u32,
+    /// Requests under way at once, over all connections.
+    pub requests: usize,
+    /// How long a put may wait for its body to arrive.
+    pub body_deadline: Duration,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self { body_bytes: 64 << 20, requests: 4096, body_deadline: Duration::from_secs(30) }
+    }
+}
+
+/// Heartbeats and what follows from silence.
+#[derive(Clone, Debug)]
+pub struct MembershipConfig {
+    /// Between heartbeats to the leader: six may be lost before a node counts as down.
+    pub heartbeat: Duration,
+    /// Silence after which a node is down. With the heartbeat and one status it stays below the 5 s that we promise.
+    pub down_after: Duration,
+    /// Between the rounds of the leader's housekeeping: voters, sessions, orphans, cuts.
+    pub housekeeping: Duration,
+    /// Silence after which a session ends.
+    pub session_lifetime: Duration,
+}
+
+impl Default for MembershipConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(500),
+            down_after: Duration::from_secs(3),
+            housekeeping: Duration::from_millis(500),
+            session_lifetime: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Fetching what this node lacks.
+#[derive(Clone, Debug)]
+pub struct RepairConfig {
+    /// Chunks fetched at once: four of 4 MiB hide the latency of a disk and leave room for others.
+    pub fetches: usize,
+    /// Between two full comparisons with the other holders when nothing else gives a reason, at least: a put that
+    /// reached only its quorum is made whole then. Long comparisons are further apart.
+    pub interval: Duration,
+    /// How long one request to another holder may take.
+    pub deadline: Duration,
+}
+
+impl Default for RepairConfig {
+    fn default() -> Self {
+        Self { fetches: 4, interval: Duration::from_secs(20), deadline: Duration::from_secs(10) }
+    }
+}

@@ -1,0 +1,15 @@
+//! The storage node of dfs: keeps chunks, takes part in the replicated namespace, and watches over the others.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot set up its case should stop there"))]
+
+pub mod append_log;
+pub mod authority;
+pub mod chunk_store;
+pub mod config;
+pub mod consensus;
+pub mod disk;
+pub mod kv;
+pub mod membership;
+pub mod namespace;
+pub mod node;
+pub mod repair;
+pub mod serve;

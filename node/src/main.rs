@@ -1,0 +1,411 @@
+//! `dfs-node`: one storage daemon. Arguments → data directory → serve until signalled.
+
+use std::{net::SocketAddr, num::NonZeroU32, path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow};
+use clap::Parser;
+use node::{
+    authority::seal,
+    chunk_store::ChunkStoreConfig,
+    config::{Config, MembershipConfig, RepairConfig, ServeConfig},
+    consensus::{Health, SystemClock},
+    disk::{
+        Disk, FileDisk, FileDiskConfig, LockError,
+        data_dir::{DataDir, FORMAT, NodeFile},
+    },
+    kv::{FjallConfig, FjallKv},
+    membership::Founding,
+    node::{Node, Parts},
+};
+use rand::Rng;
+use ring::{NodeId, Weight};
+use tracing::info;
+use wire::{
+    cluster::{Access, ClientId, ClusterId, KeyFingerprint, Newcomer, NodeRow, Peer, Redeem, SealKey, TokenPurpose},
+    quic::{Authority, AuthorityKey, Endpoint, EndpointConfig, KeyPair, UdpSocketConfig, bind_udp},
+    token::Token,
+};
+
+mod arguments;
+
+use arguments::{Arguments, Command, InitArguments, JoinArguments, Place, RunArguments};
+
+/// How long a redemption may take at one seed.
+const REDEEM_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long a node waits for the lock of its directory.
+const LOCK_MAX: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// How long a node that starts waits for the cluster to know its first client: an election and two commands.
+const FIRST_CLIENT_MAX: Duration = Duration::from_secs(5);
+const FIRST_CLIENT_POLL: Duration = Duration::from_millis(10);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow!(error).context("the runtime does not start")),
+    };
+    let result = runtime.block_on(async {
+        match arguments.command {
+            Command::Init(arguments) => init(arguments).await,
+            Command::Join(arguments) => join(arguments).await,
+            Command::Run(arguments) => run(arguments).await,
+        }
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one line that a person reads")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // One line: each cause once, though some libraries repeat theirs in their own text.
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line.push_str(if line.is_empty() { "" } else { ": " });
+            line.push_str(&cause);
+        }
+    }
+    eprintln!("dfs-node: {line}");
+    ExitCode::FAILURE
+}
+
+#[expect(clippy::print_stdout, reason = "what the command says")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+/// Locks the directory for as long as the guard lives. A process that was killed holds its lock until the kernel has
+/// taken it down, so one that is started at once in its place tries for a while.
+async fn lock(path: &Path) -> anyhow::Result<node::disk::DirLock> {
+    let disk = disk("lock")?;
+    let until = tokio::time::Instant::now() + LOCK_MAX;
+    loop {
+        match disk.lock_dir(path).await {
+            Err(LockError::InUse { .. }) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(LOCK_POLL).await;
+            }
+            locked => return Ok(locked?),
+        }
+    }
+}
+
+fn disk(name: &'static str) -> anyhow::Result<Arc<dyn Disk>> {
+    let disk = FileDisk::start(&FileDiskConfig { name, ..FileDiskConfig::default() });
+    Ok(Arc::new(disk.context("the threads of the disk do not start")?))
+}
+
+async fn init(InitArguments { place, replicas }: InitArguments) -> anyhow::Result<()> {
+    check_place(&place)?;
+    let dir = DataDir::create(&place.data)?;
+    let _lock = lock(dir.path()).await?;
+    let mut rng = rand::rng();
+    let cluster = ClusterId(rng.random());
+    let authority = AuthorityKey::generate(cluster);
+    let seal_key = SealKey(rng.random());
+    let key = dir.key()?;
+    let id = node_id_of(&key);
+    let certificate = authority.sign(&key.request(), Peer::Node(id), Access::ReadWrite)?;
+    dir.write_certificate(&certificate, authority.authority())?;
+    dir.write_seal(&seal_key)?;
+    dir.write_founding(&seal(&authority, &seal_key, rng.random()))?;
+    let advertise = place.advertise.unwrap_or(place.listen);
+    write_admin(&dir, &authority, cluster, advertise, ClientId(rng.random()))?;
+    dir.write_node_file(&NodeFile {
+        format: FORMAT,
+        cluster: cluster.to_string(),
+        node: id.to_string(),
+        replicas,
+        listen: place.listen,
+        advertise,
+        zone: place.zone,
+        capacity: place.capacity.map(|size| size.as_u64()),
+        seeds: Vec::new(),
+        owner: Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())),
+    })?;
+    let data = place.data.display();
+    say(&format!("cluster {cluster} made, this is node {id}"));
+    say(&format!("start it:        dfs-node run --data {data}"));
+    say(&format!("add nodes:       dfs --profile {data}/admin token create --for node"));
+    say(&format!("let clients in:  dfs --profile {data}/admin token create --for client"));
+    Ok(())
+}
+
+/// The profile of the first client, who may make tokens for everybody else.
+fn write_admin(
+    dir: &DataDir,
+    authority: &AuthorityKey,
+    cluster: ClusterId,
+    seed: SocketAddr,
+    client: ClientId,
+) -> anyhow::Result<()> {
+    let key = KeyPair::generate();
+    let certificate = authority.sign(&key.request(), Peer::Client(client), Access::ReadWrite)?;
+    let profile = format!("version = 1\ncluster = \"{cluster}\"\naccess = \"read-write\"\nseeds = [\"{seed}\"]\n");
+    dir.write_profile(&[
+        ("key.der", &key.to_pkcs8()),
+        ("authority.der", &authority.authority().certificate),
+        ("certificate.der", &certificate),
+        ("profile.toml", profile.as_bytes()),
+    ])?;
+    Ok(())
+}
+
+async fn join(JoinArguments { place, token }: JoinArguments) -> anyhow::Result<()> {
+    check_place(&place)?;
+    let token: Token = token.parse()?;
+    if token.purpose != TokenPurpose::Node {
+        return Err(anyhow!("this token lets a client in, not a node; make one with dfs token create --for node"));
+    }
+    let dir = DataDir::create(&place.data)?;
+    let _lock = lock(dir.path()).await?;
+    let key = dir.key()?;
+    let id = node_id_of(&key);
+    let advertise = place.advertise.unwrap_or(place.listen);
+    let capacity = place.capacity.map(|size| size.as_u64());
+    let weight = weight(dir.path(), capacity).await?;
+    let newcomer = Newcomer::Node { id, address: advertise, zone: place.zone.clone(), weight };
+    let redeem = Redeem { secret: token.secret, request: key.request(), newcomer };
+    let redeemed = redeem_anywhere(&token, &redeem).await?;
+    let authority = Authority { certificate: redeemed.authority };
+    dir.write_certificate(&redeemed.certificate, &authority)?;
+    dir.credentials()?;
+    dir.write_node_file(&NodeFile {
+        format: FORMAT,
+        cluster: redeemed.cluster.to_string(),
+        node: id.to_string(),
+        replicas: redeemed.replicas,
+        listen: place.listen,
+        advertise,
+        zone: place.zone,
+        capacity,
+        seeds: redeemed.seeds,
+        owner: None,
+    })?;
+    say(&format!("joined cluster {} as node {id}", redeemed.cluster));
+    say(&format!("start it:  dfs-node run --data {}", place.data.display()));
+    Ok(())
+}
+
+/// Asks one seed after the other. The same key may ask again: a lost answer uses nothing up.
+async fn redeem_anywhere(token: &Token, redeem: &Redeem) -> anyhow::Result<wire::cluster::Redeemed> {
+    let mut last = anyhow!("the token names no node to ask");
+    for &seed in &token.seeds {
+        let any: SocketAddr = if seed.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        let socket = bind_udp(any, UdpSocketConfig::default()).context("cannot open a UDP socket")?;
+        let config = EndpointConfig { socket, credentials: None, cluster: None, serve: false, rng_seed: None };
+        let endpoint = Endpoint::new(config)?;
+        let answer = endpoint.redeem(seed, token.authority, redeem, REDEEM_DEADLINE).await;
+        endpoint.close().await;
+        match answer {
+            Ok(redeemed) => return Ok(redeemed),
+            Err(wire::quic::RedeemError::Refused(refusal)) if !is_passing(&refusal) => {
+                return Err(anyhow!("{refusal}; make a new one with dfs token create --for node"));
+            }
+            Err(error) => last = anyhow!(error).context(format!("{seed} cannot let this node in")),
+        }
+    }
+    Err(last)
+}
+
+/// Whether another seed, or a later try, may answer otherwise.
+fn is_passing(refusal: &wire::Refusal) -> bool {
+    use wire::Refusal as R;
+    matches!(refusal, R::Busy | R::NoQuorum | R::NotLeader { .. } | R::NotServing | R::Internal)
+}
+
+/// A node's identity is born with its key, so that asking twice is asking as the same node.
+fn node_id_of(key: &KeyPair) -> NodeId {
+    let [id, _] = *key.fingerprint().0.as_chunks::<16>().0 else {
+        unreachable!("32 bytes are two halves of 16");
+    };
+    NodeId::from_bytes(id)
+}
+
+fn check_place(place: &Place) -> anyhow::Result<()> {
+    let advertise = place.advertise.unwrap_or(place.listen);
+    if advertise.ip().is_unspecified() || advertise.port() == 0 {
+        return Err(anyhow!("{advertise} is no address that others can reach; give one with --advertise IP:PORT"));
+    }
+    Ok(())
+}
+
+/// Capacity in GiB, as the solver counts it.
+async fn weight(path: &Path, capacity: Option<u64>) -> anyhow::Result<Weight> {
+    let bytes = match capacity {
+        Some(bytes) => bytes,
+        None => disk_len(path).await?,
+    };
+    let gib = u32::try_from(bytes >> 30).unwrap_or(u32::MAX);
+    Ok(Weight(NonZeroU32::new(gib).unwrap_or(NonZeroU32::MIN)))
+}
+
+/// Size of the file system that a directory is on, in bytes.
+async fn disk_len(path: &Path) -> anyhow::Result<u64> {
+    let space = disk("space")?.space(path).await;
+    Ok(space.with_context(|| format!("cannot ask for the size of {}", path.display()))?.total)
+}
+
+async fn run(arguments: RunArguments) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&arguments.log).context("--log")?)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    raise_file_limit();
+    let (dir, file) = DataDir::open(&arguments.data)?;
+    let _lock = lock(dir.path()).await?;
+    let (parts, config) = assemble(&dir, &file, arguments.listen).await?;
+    let (id, listen) = (parts.id, config.listen);
+    let first_client = parts.founding.as_ref().and_then(|founding| founding.client);
+    let node = Node::start(parts, config).await?;
+    if let Some((id, key)) = first_client {
+        first_client_is_known(&node, id, &key).await;
+    }
+    say(&format!("dfs-node: ready, node {id} on {listen}"));
+    info!(%id, %listen, "serving");
+    let failed = tokio::select! {
+        signal = signalled() => {
+            info!(signal = signal?, "stopping");
+            None
+        }
+        reason = failed(&node) => Some(reason),
+    };
+    node.shut_down().await;
+    match failed {
+        None => Ok(()),
+        Some(reason) => Err(anyhow!("the namespace failed on this node and was stopped: {reason}")),
+    }
+}
+
+/// Sealed segments stay open, four thousand a terabyte: as many files as the system allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+/// Waits until the profile that `init` wrote works, which is what a person tries first; not for ever, because this node
+/// may be the only one that runs.
+async fn first_client_is_known(node: &Node, id: ClientId, key: &KeyFingerprint) {
+    let until = tokio::time::Instant::now() + FIRST_CLIENT_MAX;
+    let known = || node::namespace::identify(&*node.consensus.local(), &Peer::Client(id), key);
+    while !matches!(known(), Ok(Some(_))) && tokio::time::Instant::now() < until {
+        tokio::time::sleep(FIRST_CLIENT_POLL).await;
+    }
+}
+
+/// Waits until consensus has failed on this node: it must not go on as if it had not.
+async fn failed(node: &Node) -> String {
+    let mut view = node.consensus.watch();
+    loop {
+        if let Health::Failed { reason } = &view.borrow_and_update().health {
+            return reason.clone();
+        }
+        if view.changed().await.is_err() {
+            return "it ended".to_owned();
+        }
+    }
+}
+
+async fn signalled() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+    }
+}
+
+/// Opens everything that a node stands on.
+async fn assemble(dir: &DataDir, file: &NodeFile, listen: Option<SocketAddr>) -> anyhow::Result<(Parts, Config)> {
+    let id = file.node_id().ok_or_else(|| anyhow!("node.toml names no node"))?;
+    let cluster = file.cluster_id().ok_or_else(|| anyhow!("node.toml names no cluster"))?;
+    // A node that is told to listen elsewhere is reached there, unless it was told where it is reached.
+    let moved = listen.filter(|_| file.advertise == file.listen);
+    let advertise = moved.unwrap_or(file.advertise);
+    let listen = listen.unwrap_or(file.listen);
+    let socket = bind_udp(listen, UdpSocketConfig::default()).with_context(|| format!("cannot listen on {listen}"))?;
+    let credentials = Arc::new(dir.credentials()?);
+    let founding = founding(dir, file, id, advertise).await?;
+    let path = dir.path();
+    let state = Arc::new(
+        FjallKv::open(&path.join("state"), FjallConfig::default())
+            .context("the state machine's store does not open")?,
+    );
+    let index =
+        Arc::new(FjallKv::open(&path.join("index"), FjallConfig::default()).context("the chunk index does not open")?);
+    let sealer = dir.clone();
+    let total = disk_len(path).await?;
+    let parts = Parts {
+        id,
+        cluster,
+        replicas: file.replicas,
+        advertise,
+        seeds: file.seeds.clone(),
+        credentials,
+        socket,
+        log_disk: disk("log")?,
+        log_dir: path.join("log"),
+        chunk_disk: disk("chunk")?,
+        chunk_dir: path.join("chunks"),
+        state,
+        index,
+        clock: Arc::new(SystemClock),
+        seed: rand::rng().random(),
+        chunk_store: ChunkStoreConfig::for_disk(total, file.capacity),
+        seal: dir.seal()?,
+        keep_seal: Box::new(move |seal| sealer.write_seal(seal).map_err(Into::into)),
+        founding,
+    };
+    let config = Config {
+        data: path.to_owned(),
+        listen,
+        serve: ServeConfig::default(),
+        membership: MembershipConfig::default(),
+        repair: RepairConfig::default(),
+    };
+    Ok((parts, config))
+}
+
+/// What the cluster begins with, on the node that was made by `init`.
+async fn founding(
+    dir: &DataDir,
+    file: &NodeFile,
+    id: NodeId,
+    advertise: SocketAddr,
+) -> anyhow::Result<Option<Founding>> {
+    let Some(sealed_key) = dir.founding()? else { return Ok(None) };
+    let client = match (dir.admin_key()?, dir.admin_file("certificate.der")?) {
+        (Some(key), Some(certificate)) => {
+            let fingerprint = key.fingerprint();
+            let authority = dir.authority()?;
+            match wire::quic::Credentials::new(key, certificate, authority)?.peer() {
+                Peer::Client(client) => Some((client, fingerprint)),
+                Peer::Node(_) => None,
+            }
+        }
+        _ => None,
+    };
+    Ok(Some(Founding {
+        replicas: file.replicas,
+        node: NodeRow {
+            id,
+            address: advertise,
+            zone: file.zone.clone(),
+            weight: weight(dir.path(), file.capacity).await?,
+            key: dir.key()?.fingerprint(),
+        },
+        authority: dir.authority()?.certificate,
+        sealed_key,
+        client,
+        owner: file.owner.unwrap_or_default(),
+    }))
+}

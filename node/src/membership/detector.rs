@@ -1,0 +1,102 @@
+//! Who has been silent for too long. Pure: told of words and of time.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ring::NodeId;
+use tokio::time::Instant;
+use wire::cluster::{NodeState, StoreReport};
+
+/// What the leader has heard of the nodes since it became leader.
+#[derive(Debug)]
+pub struct Detector {
+    down_after: Duration,
+    since: Instant,
+    heard: BTreeMap<NodeId, Heard>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    at: Instant,
+    store: StoreReport,
+}
+
+impl Detector {
+    /// Begins to listen at `now`: until the first silence is long enough, everybody counts as up.
+    pub fn new(down_after: Duration, now: Instant) -> Self {
+        Self { down_after, since: now, heard: BTreeMap::new() }
+    }
+
+    /// A node has spoken.
+    pub fn handle_heartbeat(&mut self, node: NodeId, store: StoreReport, now: Instant) {
+        self.heard.insert(node, Heard { at: now, store });
+    }
+
+    /// How `node` is.
+    pub fn state(&self, node: NodeId, now: Instant) -> NodeState {
+        let heard = self.heard.get(&node);
+        let last = heard.map_or(self.since, |heard| heard.at);
+        if now.saturating_duration_since(last) >= self.down_after {
+            NodeState::Down
+        } else if heard.is_some_and(|heard| heard.store.lacking > 0) {
+            NodeState::CatchingUp
+        } else {
+            NodeState::Up
+        }
+    }
+
+    /// The last word of `node` on its store.
+    pub fn store(&self, node: NodeId) -> Option<&StoreReport> {
+        self.heard.get(&node).map(|heard| &heard.store)
+    }
+
+    /// Whether `node` has spoken to this leader and is not silent since.
+    pub fn is_heard(&self, node: NodeId, now: Instant) -> bool {
+        self.heard.contains_key(&node) && self.state(node, now) != NodeState::Down
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ring::NodeId;
+    use tokio::time::Instant;
+    use wire::{
+        chunk::Incarnation,
+        cluster::{NodeState, StoreReport},
+    };
+
+    use super::Detector;
+
+    fn report(lacking: u64) -> StoreReport {
+        StoreReport {
+            capacity: 1,
+            used: 0,
+            free: 1,
+            chunks: 0,
+            incarnation: Incarnation(1),
+            full: false,
+            failed: false,
+            damaged: 0,
+            repaired: 0,
+            lacking,
+        }
+    }
+
+    #[test]
+    fn a_node_is_down_only_after_its_whole_silence_and_up_again_at_its_next_word() {
+        let start = Instant::now();
+        let (a, b) = (NodeId::from_bytes([1; 16]), NodeId::from_bytes([2; 16]));
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut detector = Detector::new(Duration::from_secs(3), start);
+        detector.handle_heartbeat(a, report(0), at(1000));
+        assert_eq!(detector.state(b, at(2999)), NodeState::Up, "a new leader gives everybody the same time");
+        assert!(!detector.is_heard(b, at(2999)));
+        assert_eq!(detector.state(b, at(3000)), NodeState::Down);
+        assert_eq!(detector.state(a, at(3999)), NodeState::Up);
+        assert_eq!(detector.state(a, at(4000)), NodeState::Down);
+        detector.handle_heartbeat(a, report(7), at(9000));
+        assert_eq!(detector.state(a, at(9001)), NodeState::CatchingUp);
+        assert_eq!(detector.store(a).map(|store| store.lacking), Some(7));
+    }
+}

@@ -1,0 +1,284 @@
+//! Who is here: heartbeats to the leader, and the leader's housekeeping.
+//!
+//! Every node tells the leader every 500 ms that it is there, and how its store is. The leader makes voters of the
+//! first nodes, has the ring solved when enough have joined, ends silent sessions, and gives back what nobody holds.
+//!
+//! # Invariants
+//! - Timers decide only when to try. What changes goes through the Raft log.
+//!
+//! # Not here
+//! What a change does (`namespace`); who lacks which chunks (`repair`).
+
+mod detector;
+mod sessions;
+mod voters;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ring::{NodeId, ReplicaCount};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+use wire::{
+    Answer, Refusal, Request,
+    cluster::{ClientId, ClusterAnswer, ClusterMap, ClusterRequest, KeyFingerprint, Newcomer, NodeRow, TokenPurpose},
+    namespace::{SessionId, Timestamp},
+};
+
+pub use detector::Detector;
+pub use sessions::{HOLDS_MAX, Opened, Sessions};
+
+use crate::{
+    consensus::FoundError,
+    kv::KvRead,
+    namespace::{self, ClusterCommand, CommandBody, CommandOutcome, LogIndex},
+    node::Node,
+};
+
+/// How long one proposal of the housekeeping may take.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a newcomer may take to catch up before it is tried again.
+const LEARN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Follow-ups proposed, and orphans given back, in one round.
+const WORK_MAX: usize = 64;
+
+/// Orphans looked at in one round: more than that many held open at once delay the others.
+const ORPHANS_LISTED_MAX: usize = 4096;
+
+/// What a cluster begins with.
+#[derive(Clone, Debug)]
+pub struct Founding {
+    /// Replicas of each chunk.
+    pub replicas: ReplicaCount,
+    /// The first node.
+    pub node: NodeRow,
+    /// The authority's certificate (DER).
+    pub authority: Vec<u8>,
+    /// The authority's private key, sealed.
+    pub sealed_key: Vec<u8>,
+    /// The first client: who, and its key.
+    pub client: Option<(ClientId, KeyFingerprint)>,
+    /// User and group of the person who makes the cluster: the root directory is theirs.
+    pub owner: (u32, u32),
+}
+
+/// Heartbeats and housekeeping until the node stops.
+pub async fn run(node: Arc<Node>, founding: Option<Founding>) {
+    if let Some(founding) = founding {
+        found(&node, founding).await;
+    }
+    let housekeeping = async {
+        let mut tick = tokio::time::interval(node.config.membership.housekeeping);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            node.refresh_local_map();
+            if node.is_leader()
+                && let Err(refusal) = keep_house(&node).await
+            {
+                debug!(%refusal, "housekeeping was interrupted");
+            }
+        }
+    };
+    let heartbeats = async {
+        let mut tick = tokio::time::interval(node.config.membership.heartbeat);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            beat(&node).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = node.stop.cancelled() => {}
+        () = housekeeping => {}
+        () = heartbeats => {}
+    }
+}
+
+/// Makes the cluster, unless an earlier start has made it.
+async fn found(node: &Node, founding: Founding) {
+    let Founding { replicas, node: row, authority, sealed_key, client, owner } = founding;
+    let cluster = node.cluster;
+    node.refresh_local_map();
+    if node.map().is_none() {
+        let command = ClusterCommand::Found { cluster, replicas, node: row, authority, sealed_key, owner };
+        match node.consensus.found(command.clone()).await {
+            Ok(()) => {}
+            // An earlier start made the group and did not come to the command.
+            Err(FoundError::AlreadyMember) => {
+                if let Err(refusal) = propose(node, CommandBody::Cluster(command)).await {
+                    warn!(%refusal, "the cluster cannot be founded");
+                }
+            }
+            Err(error) => warn!(%error, "the cluster cannot be founded"),
+        }
+        node.refresh_local_map();
+    }
+    if let Some((id, key)) = client {
+        let admitted = admit_first_client(node, id, key).await;
+        if let Err(refusal) = admitted {
+            warn!(%refusal, "the first client cannot be admitted; its profile will not work");
+        }
+    }
+}
+
+/// The first client comes in by a token like everybody, one that nobody ever saw.
+async fn admit_first_client(node: &Node, id: ClientId, key: KeyFingerprint) -> Result<(), Refusal> {
+    let peer = wire::cluster::Peer::Client(id);
+    let known = namespace::identify(&*node.consensus.local(), &peer, &key);
+    if matches!(known, Ok(Some(_))) {
+        return Ok(());
+    }
+    let hash = *blake3::hash(&node.random::<32>()).as_bytes();
+    let purpose = TokenPurpose::Client(wire::cluster::Access::ReadWrite);
+    let now = node.clock.now();
+    let expires = Timestamp::new(now.seconds() + 3600, 0).expect("no nanoseconds");
+    propose(node, CommandBody::Cluster(ClusterCommand::CreateToken { hash, purpose, expires })).await?;
+    let newcomer = Newcomer::Client { id };
+    propose(node, CommandBody::Cluster(ClusterCommand::RedeemToken { hash, key, newcomer })).await?;
+    Ok(())
+}
+
+/// Tells the leader that this node is here, and learns of a newer map.
+async fn beat(node: &Arc<Node>) {
+    let store = node.store_report().await;
+    if !store.full && !store.failed {
+        node.repair.note_disk_well();
+    }
+    let epoch = node.map().map(|map| map.epoch).unwrap_or_default();
+    let deadline = node.config.membership.heartbeat * 2;
+    let heard = if node.is_leader() {
+        node.with_leader_state(|leader| leader.detector.handle_heartbeat(node.id, store, Instant::now()));
+        Ok((node.id, epoch))
+    } else {
+        let request = Request::Cluster(ClusterRequest::Heartbeat { store, epoch });
+        match node.ask_leader(&request, deadline).await {
+            Ok(Answer::Cluster(ClusterAnswer::Heard { epoch })) => Ok((node.leader_id().unwrap_or(node.id), epoch)),
+            Ok(_) => Err(Refusal::Malformed),
+            Err(refusal) => Err(refusal),
+        }
+    };
+    match heard {
+        Ok((leader, leaders)) => {
+            if node.note_heard(leader, Instant::now()) {
+                info!(%leader, "heard by the leader");
+                node.repair.compare_again();
+            }
+            if leaders > epoch {
+                node.fetch_map(deadline).await;
+            }
+        }
+        Err(refusal) => {
+            if node.note_unheard() {
+                debug!(%refusal, "not heard by a leader");
+            }
+            node.fetch_map(deadline).await;
+        }
+    }
+}
+
+async fn keep_house(node: &Node) -> Result<(), Refusal> {
+    let Some(map) = node.map() else { return Ok(()) };
+    grow_voters(node, &map).await?;
+    if map.ring.is_none() && map.missing() == 0 {
+        propose(node, CommandBody::Cluster(ClusterCommand::SolveRing)).await?;
+        node.refresh_local_map();
+        info!("the ring is solved");
+    }
+    follow_address(node, &map).await?;
+    end_silent_sessions(node).await?;
+    finish_work(node).await
+}
+
+/// A node that listens elsewhere than the map says (its own row, told by itself when it leads).
+async fn follow_address(node: &Node, map: &ClusterMap) -> Result<(), Refusal> {
+    match map.node(node.id) {
+        Some(row) if row.address != node.advertise => {
+            let command = ClusterCommand::MoveNode { node: node.id, address: node.advertise };
+            propose(node, CommandBody::Cluster(command)).await.map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a voter of the next node, if voters are missing: hands it the seal, lets it learn, lets it vote.
+async fn grow_voters(node: &Node, map: &ClusterMap) -> Result<(), Refusal> {
+    let view = node.consensus.watch().borrow().clone();
+    let now = Instant::now();
+    let next = node.with_leader_state(|leader| {
+        voters::next_voters(&map.nodes, &view.voters, |id| leader.detector.is_heard(id, now))
+    });
+    let Some(next) = next.flatten() else { return Ok(()) };
+    if let Err(error) = promote(node, next, &view.voters).await {
+        warn!(node = ?next, %error, "cannot be made a voter yet");
+    }
+    Ok(())
+}
+
+async fn promote(node: &Node, next: NodeId, voters: &BTreeSet<NodeId>) -> anyhow::Result<()> {
+    let seal = node.seal().ok_or_else(|| anyhow::anyhow!("this leader has no seal to hand over"))?;
+    let request = Request::Cluster(ClusterRequest::TakeSeal { seal });
+    match node.ask(next, &request, PROPOSE_DEADLINE).await? {
+        Answer::Cluster(ClusterAnswer::SealTaken) => {}
+        _ => anyhow::bail!("it did not take the seal"),
+    }
+    node.consensus.add_learner(next, LEARN_DEADLINE).await?;
+    let mut voters = voters.clone();
+    voters.insert(next);
+    node.consensus.set_voters(voters, LEARN_DEADLINE).await?;
+    info!(node = ?next, "voter");
+    Ok(())
+}
+
+async fn end_silent_sessions(node: &Node) -> Result<(), Refusal> {
+    let live = live_sessions(&*node.consensus.local())?;
+    let now = Instant::now();
+    let expired = node.with_leader_state(|leader| {
+        leader.sessions.retain(&live);
+        leader.sessions.expired(&live, now)
+    });
+    for session in expired.unwrap_or_default() {
+        info!(?session, "a silent session ends");
+        propose(node, CommandBody::CloseSession { session }).await?;
+    }
+    Ok(())
+}
+
+fn live_sessions(rows: &dyn KvRead) -> Result<BTreeMap<SessionId, Opened>, Refusal> {
+    let sessions = namespace::session_list(rows).map_err(|error| broken(&error))?;
+    Ok(sessions.into_iter().map(|summary| (summary.session, Opened(summary.opened))).collect())
+}
+
+/// Follow-ups of large changes, and orphans that nobody holds.
+async fn finish_work(node: &Node) -> Result<(), Refusal> {
+    let rows = node.consensus.local();
+    for command in namespace::pending_work(&*rows, WORK_MAX).map_err(|error| broken(&error))? {
+        propose(node, command).await?;
+    }
+    let live = live_sessions(&*rows)?;
+    let Some(seen) = node.with_leader_state(|leader| leader.sessions.seen_by_all(&live)) else { return Ok(()) };
+    let orphans = namespace::orphans(&*rows, LogIndex(seen), ORPHANS_LISTED_MAX).map_err(|error| broken(&error))?;
+    let free = node.with_leader_state(|leader| {
+        let free = orphans.into_iter().filter(|orphan| !leader.sessions.is_held(*orphan));
+        free.take(WORK_MAX).collect::<Vec<_>>()
+    });
+    match free {
+        Some(inodes) if !inodes.is_empty() => propose(node, CommandBody::ReclaimOrphans { inodes }).await.map(drop),
+        _ => Ok(()),
+    }
+}
+
+async fn propose(node: &Node, command: CommandBody) -> Result<CommandOutcome, Refusal> {
+    crate::serve::propose(node, command, PROPOSE_DEADLINE).await
+}
+
+fn broken(error: &crate::kv::KvError) -> Refusal {
+    warn!(%error, "the state of the cluster cannot be read");
+    Refusal::Internal
+}

@@ -1,0 +1,157 @@
+//! What the Raft log holds.
+
+use ring::{Epoch, GcEpoch, NodeId, ReplicaCount};
+use serde::{Deserialize, Serialize};
+use wire::{
+    Refusal,
+    cluster::{Access, ClientId, ClusterId, KeyFingerprint, Newcomer, NodeRow, Peer, TokenPurpose},
+    namespace::{Batch, Inode, InodeRange, OpOutcome, SessionId, SessionNonce, Timestamp},
+};
+
+/// An entry of the Raft log: a change, stamped by the leader that proposed it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// The leader's clock when it proposed the command. Times in rows come from it; `apply` never lets ctime go back.
+    pub stamp: Timestamp,
+    /// What to do.
+    pub body: CommandBody,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CommandBody {
+    /// Open a session, or find the one that this client opened with this nonce.
+    OpenSession {
+        /// Whose.
+        client: Peer,
+        /// Chosen by the client.
+        nonce: SessionNonce,
+    },
+    /// End a session: at its client's wish, or after 60 s of silence. Its unnamed inodes become orphans.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// A range of inode numbers.
+    ReserveInodes {
+        /// For which session.
+        session: SessionId,
+    },
+    /// Operations of a session. `client` is who sent them: a session serves only its own client.
+    Batch {
+        /// Who sent it.
+        client: Peer,
+        /// The operations.
+        batch: Batch,
+    },
+    /// Go on with a large truncation or removal.
+    ContinueCut {
+        /// Of which inode.
+        inode: Inode,
+    },
+    /// Give back what orphans hold; no session has them open.
+    ReclaimOrphans {
+        /// Which.
+        inodes: Vec<Inode>,
+    },
+    /// About the cluster.
+    Cluster(ClusterCommand),
+}
+
+/// A change of members, tokens, clients, ring.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ClusterCommand {
+    /// The first command of a cluster's life.
+    Found {
+        /// Its identity.
+        cluster: ClusterId,
+        /// Replicas of each chunk.
+        replicas: ReplicaCount,
+        /// The first node.
+        node: NodeRow,
+        /// The authority's certificate (DER).
+        authority: Vec<u8>,
+        /// The authority's private key, sealed.
+        sealed_key: Vec<u8>,
+        /// User and group that the root directory belongs to.
+        owner: (u32, u32),
+    },
+    /// A token was made.
+    CreateToken {
+        /// BLAKE3 of its secret.
+        hash: [u8; 32],
+        /// What it admits.
+        purpose: TokenPurpose,
+        /// Until when, by the leader's clock.
+        expires: Timestamp,
+    },
+    /// A newcomer shows a token: marks it used by this key and adds id and key. The same key asking again before the
+    /// token expires gets the same answer.
+    RedeemToken {
+        /// BLAKE3 of the secret.
+        hash: [u8; 32],
+        /// Key of the newcomer.
+        key: KeyFingerprint,
+        /// Who it is.
+        newcomer: Newcomer,
+    },
+    /// Solve the ring if it is not solved and enough nodes have joined.
+    SolveRing,
+    /// A node listens elsewhere now.
+    MoveNode {
+        /// Which.
+        node: NodeId,
+        /// Its new address.
+        address: std::net::SocketAddr,
+    },
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CommandOutcome {
+    /// To an open.
+    SessionOpened {
+        /// The session.
+        session: SessionId,
+        /// Its first range.
+        inodes: InodeRange,
+        /// Stamp for puts.
+        gc_current: GcEpoch,
+    },
+    /// To a close, a cut, a reclaim.
+    Done,
+    /// To a reservation.
+    InodesReserved(InodeRange),
+    /// To a batch.
+    Batch(Vec<OpOutcome>),
+    /// To a change of the cluster.
+    Cluster(ClusterOutcome),
+    /// The command was refused whole.
+    Refused(Refusal),
+}
+
+/// What a change of the cluster came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClusterOutcome {
+    /// It is done; the map is at this epoch.
+    Done {
+        /// Epoch of the map.
+        epoch: Epoch,
+    },
+    /// The token admits this.
+    Admitted {
+        /// As what: node or client with access.
+        purpose: TokenPurpose,
+    },
+}
+
+/// A client in the client table.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ClientRow {
+    /// Who.
+    pub id: ClientId,
+    /// Its key.
+    pub key: KeyFingerprint,
+    /// What it may do.
+    pub access: Access,
+}

@@ -1,0 +1,12 @@
+//! Tests of the state machine.
+
+mod bounds;
+mod cluster;
+mod files;
+mod harness;
+mod histories;
+mod model;
+mod names;
+mod recount;
+mod sessions;
+mod smoke;

@@ -1,0 +1,325 @@
+//! Fetches what this node lacks: after it returns, when a copy is damaged, and now and then.
+//!
+//! A round lists the keys of this node's partitions at each other holder, fetches what is missing here, verifies it, and
+//! keeps it with the holder's stamp. Simple and complete; digests, rates and priorities come later.
+//!
+//! # Invariants
+//! - A round counts as complete only if, of every partition, at least `replicas − write_quorum` other holders were
+//!   listed to the end: with this node's own copy that meets every write quorum.
+//! - Nothing is kept that does not match its key.
+//!
+//! # Not here
+//! Moves between owners when the ring changes.
+
+mod plan;
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::StreamExt;
+use parking_lot::Mutex;
+use ring::{ChunkKey, Epoch, GcEpoch, NodeId};
+use tokio::{sync::Notify, time::Instant};
+use tracing::{info, warn};
+use wire::{
+    Answer, Refusal, Request,
+    chunk::{ChunkAnswer, ChunkRequest, Durability},
+    cluster::ClusterMap,
+    quic::Lane,
+    tree::{ReceivedChunk, VerifiedChunk},
+};
+
+use crate::{chunk_store::Checked, node::Node};
+
+/// Suspected copies that may wait to be checked; more are found again by the next round or reader.
+const SUSPECTS_MAX: usize = 65_536;
+
+/// A node rests this many times as long as its last round took: comparing takes at most 2 % of its time.
+const REST_PER_ROUND: u32 = 50;
+
+/// How long a round that could not be completed waits before the next.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// What is known to be lacking, and what may be.
+#[derive(Debug, Default)]
+pub struct RepairState {
+    wake: Notify,
+    /// Guards itself alone; never held across an await.
+    suspects: Mutex<Suspects>,
+    /// Puts came here and were not kept.
+    missed: AtomicBool,
+    lacking: AtomicU64,
+    repaired: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Suspects {
+    keys: BTreeSet<ChunkKey>,
+    compare: bool,
+}
+
+impl RepairState {
+    /// The copy of `key` here may be damaged: it is checked, and replaced if it is.
+    pub fn suspect(&self, key: ChunkKey) {
+        let mut suspects = self.suspects.lock();
+        if suspects.keys.len() < SUSPECTS_MAX {
+            suspects.keys.insert(key);
+        }
+        self.wake.notify_one();
+    }
+
+    /// This node may have missed puts: it compares its partitions with the other holders.
+    pub fn compare_again(&self) {
+        self.suspects.lock().compare = true;
+        self.wake.notify_one();
+    }
+
+    /// A put was refused, or ended before it was kept: others may hold what this node should.
+    pub fn note_missed(&self) {
+        self.missed.store(true, Ordering::Relaxed);
+    }
+
+    /// The disk takes puts: what was refused while it did not is fetched now.
+    pub fn note_disk_well(&self) {
+        if self.missed.swap(false, Ordering::Relaxed) {
+            self.compare_again();
+        }
+    }
+
+    /// Chunks known to be lacking.
+    pub fn lacking(&self) -> u64 {
+        self.lacking.load(Ordering::Relaxed)
+    }
+
+    /// Damaged copies replaced since the start.
+    pub fn repaired(&self) -> u64 {
+        self.repaired.load(Ordering::Relaxed)
+    }
+
+    fn take(&self) -> Suspects {
+        std::mem::take(&mut *self.suspects.lock())
+    }
+}
+
+/// Repairs until the node stops.
+pub async fn run(node: Arc<Node>) {
+    for key in node.chunks.take_damaged(SUSPECTS_MAX) {
+        node.repair.suspect(key);
+    }
+    let mut pause = node.config.repair.interval;
+    loop {
+        tokio::select! {
+            biased;
+            () = node.stop.cancelled() => return,
+            () = node.repair.wake.notified() => {}
+            () = tokio::time::sleep(pause) => node.repair.compare_again(),
+        }
+        let began = Instant::now();
+        let work = tokio::select! {
+            biased;
+            () = node.stop.cancelled() => return,
+            complete = round(&node) => complete,
+        };
+        pause = node.config.repair.interval.max(began.elapsed() * REST_PER_ROUND);
+        if !work {
+            tokio::select! {
+                biased;
+                () = node.stop.cancelled() => return,
+                () = tokio::time::sleep(RETRY_AFTER) => {}
+            }
+        }
+    }
+}
+
+/// One round: false if something is still to be done and could not be.
+async fn round(node: &Arc<Node>) -> bool {
+    let Suspects { mut keys, compare } = node.repair.take();
+    keys.extend(node.chunks.take_damaged(SUSPECTS_MAX));
+    let Some(map) = node.map().filter(|map| map.ring.is_some()) else {
+        return true; // Nothing is placed yet; the next heartbeat that is heard after a new map wakes the loop.
+    };
+    let mut complete = replace_damaged(node, &map, keys).await;
+    if compare && !compare_all(node, &map).await {
+        node.repair.compare_again();
+        complete = false;
+    }
+    complete
+}
+
+/// Checks suspected copies, and fetches those that are bad or gone.
+async fn replace_damaged(node: &Arc<Node>, map: &Arc<ClusterMap>, keys: BTreeSet<ChunkKey>) -> bool {
+    let mut complete = true;
+    for key in keys {
+        if matches!(node.chunks.check(&key).await, Ok(Checked::Good)) {
+            continue;
+        }
+        warn!(%key, "a copy is damaged or gone: fetching another");
+        match fetch(node, map, key, GcEpoch::default(), Copy::Replace).await {
+            Ok(()) => {
+                node.repair.repaired.fetch_add(1, Ordering::Relaxed);
+                info!(%key, "replaced from another replica");
+            }
+            Err(Refusal::UnknownChunk) => warn!(%key, "no holder has it: given up until a comparison finds it"),
+            Err(refusal) => {
+                warn!(%key, %refusal, "no other replica could be read");
+                node.repair.suspect(key);
+                complete = false;
+            }
+        }
+    }
+    complete
+}
+
+/// Lists this node's partitions at the other holders and fetches what is missing: false unless complete.
+async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> bool {
+    let Some(ring) = &map.ring else { return true };
+    let mut listed = plan::Coverage::new(ring, node.id);
+    let mut fetched = 0u64;
+    let mut failed = 0u64;
+    for (holder, spans) in plan::spans(ring, node.id) {
+        for span in spans {
+            match take_over(node, map, holder, span).await {
+                Ok(taken) => {
+                    fetched += taken.fetched;
+                    failed += taken.failed;
+                    listed.handle_listed(ring, holder, span);
+                }
+                Err(refusal) => {
+                    info!(?holder, %refusal, "cannot be listed now");
+                    break;
+                }
+            }
+        }
+    }
+    node.repair.lacking.store(failed, Ordering::Relaxed);
+    if fetched > 0 {
+        info!(fetched, failed, "fetched what was missed");
+    }
+    failed == 0 && listed.is_complete(ring)
+}
+
+/// What came of a span.
+#[derive(Default)]
+struct Taken {
+    fetched: u64,
+    failed: u64,
+}
+
+/// Lists one span of partitions at `holder`, page by page, and fetches what is missing here.
+async fn take_over(
+    node: &Arc<Node>,
+    map: &Arc<ClusterMap>,
+    holder: NodeId,
+    span: plan::Span,
+) -> Result<Taken, Refusal> {
+    let mut taken = Taken::default();
+    let mut after = None;
+    loop {
+        let page = list(node, map, holder, span, after).await?;
+        let ring = map.ring.as_ref().ok_or(Refusal::NotServing)?;
+        let ours = |key: &ChunkKey| ring.owners(ring.bits().partition_of(key)).any(|owner| owner == node.id);
+        let mut missing = Vec::new();
+        for &(key, gc) in page.keys.iter().filter(|(key, _)| ours(key)) {
+            match node.chunks.holds(&key) {
+                Ok(true) => {}
+                Ok(false) => missing.push((key, gc)),
+                Err(error) => {
+                    warn!(%error, "the chunk index cannot be read");
+                    return Err(Refusal::DiskFailed);
+                }
+            }
+        }
+        node.repair.lacking.store(taken.failed + missing.len() as u64, Ordering::Relaxed);
+        let fetches = futures::stream::iter(missing.into_iter().map(|(key, gc)| fetch(node, map, key, gc, Copy::Keep)));
+        let results: Vec<_> = fetches.buffer_unordered(node.config.repair.fetches).collect().await;
+        taken.fetched += results.iter().filter(|result| result.is_ok()).count() as u64;
+        taken.failed += results.iter().filter(|result| result.is_err()).count() as u64;
+        after = page.keys.last().map(|(key, _)| *key);
+        if page.end || after.is_none() {
+            return Ok(taken);
+        }
+    }
+}
+
+struct ListedPage {
+    keys: Vec<(ChunkKey, GcEpoch)>,
+    end: bool,
+}
+
+async fn list(
+    node: &Node,
+    map: &ClusterMap,
+    holder: NodeId,
+    span: plan::Span,
+    after: Option<ChunkKey>,
+) -> Result<ListedPage, Refusal> {
+    let epoch: Epoch = map.epoch;
+    let request = Request::Chunk(ChunkRequest::List { first: span.first, last: span.last, after, epoch });
+    match node.ask(holder, &request, node.config.repair.deadline).await? {
+        Answer::Chunk(ChunkAnswer::Listed { keys, end }) => Ok(ListedPage { keys, end }),
+        _ => Err(Refusal::Malformed),
+    }
+}
+
+/// What to do about a copy that is held already.
+#[derive(Clone, Copy, Debug)]
+enum Copy {
+    /// It is good.
+    Keep,
+    /// It cannot be read: another is put in its place.
+    Replace,
+}
+
+/// Fetches one chunk from any other holder that has a sound copy, and keeps it.
+async fn fetch(node: &Arc<Node>, map: &ClusterMap, key: ChunkKey, gc: GcEpoch, copy: Copy) -> Result<(), Refusal> {
+    let ring = map.ring.as_ref().ok_or(Refusal::NotServing)?;
+    let partition = ring.bits().partition_of(&key);
+    let beside = map.may_hold.iter().filter(|row| row.partition == partition).flat_map(|row| row.nodes.iter().copied());
+    let mut last = Refusal::UnknownChunk;
+    for holder in ring.owners(partition).chain(beside).filter(|holder| *holder != node.id) {
+        match fetch_from(node, map, holder, key).await {
+            Ok((chunk, theirs)) => {
+                let gc = gc.max(theirs);
+                let kept = match copy {
+                    Copy::Keep => node.chunks.put(chunk, gc, Durability::Synced).await,
+                    Copy::Replace => node.chunks.replace(chunk, gc, Durability::Synced).await,
+                };
+                return kept.map(drop).map_err(|error| crate::serve::put_refusal(&error));
+            }
+            // Whoever could not say is a reason to ask again.
+            Err(Refusal::UnknownChunk) => {}
+            Err(refusal) => last = refusal,
+        }
+    }
+    Err(last)
+}
+
+async fn fetch_from(
+    node: &Node,
+    map: &ClusterMap,
+    holder: NodeId,
+    key: ChunkKey,
+) -> Result<(VerifiedChunk, GcEpoch), Refusal> {
+    let address = map.node(holder).map(|row| row.address).ok_or(Refusal::UnknownPeer)?;
+    // The length of the chunk is not known here: all of it is asked for, and the key vouches for the bytes.
+    let request = Request::Chunk(ChunkRequest::Get { key, offset: 0, len: wire::CHUNK_LEN_MAX });
+    let room = node.bodies.clone().acquire_many_owned(wire::CHUNK_LEN_MAX).await.map_err(|_| Refusal::NotServing)?;
+    let call = node.peers.call(holder, address, Lane::Bulk, &request, &[], node.config.repair.deadline).await;
+    let (reply, body) = call.map_err(|_| Refusal::NotServing)?;
+    let Answer::Chunk(ChunkAnswer::Got { chunk_len, offset: 0, proof_len, gc }) = reply? else {
+        return Err(Refusal::Malformed);
+    };
+    let proof_len = usize::try_from(proof_len).expect("a u32 fits a usize");
+    if body.len() < proof_len || u32::try_from(body.len() - proof_len) != Ok(chunk_len) {
+        return Err(Refusal::Malformed);
+    }
+    let chunk = ReceivedChunk::new(body.slice(proof_len..)).verify(key).map_err(|_| Refusal::Corrupt);
+    drop(room);
+    chunk.map(|chunk| (chunk, gc))
+}

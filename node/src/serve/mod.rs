@@ -1,0 +1,201 @@
+//! Answers requests: one task a request, one span each, bounded in number and in bytes.
+//!
+//! # Invariants
+//! - Nothing is served to a peer whose identity is no row of the map or the client table.
+//! - Every request is answered, if only with a refusal.
+//!
+//! # Not here
+//! What the answers are made of: `chunk_store`, `consensus`, `namespace`.
+
+pub(crate) use chunk::put_refusal;
+
+mod chunk;
+mod cluster;
+mod namespace;
+mod redeem;
+
+pub(crate) use self::namespace::propose;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tracing::{Instrument, debug, debug_span, info, warn};
+use wire::{
+    Refusal, Reply, Request,
+    cluster::{Access, ClusterAnswer, ClusterRequest, KeyFingerprint, Peer, PeerAccess},
+    quic::{Accepted, Connection, Endpoint, Exchange},
+};
+
+use crate::node::Node;
+
+/// How long a peer's identity may take to be looked up at a voter.
+const IDENTIFY_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long any request may take, whatever its sender would wait.
+const REQUEST_DEADLINE_MAX: Duration = Duration::from_secs(60);
+
+/// Serves until the node stops.
+pub async fn accept(node: Arc<Node>, endpoint: Endpoint) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = node.stop.cancelled() => return,
+            accepted = endpoint.accept() => accepted,
+        };
+        match accepted {
+            Some(Accepted::Member(connection)) => {
+                let span = debug_span!("connection", peer = ?connection.peer(), address = %connection.address());
+                node.tasks.spawn(serve_connection(node.clone(), connection).instrument(span));
+            }
+            Some(Accepted::Newcomer(exchange)) => {
+                node.tasks.spawn(redeem::serve(node.clone(), exchange));
+            }
+            None => return,
+        }
+    }
+}
+
+async fn serve_connection(node: Arc<Node>, connection: Connection) {
+    let access = match identify(&node, connection.peer(), connection.key()).await {
+        Ok(access) => access,
+        Err(refusal) => {
+            info!(%refusal, peer = ?connection.peer(), "connection refused");
+            return connection.refuse(refusal);
+        }
+    };
+    loop {
+        let exchange = tokio::select! {
+            biased;
+            () = node.stop.cancelled() => return connection.close(),
+            exchange = connection.accept() => exchange,
+        };
+        let Some(exchange) = exchange else { return };
+        let asker = Asker { peer: connection.peer(), access };
+        let Ok(permit) = node.requests.clone().acquire_owned().await else { return };
+        let node_of_task = node.clone();
+        let request = async move {
+            serve_exchange(node_of_task, asker, exchange).await;
+            drop(permit);
+        };
+        node.tasks.spawn(request.in_current_span());
+    }
+}
+
+/// What `peer` may do, by the rows of this node or, where they do not know it, by those of a voter.
+async fn identify(node: &Node, peer: Peer, key: KeyFingerprint) -> Result<PeerAccess, Refusal> {
+    let local = crate::namespace::identify(&*node.consensus.local(), &peer, &key).map_err(|error| {
+        warn!(%error, "the table of peers cannot be read");
+        Refusal::Internal
+    })?;
+    if let Some(access) = local {
+        return Ok(access);
+    }
+    if node.is_leader() {
+        return Err(Refusal::UnknownPeer);
+    }
+    let request = Request::Cluster(ClusterRequest::Identify { peer, key });
+    match node.ask_leader(&request, IDENTIFY_DEADLINE).await? {
+        wire::Answer::Cluster(ClusterAnswer::Identified { access: Some(access) }) => Ok(access),
+        _ => Err(Refusal::UnknownPeer),
+    }
+}
+
+/// Who asks, and what it may.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    /// Who.
+    pub(crate) peer: Peer,
+    /// What it may.
+    pub(crate) access: PeerAccess,
+}
+
+impl Asker {
+    /// Refuses a client that may only read.
+    pub(crate) fn may_write(&self) -> Result<(), Refusal> {
+        match self.access {
+            PeerAccess::Node | PeerAccess::Client(Access::ReadWrite) => Ok(()),
+            PeerAccess::Client(Access::ReadOnly) => Err(Refusal::ReadOnly),
+        }
+    }
+
+    /// Refuses whoever is no node.
+    pub(crate) fn must_be_node(&self) -> Result<ring::NodeId, Refusal> {
+        match (self.access, self.peer) {
+            (PeerAccess::Node, Peer::Node(node)) => Ok(node),
+            _ => Err(Refusal::NotAllowed),
+        }
+    }
+}
+
+/// An answer with the bytes that follow it.
+pub(crate) struct Served {
+    /// The answer.
+    pub(crate) answer: wire::Answer,
+    /// Parts of the body.
+    pub(crate) body: Vec<Bytes>,
+    /// Room in memory for the body, taken before it was read and held until it has left.
+    pub(crate) room: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+impl From<wire::Answer> for Served {
+    fn from(answer: wire::Answer) -> Self {
+        Self { answer, body: Vec::new(), room: None }
+    }
+}
+
+async fn serve_exchange(node: Arc<Node>, asker: Asker, mut exchange: Exchange) {
+    let deadline = exchange.deadline.min(REQUEST_DEADLINE_MAX);
+    let work = handle(&node, asker, &mut exchange, deadline);
+    let served = match tokio::time::timeout(deadline, work).await {
+        Ok(served) => served,
+        Err(_) => Err(Refusal::Busy),
+    };
+    let (reply, body, room): (Reply, Vec<Bytes>, _) = match served {
+        Ok(served) => (Ok(served.answer), served.body, served.room),
+        Err(refusal) => {
+            debug!(%refusal, "request refused");
+            (Err(refusal), Vec::new(), None)
+        }
+    };
+    // Whoever does not take the answer must not keep its bytes in memory.
+    match tokio::time::timeout(REQUEST_DEADLINE_MAX, exchange.reply(&reply, &body)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "answer not delivered"),
+        Err(_) => debug!("answer not taken in time"),
+    }
+    drop(room);
+}
+
+async fn handle(
+    node: &Arc<Node>,
+    asker: Asker,
+    exchange: &mut Exchange,
+    deadline: Duration,
+) -> Result<Served, Refusal> {
+    // The request is taken apart below, the body is still to be read from the exchange.
+    let request = std::mem::replace(&mut exchange.request, Request::Raft(Vec::new()));
+    match request {
+        Request::Chunk(request) => chunk::handle(node, asker, request, exchange).await,
+        Request::Namespace(request) => namespace::handle(node, asker, request, deadline).await,
+        Request::Cluster(request) => cluster::handle(node, asker, request, deadline).await,
+        Request::Raft(message) => {
+            let from = asker.must_be_node()?;
+            let body = if exchange.body_len > 0 { read_body(node, exchange).await?.0 } else { Bytes::new() };
+            let answer = node.consensus.handle(from, &message, body).await?;
+            Ok(wire::Answer::Raft(answer).into())
+        }
+    }
+}
+
+/// Reads a body when there is room for it in memory; the permit is held as long as the bytes are.
+pub(crate) async fn read_body(
+    node: &Node,
+    exchange: &mut Exchange,
+) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Refusal> {
+    let permit = node.bodies.clone().acquire_many_owned(exchange.body_len).await.map_err(|_| Refusal::NotServing)?;
+    match tokio::time::timeout(node.config.serve.body_deadline, exchange.read_body()).await {
+        Ok(Ok(body)) => Ok((body, permit)),
+        Ok(Err(_)) => Err(Refusal::Malformed),
+        Err(_) => Err(Refusal::Busy),
+    }
+}
