@@ -1,0 +1,109 @@
+//! `dfs cp`: within the store.
+
+use std::ffi::OsString;
+
+use clap::Args;
+use fuse_client::{FilePath, Namespace, NamespaceError, namespace::Follow};
+use wire::namespace::{FileType, ListWant, OpError};
+
+use super::{
+    failure::Failure,
+    invocation::{Invocation, cannot, parse_paths},
+    remote_target::remote_targets,
+    target::IntoDirectory,
+    text::quote::quoted,
+};
+
+/// Arguments of `dfs cp`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The copy shares its chunks with the original, so it takes no time and no room,
+and each can be changed without the other. Modes and times are copied too, and
+owners if root copies. If DST is a directory, each SRC goes into it; with -T,
+DST is always the name itself. To copy from or to this machine: dfs upload,
+dfs download.
+
+Examples:
+  dfs cp /a.txt /b.txt
+  dfs cp -r /photos /photos.bak
+  dfs cp -r /photos/. /all       what is in /photos, into the directory /all")]
+pub(crate) struct CpArguments {
+    /// What to copy
+    #[arg(value_name = "SRC", required = true)]
+    sources: Vec<OsString>,
+    /// Where to
+    #[arg(value_name = "DST")]
+    dst: OsString,
+    /// Directories with all below them
+    #[arg(short, long, visible_short_alias = 'R')]
+    recursive: bool,
+    /// DST is the name itself, even if it is a directory
+    #[arg(short = 'T', long)]
+    no_target_directory: bool,
+}
+
+/// Copies.
+pub(crate) async fn run(invocation: &Invocation, arguments: CpArguments) -> Result<(), Failure> {
+    let sources = parse_paths("copy", &arguments.sources)?;
+    let into = if arguments.no_target_directory { IntoDirectory::No } else { IntoDirectory::Yes };
+    invocation
+        .with_files(async |files| {
+            let targets = remote_targets("copy", files, &arguments.sources, &arguments.dst, into).await?;
+            let mut failed = false;
+            for (source, target) in sources.iter().zip(&targets) {
+                if let Err(error) = copy(files, source, target, &arguments).await {
+                    failed = true;
+                    let action = format!("copy {} to", quoted(&source.to_bytes()));
+                    invocation.screen.report(&cannot(&action, target, &error));
+                }
+            }
+            if failed { Err(Failure::Reported) } else { Ok(()) }
+        })
+        .await
+}
+
+/// Copies one source. What is a directory here and there is merged, as `cp` does; below, links are copied as links.
+async fn copy(
+    files: &Namespace,
+    source: &FilePath,
+    target: &FilePath,
+    arguments: &CpArguments,
+) -> Result<(), NamespaceError> {
+    // As cp: links are followed, unless a tree is copied as it is.
+    let follow = if arguments.recursive { Follow::No } else { Follow::Yes };
+    let mut left = vec![(source.clone(), target.clone())];
+    while let Some((source, target)) = left.pop() {
+        let attr = files.resolve(&source, follow).await?;
+        if attr.file_type != FileType::Directory {
+            // A link is copied as one by copy_tree; copy_file follows it.
+            match follow {
+                Follow::Yes => files.copy_file(&source, &target).await.map(drop)?,
+                Follow::No => files.copy_tree(&source, &target).await.map(drop)?,
+            }
+            continue;
+        }
+        if !arguments.recursive {
+            return Err(NamespaceError::Op { path: source, source: OpError::IsDirectory });
+        }
+        match files.lookup(&target, Follow::Yes).await?.map(|attr| attr.file_type) {
+            None => files.copy_tree(&source, &target).await.map(drop)?,
+            Some(FileType::Directory) => left.extend(entries(files, &source, &target).await?),
+            Some(_) => return Err(NamespaceError::Op { path: target, source: OpError::NotDirectory }),
+        }
+    }
+    Ok(())
+}
+
+/// The entries of a directory, each with its path in another one.
+async fn entries(
+    files: &Namespace,
+    source: &FilePath,
+    target: &FilePath,
+) -> Result<Vec<(FilePath, FilePath)>, NamespaceError> {
+    let mut listing = files.list(source, ListWant::Names).await?;
+    let mut pairs = Vec::new();
+    while let Some(page) = listing.next_page().await? {
+        pairs.extend(page.into_iter().map(|entry| (source.join(entry.name.clone()), target.join(entry.name))));
+    }
+    Ok(pairs)
+}

@@ -1,0 +1,85 @@
+//! What the command reads from its surroundings, once, in `main`.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use chrono::Utc;
+use rustix::{
+    fs::Mode as FileMode,
+    process::{getegid, geteuid, getgroups, umask},
+};
+use wire::namespace::Timestamp;
+
+/// Environment and identity of the process.
+#[derive(Clone, Debug)]
+pub(crate) struct Environment {
+    /// `HOME`, if set.
+    pub(crate) home: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`, if set to an absolute path, as its specification asks.
+    pub(crate) config_home: Option<PathBuf>,
+    /// `XDG_DATA_HOME`, likewise.
+    pub(crate) data_home: Option<PathBuf>,
+    /// `DFS_LOG`: what the library logs to standard error; nothing if unset.
+    pub(crate) log: Option<String>,
+    /// Effective user.
+    pub(crate) uid: u32,
+    /// Effective group.
+    pub(crate) gid: u32,
+    /// Supplementary groups.
+    pub(crate) groups: Vec<u32>,
+    /// Permission bits that new directories do not get.
+    pub(crate) umask: u16,
+    /// This program's own file: `dfs-node` stands beside it.
+    pub(crate) program: Option<PathBuf>,
+    /// When the command started.
+    pub(crate) now: Timestamp,
+}
+
+impl Environment {
+    /// Reads everything.
+    pub(crate) fn read() -> Self {
+        let now = Utc::now();
+        Self {
+            home: absolute(std::env::var_os("HOME")),
+            config_home: absolute(std::env::var_os("XDG_CONFIG_HOME")),
+            data_home: absolute(std::env::var_os("XDG_DATA_HOME")),
+            log: std::env::var("DFS_LOG").ok().filter(|log| !log.is_empty()),
+            uid: geteuid().as_raw(),
+            gid: getegid().as_raw(),
+            groups: getgroups().unwrap_or_default().into_iter().map(|gid| gid.as_raw()).collect(),
+            umask: read_umask(),
+            program: std::env::current_exe().ok(),
+            now: Timestamp::new(now.timestamp(), now.timestamp_subsec_nanos().min(999_999_999))
+                .expect("bounded to what a second has"),
+        }
+    }
+
+    /// Folder that holds the profiles of this user.
+    pub(crate) fn profiles(&self) -> Option<PathBuf> {
+        under(self.config_home.as_deref(), self.home.as_deref(), ".config").map(|folder| folder.join("dfs"))
+    }
+
+    /// Folder of the development cluster, if none is named.
+    pub(crate) fn dev_dir(&self) -> Option<PathBuf> {
+        under(self.data_home.as_deref(), self.home.as_deref(), ".local/share").map(|folder| folder.join("dfs/dev"))
+    }
+}
+
+/// The mask can be read only by setting it; nobody else looks yet.
+fn read_umask() -> u16 {
+    let mask = umask(FileMode::empty());
+    umask(mask);
+    u16::try_from(mask.bits() & 0o777).expect("nine bits")
+}
+
+/// Paths that are not absolute are ignored.
+fn absolute(value: Option<OsString>) -> Option<PathBuf> {
+    value.map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// The folder that was set, or the usual one in the home folder.
+fn under(set: Option<&Path>, home: Option<&Path>, usual: &str) -> Option<PathBuf> {
+    set.map(Path::to_path_buf).or_else(|| home.map(|home| home.join(usual)))
+}

@@ -1,0 +1,81 @@
+//! Makes buffered puts on one node stable: one `Sync` covers all who wait (group commit, as in a log).
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ring::NodeId;
+use wire::chunk::{ChunkAnswer, ChunkRequest, Incarnation};
+
+use super::{ChunkCallError, Cluster};
+
+/// How long a node may take for a sync: a disk that needs longer is as good as gone.
+const SYNC_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The syncs of one node, counted.
+#[derive(Debug, Default)]
+pub(crate) struct Flusher {
+    /// Held by who syncs; the others wait in line and mostly find that it was done for them.
+    turn: tokio::sync::Mutex<()>,
+    /// Guards the counts alone.
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    started: u64,
+    finished: u64,
+    outcome: Option<Result<Incarnation, FlushError>>,
+}
+
+/// A sync that failed, for all who waited for it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct FlushError {
+    /// Whether the node's disk is what failed.
+    pub(crate) disk: bool,
+    /// Whether the map is old.
+    pub(crate) stale: bool,
+    /// In words.
+    pub(crate) reason: String,
+}
+
+impl Flusher {
+    /// A sync of `node` that begins after this call: what it had accepted before is stable, if the incarnation is that
+    /// of the put.
+    pub(crate) async fn sync(&self, cluster: &Cluster, node: NodeId) -> Result<Incarnation, FlushError> {
+        let wanted = self.counts.lock().started + 1;
+        let _turn = self.turn.lock().await;
+        let number = {
+            let mut counts = self.counts.lock();
+            if let Some(outcome) = counts.outcome.as_ref().filter(|_| counts.finished >= wanted) {
+                return outcome.clone();
+            }
+            counts.started += 1;
+            counts.started
+        };
+        let request = ChunkRequest::Sync { epoch: cluster.map().epoch };
+        let outcome = match cluster.chunk(node, request, &[], SYNC_DEADLINE).await {
+            Ok((ChunkAnswer::Synced { incarnation }, _)) => Ok(incarnation),
+            Ok(_) => Err(ChunkCallError::Confused.into()),
+            Err(error) => Err(error.into()),
+        };
+        let mut counts = self.counts.lock();
+        counts.finished = number;
+        counts.outcome = Some(outcome.clone());
+        outcome
+    }
+}
+
+impl From<ChunkCallError> for FlushError {
+    fn from(error: ChunkCallError) -> Self {
+        use wire::Refusal;
+        let (disk, stale) = match &error {
+            ChunkCallError::Refused(refusal) => (
+                matches!(refusal, Refusal::DiskFailed | Refusal::DiskFull),
+                matches!(refusal, Refusal::StaleEpoch { .. }),
+            ),
+            _ => (false, false),
+        };
+        Self { disk, stale, reason: error.to_string() }
+    }
+}

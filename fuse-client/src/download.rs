@@ -1,0 +1,285 @@
+//! The story of a read: extents, replicas, proof, bytes.
+//!
+//! # Invariants
+//! - P1: every byte handed out was checked against the hash that the namespace recorded. Holes are zeros because the
+//!   namespace says that nothing is there; what should be there and cannot be read is an error, never zeros.
+//! - A file that changes while it is read is noticed by its data version: one reading never mixes two versions.
+//!
+//! # Not here
+//! Trees and local files (`transfer`).
+
+mod fetch;
+mod layout;
+mod replica_choice;
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+use ring::ChunkKey;
+use tokio_util::task::AbortOnDropHandle;
+use wire::namespace::{Attr, Content, FileType, InlineData, Inode};
+
+pub(crate) use fetch::fetch_slice;
+use layout::split_zeros;
+pub(crate) use layout::{Piece, pieces};
+
+use crate::{
+    cluster::Cluster,
+    namespace::{Follow, Namespace, NamespaceError, Permission},
+    path::FilePath,
+};
+
+/// Chunks of one file on their way at once: 32 MiB keep three nodes busy, and two such readers fit in the pool.
+const READ_AHEAD: usize = 8;
+
+/// Why bytes could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No replica gave bytes that match the key.
+    #[error("no replica of chunk {key} could be read ({tried})")]
+    NoReplica {
+        /// Which chunk.
+        key: ChunkKey,
+        /// Who was asked and what came of it.
+        tried: String,
+    },
+    /// What the namespace holds does not match its own hash, or makes no sense.
+    #[error("the content kept in the namespace is damaged")]
+    Unsound,
+    /// The file is no regular file.
+    #[error("not a regular file")]
+    NotAFile,
+    /// It changed while it was read.
+    #[error("the file changed while it was read; read it again")]
+    Changed,
+}
+
+/// A file being read from start to end, with a window of chunks ahead.
+#[derive(Debug)]
+pub struct FileReader {
+    pages: Pages,
+    ahead: VecDeque<Ahead>,
+    planned: VecDeque<Piece>,
+}
+
+/// A piece that was asked for.
+#[derive(Debug)]
+enum Ahead {
+    Ready(Bytes),
+    Fetching(AbortOnDropHandle<Result<Bytes, ReadError>>),
+}
+
+/// The content of a file, page by page of extents.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    namespace: Namespace,
+    path: FilePath,
+    attr: Attr,
+    first: Option<Content>,
+    /// Where the next page begins.
+    at: u64,
+    /// Where the range ends.
+    end: u64,
+}
+
+/// Part of the content of a file.
+#[derive(Debug)]
+pub(crate) enum Part {
+    Inline(Bytes),
+    Pieces(Vec<Piece>),
+}
+
+impl Pages {
+    /// The content of a file of which `attr` and `content`, from its start, are known.
+    pub(crate) fn new(namespace: &Namespace, path: FilePath, attr: Attr, content: Content) -> Self {
+        Self { namespace: namespace.clone(), path, attr, first: Some(content), at: 0, end: attr.size }
+    }
+
+    /// A range of a file of which `attr` and `content`, from `start`, are known.
+    fn range(namespace: &Namespace, path: FilePath, attr: Attr, content: Content, start: u64, end: u64) -> Self {
+        Self { at: start, end, ..Self::new(namespace, path, attr, content) }
+    }
+
+    pub(crate) fn attr(&self) -> &Attr {
+        &self.attr
+    }
+
+    fn failed(&self, source: ReadError) -> NamespaceError {
+        NamespaceError::Read { path: self.path.clone(), source }
+    }
+
+    /// The next part; none at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Part>, NamespaceError> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let content = match self.first.take() {
+            Some(content) => content,
+            None => {
+                let (attr, content) = self.namespace.content(self.attr.inode, self.at, self.end - self.at).await?;
+                if attr.data_version != self.attr.data_version {
+                    return Err(self.failed(ReadError::Changed));
+                }
+                content
+            }
+        };
+        match content {
+            Content::Inline(data) => {
+                let bytes = inline_bytes(data, &self.attr).map_err(|error| self.failed(error))?;
+                let index = |at: u64| usize::try_from(at).expect("inline bytes are few");
+                let part = bytes.slice(index(self.at)..index(self.end));
+                self.at = self.end;
+                Ok(Some(Part::Inline(part)))
+            }
+            Content::Extents { extents, next } => {
+                let end = next.unwrap_or(self.end).min(self.end);
+                let made = pieces(&extents, self.at, end).filter(|_| end > self.at);
+                let pieces = made.ok_or_else(|| self.failed(ReadError::Unsound))?;
+                self.at = end;
+                Ok(Some(Part::Pieces(pieces)))
+            }
+            Content::Symlink(_) | Content::None => Err(self.failed(ReadError::NotAFile)),
+        }
+    }
+}
+
+/// Inline bytes that match their hash and their file's size.
+pub(crate) fn inline_bytes(data: InlineData, attr: &Attr) -> Result<Bytes, ReadError> {
+    if data.is_sound() && data.bytes.len() as u64 == attr.size {
+        Ok(Bytes::from(data.bytes))
+    } else {
+        Err(ReadError::Unsound)
+    }
+}
+
+impl FileReader {
+    /// Attributes when it was opened.
+    pub fn attr(&self) -> &Attr {
+        self.pages.attr()
+    }
+
+    /// The next bytes, verified, in order; none at the end. Holes come as zeros.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, NamespaceError> {
+        self.fill().await?;
+        match self.ahead.pop_front() {
+            None => Ok(None),
+            Some(Ahead::Ready(bytes)) => Ok(Some(bytes)),
+            Some(Ahead::Fetching(fetch)) => {
+                let fetched = fetch.await.expect("a fetch neither panics nor is aborted while it is awaited");
+                fetched.map(Some).map_err(|error| self.pages.failed(error))
+            }
+        }
+    }
+
+    async fn fill(&mut self) -> Result<(), NamespaceError> {
+        while self.ahead.len() < READ_AHEAD {
+            match self.planned.pop_front() {
+                Some(Piece::Data { slice, .. }) => {
+                    let cluster = self.pages.namespace.cluster().clone();
+                    let fetch = tokio::spawn(async move { fetch_slice(&cluster, slice).await });
+                    self.ahead.push_back(Ahead::Fetching(AbortOnDropHandle::new(fetch)));
+                }
+                Some(Piece::Zeros { offset, len }) => {
+                    let mut parts = split_zeros(offset, len);
+                    if let Some(first) = parts.next() {
+                        let rest = len - first.len();
+                        if rest > 0 {
+                            self.planned.push_front(Piece::Zeros { offset: offset + first.len(), len: rest });
+                        }
+                        let zeros = usize::try_from(first.len()).expect("zeros come in parts of a chunk's length");
+                        self.ahead.push_back(Ahead::Ready(BytesMut::zeroed(zeros).freeze()));
+                    }
+                }
+                None => match self.pages.next().await? {
+                    Some(Part::Inline(bytes)) => self.ahead.push_back(Ahead::Ready(bytes)),
+                    Some(Part::Pieces(pieces)) => self.planned.extend(pieces),
+                    None => return Ok(()),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens the file at `path` for reading from start to end.
+pub async fn open(namespace: &Namespace, path: &FilePath) -> Result<FileReader, NamespaceError> {
+    let found = namespace.resolve(path, Follow::Yes).await?;
+    if found.file_type != FileType::File {
+        return Err(NamespaceError::Read { path: path.clone(), source: ReadError::NotAFile });
+    }
+    namespace.require(Permission::Read, &found, path)?;
+    let (attr, content) = namespace.content(found.inode, 0, u64::MAX).await?;
+    let pages = Pages::new(namespace, path.clone(), attr, content);
+    Ok(FileReader { pages, ahead: VecDeque::new(), planned: VecDeque::new() })
+}
+
+/// `len` bytes from `offset` of a file, fewer only at its end.
+pub(crate) async fn read_range(
+    namespace: &Namespace,
+    inode: Inode,
+    offset: u64,
+    len: u32,
+) -> Result<Bytes, NamespaceError> {
+    let failed = |source| NamespaceError::Read { path: FilePath::root(), source };
+    let mut reads = 0;
+    loop {
+        reads += 1;
+        let (attr, content) = namespace.content(inode, offset, u64::from(len)).await?;
+        let end = offset.saturating_add(u64::from(len)).min(attr.size);
+        if offset >= end {
+            return Ok(Bytes::new());
+        }
+        let mut pages = Pages::range(namespace, FilePath::root(), attr, content, offset, end);
+        match gather(&mut pages).await {
+            // Bytes of two versions are never mixed: what is asked for is read again.
+            Err(NamespaceError::Read { source: ReadError::Changed, .. }) if reads < RANGE_READS_MAX => {}
+            Err(error) => return Err(error),
+            Ok(Gathered::Inline(bytes)) => return Ok(bytes),
+            Ok(Gathered::Pieces(pieces)) => {
+                return assemble(namespace.cluster(), pieces, offset, end).await.map_err(failed);
+            }
+        }
+    }
+}
+
+/// How often a range that changes while it is looked up is looked up again.
+const RANGE_READS_MAX: u32 = 4;
+
+/// All parts of a range.
+enum Gathered {
+    Inline(Bytes),
+    Pieces(Vec<Piece>),
+}
+
+async fn gather(pages: &mut Pages) -> Result<Gathered, NamespaceError> {
+    let mut all = Vec::new();
+    while let Some(part) = pages.next().await? {
+        match part {
+            Part::Inline(bytes) => return Ok(Gathered::Inline(bytes)),
+            Part::Pieces(pieces) => all.extend(pieces),
+        }
+    }
+    Ok(Gathered::Pieces(all))
+}
+
+async fn assemble(cluster: &Cluster, pieces: Vec<Piece>, start: u64, end: u64) -> Result<Bytes, ReadError> {
+    if let [Piece::Data { slice, .. }] = pieces.as_slice() {
+        return fetch_slice(cluster, *slice).await;
+    }
+    let index = |at: u64| usize::try_from(at - start).expect("a range is shorter than 4 GiB");
+    let mut bytes = BytesMut::zeroed(index(end));
+    let data = pieces.into_iter().filter_map(|piece| match piece {
+        Piece::Data { offset, slice } => Some((offset, slice)),
+        Piece::Zeros { .. } => None,
+    });
+    let mut fetched = stream::iter(data)
+        .map(|(offset, slice)| async move { Ok::<_, ReadError>((offset, fetch_slice(cluster, slice).await?)) })
+        .buffer_unordered(READ_AHEAD);
+    while let Some((offset, part)) = fetched.try_next().await? {
+        let from = index(offset);
+        let place = bytes.get_mut(from..from + part.len()).ok_or(ReadError::Unsound)?;
+        place.copy_from_slice(&part);
+    }
+    Ok(bytes.freeze())
+}

@@ -1,0 +1,178 @@
+//! One chunk, or a range of it, from whichever replica has it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use ring::{ChunkKey, NodeId};
+use tokio::time::{Instant, sleep, sleep_until};
+use wire::{
+    Refusal,
+    chunk::{ChunkAnswer, ChunkRequest},
+    namespace::ChunkSlice,
+    tree,
+};
+
+use super::{
+    ReadError,
+    replica_choice::{Candidate, ReplicaChoice},
+};
+use crate::cluster::{ChunkCallError, Cluster, now};
+
+/// How long a chunk may take, all replicas and rounds together.
+const FETCH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long one replica may take.
+const GET_DEADLINE: Duration = Duration::from_secs(6);
+
+/// Between two rounds over the replicas, when some could not be asked.
+const ROUND_PAUSE: Duration = Duration::from_millis(250);
+
+/// How a replica failed.
+#[derive(Debug, thiserror::Error)]
+enum GetError {
+    #[error(transparent)]
+    Call(#[from] ChunkCallError),
+    #[error("its copy is damaged")]
+    Damaged,
+}
+
+impl GetError {
+    /// Whether asking again may help.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Call(ChunkCallError::Refused(refusal)) => {
+                !matches!(refusal, Refusal::UnknownChunk | Refusal::Corrupt | Refusal::Malformed | Refusal::NotAllowed)
+            }
+            Self::Call(ChunkCallError::Call(_)) => true,
+            Self::Call(ChunkCallError::NotAMember | ChunkCallError::Confused) | Self::Damaged => false,
+        }
+    }
+}
+
+/// The bytes of the slice, verified against the key.
+pub(crate) async fn fetch_slice(cluster: &Cluster, slice: ChunkSlice) -> Result<Bytes, ReadError> {
+    if !slice.is_sound() {
+        return Err(ReadError::Unsound);
+    }
+    let until = Instant::now() + FETCH_DEADLINE;
+    loop {
+        let mut failures = Vec::new();
+        if let Some(bytes) = one_round(cluster, slice, until, &mut failures).await {
+            return Ok(bytes);
+        }
+        let passing = failures.is_empty() || failures.iter().any(|(_, error)| error.is_passing());
+        if !passing || Instant::now() + ROUND_PAUSE >= until {
+            return Err(ReadError::NoReplica { key: slice.key, tried: tried(cluster, &failures) });
+        }
+        sleep(ROUND_PAUSE).await;
+        // An old map may send us to the wrong nodes; without a newer one the old has to do.
+        let _newer = cluster.refresh_beyond(None).await.is_ok();
+    }
+}
+
+/// Asks every replica at most once.
+async fn one_round(
+    cluster: &Cluster,
+    slice: ChunkSlice,
+    until: Instant,
+    failures: &mut Vec<(NodeId, GetError)>,
+) -> Option<Bytes> {
+    let mut choice = choose(cluster, &slice.key);
+    let mut gets: FuturesUnordered<BoxFuture<'_, (NodeId, Result<Bytes, GetError>)>> = FuturesUnordered::new();
+    while !choice.is_exhausted() {
+        while let Some(node) = choice.poll_ask(now()) {
+            gets.push(Box::pin(async move { (node, get(cluster, node, slice).await) }));
+        }
+        let timeout = choice.poll_timeout().map_or(until, Instant::from_std).min(until);
+        tokio::select! {
+            biased;
+            Some((node, got)) = gets.next() => match got {
+                Ok(bytes) => {
+                    blame_the_silent(cluster, &choice, node);
+                    return Some(bytes);
+                }
+                Err(error) => {
+                    report(cluster, node, slice.key, &error);
+                    choice.handle_failure(node);
+                    failures.push((node, error));
+                }
+            },
+            () = sleep_until(timeout) => {
+                if Instant::now() >= until {
+                    return None;
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Who was asked before, and has not answered while another one has, is asked last for a while.
+fn blame_the_silent(cluster: &Cluster, choice: &ReplicaChoice, answered: NodeId) {
+    for silent in choice.silent().iter().filter(|silent| **silent != answered) {
+        cluster.with_health(|health| health.handle_failure(*silent, now()));
+    }
+}
+
+fn choose(cluster: &Cluster, key: &ChunkKey) -> ReplicaChoice {
+    let map = cluster.map();
+    let Some(ring) = &map.ring else {
+        return ReplicaChoice::new(Vec::new(), Vec::new(), 0);
+    };
+    let partition = ring.bits().partition_of(key);
+    let candidate = |node| {
+        cluster.with_health(|health| Candidate {
+            node,
+            suspect: health.is_suspect(node, now()),
+            load: health.load(node),
+        })
+    };
+    let owners = ring.owners(partition).map(candidate).collect();
+    let others = map.may_hold.iter().filter(|may| may.partition == partition).flat_map(|may| &may.nodes);
+    let [.., salt] = key.as_bytes();
+    ReplicaChoice::new(owners, others.copied().map(candidate).collect(), usize::from(*salt))
+}
+
+async fn get(cluster: &Cluster, node: NodeId, slice: ChunkSlice) -> Result<Bytes, GetError> {
+    let request = ChunkRequest::Get { key: slice.key, offset: slice.offset, len: slice.len };
+    let (answer, mut body) = cluster.chunk(node, request, &[], GET_DEADLINE).await?;
+    let ChunkAnswer::Got { chunk_len, offset, proof_len, gc: _ } = answer else {
+        return Err(ChunkCallError::Confused.into());
+    };
+    // The length that counts is the namespace's: it shapes the tree.
+    if chunk_len != slice.chunk_len || proof_len as usize > body.len() {
+        return Err(GetError::Damaged);
+    }
+    let bytes = body.split_off(proof_len as usize);
+    let range = tree::verify(slice.key, chunk_len, offset, bytes, &body).map_err(|_| GetError::Damaged)?;
+    range.slice(slice.offset, slice.len).ok_or(GetError::Damaged)
+}
+
+/// Tells a node that its copy is bad, and does not wait for what it says.
+fn report(cluster: &Cluster, node: NodeId, key: ChunkKey, error: &GetError) {
+    if matches!(error, GetError::Damaged) {
+        let cluster = cluster.clone();
+        tokio::spawn(async move {
+            let suspect = ChunkRequest::Suspect { key };
+            // It scrubs what it holds anyway: a word that is lost delays the repair, no more.
+            let _noted = cluster.chunk(node, suspect, &[], GET_DEADLINE).await.is_ok();
+        });
+    }
+}
+
+fn tried(cluster: &Cluster, failures: &[(NodeId, GetError)]) -> String {
+    let map = cluster.map();
+    if map.ring.is_none() {
+        return "no ring is known".into();
+    }
+    let words: Vec<String> = failures
+        .iter()
+        .map(|(node, error)| {
+            let address = map.node(*node).map_or_else(|| node.to_string(), |row| row.address.to_string());
+            let error = error.to_string();
+            if error.contains(&address) { error } else { format!("{address}: {error}") }
+        })
+        .collect();
+    if words.is_empty() { "no answer in time".into() } else { words.join("; ") }
+}

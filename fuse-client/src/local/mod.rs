@@ -1,0 +1,35 @@
+//! The local side of a transfer: the only module that touches local files. Everything here blocks, and is called from
+//! blocking tasks.
+//!
+//! # Invariants
+//! - A file gets its final name by a rename, when it is whole; until then its name is `.NAME.dfs-…`, and dropping it
+//!   removes it.
+//! - A link is never followed where an entry of a tree is meant.
+//!
+//! # Not here
+//! What goes where, and what is skipped (`transfer`).
+
+mod meta;
+mod scan;
+mod sink;
+mod source;
+mod xattrs;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+pub(crate) use meta::LocalMeta;
+pub(crate) use scan::{Body, Found, Group, ScanItem, scan};
+pub(crate) use sink::{
+    NewLocal, Restore, TempFile, TempNames, create_dir, hard_link, make_node, make_symlink, restore,
+};
+pub(crate) use source::LocalSource;
+
+use crate::transfer::TransferError;
+
+/// A local file could not be handled.
+pub(crate) fn failed(path: &Path, action: &'static str, source: io::Error) -> TransferError {
+    TransferError::Local { path: PathBuf::from(path), action, source }
+}

@@ -1,0 +1,239 @@
+//! Local files being made: whole, then named.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rustix::fs::{AtFlags, CWD, FileType as NodeType, Timespec, Timestamps};
+use wire::namespace::{Attr, FileType, Mode, Name, Times, Timestamp, Xattr};
+
+use super::{failed, meta::decode_device, xattrs};
+use crate::{namespace::Caller, transfer::TransferError};
+
+/// Makes names that nobody uses. One for each transfer.
+#[derive(Debug)]
+pub(crate) struct TempNames {
+    next: AtomicU64,
+}
+
+impl TempNames {
+    pub(crate) fn new(random: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = random;
+        Self { next: AtomicU64::new(u64::from_le_bytes([a, b, c, d, e, f, g, h])) }
+    }
+
+    /// A hidden name beside `path` that says whose it is.
+    fn beside(&self, path: &Path) -> PathBuf {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let suffix = format!(".dfs-{number:016x}");
+        let name = path.file_name().unwrap_or(OsStr::new("download")).as_bytes();
+        let kept = name.len().min(Name::LEN_MAX - suffix.len() - 1);
+        let mut hidden = OsString::from(".");
+        hidden.push(OsStr::from_bytes(name.get(..kept).unwrap_or_default()));
+        hidden.push(suffix);
+        path.with_file_name(hidden)
+    }
+}
+
+/// What a local file should be like.
+#[derive(Clone, Debug)]
+pub(crate) struct Restore {
+    pub(crate) mode: Mode,
+    /// Owner and group; only root gives files away.
+    pub(crate) owner: Option<(u32, u32)>,
+    pub(crate) times: Times,
+}
+
+impl Restore {
+    /// As `attr`, as far as `caller` may: without the right to give files away, the set-id bits stay behind with the
+    /// owner.
+    pub(crate) fn new(attr: &Attr, caller: &Caller) -> Self {
+        Self {
+            mode: if caller.owns(attr) { attr.mode } else { Mode::new(attr.mode.bits() & 0o1777) },
+            owner: caller.is_root().then_some((attr.uid, attr.gid)),
+            times: Times { accessed: attr.accessed, modified: attr.modified },
+        }
+    }
+}
+
+/// Where a file goes and what it is like.
+#[derive(Clone, Debug)]
+pub(crate) struct NewLocal {
+    pub(crate) path: PathBuf,
+    pub(crate) restore: Restore,
+    pub(crate) xattrs: Vec<Xattr>,
+}
+
+/// A file without its final name; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct TempFile {
+    file: File,
+    named: NotNamed,
+    path: PathBuf,
+}
+
+/// A temporary name that goes away unless it is renamed.
+#[derive(Debug)]
+struct NotNamed {
+    temporary: PathBuf,
+    renamed: bool,
+}
+
+impl Drop for NotNamed {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // Nobody is left to tell.
+            let _removed = fs::remove_file(&self.temporary).is_ok();
+        }
+    }
+}
+
+impl NotNamed {
+    fn rename(mut self, path: &Path) -> Result<(), TransferError> {
+        match fs::rename(&self.temporary, path) {
+            Ok(()) => {
+                self.renamed = true;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                Err(TransferError::InTheWay { path: path.display().to_string(), reason: "a directory is in the way" })
+            }
+            Err(error) => Err(failed(path, "giving it its name", error)),
+        }
+    }
+}
+
+impl TempFile {
+    /// An empty file beside `path`.
+    pub(crate) fn create(names: &TempNames, path: &Path) -> Result<Self, TransferError> {
+        let temporary = names.beside(path);
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+        let file = opened.map_err(|error| failed(path, "creating it", error))?;
+        Ok(Self { file, named: NotNamed { temporary, renamed: false }, path: path.to_owned() })
+    }
+
+    /// Its length; what is not written is a hole.
+    pub(crate) fn set_len(&self, len: u64) -> Result<(), TransferError> {
+        self.file.set_len(len).map_err(|error| failed(&self.path, "writing it", error))
+    }
+
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), TransferError> {
+        self.file.write_all_at(bytes, offset).map_err(|error| failed(&self.path, "writing it", error))
+    }
+
+    /// Makes the bytes stable.
+    pub(crate) fn sync(&self) -> Result<(), TransferError> {
+        self.file.sync_all().map_err(|error| failed(&self.path, "syncing it", error))
+    }
+
+    /// Gives it attributes and its name, in place of a file that has the name.
+    pub(crate) fn finish(self, new: &NewLocal) -> Result<(), TransferError> {
+        let Self { file, named, path } = self;
+        let dressed = (|| {
+            let Restore { mode, owner, times } = &new.restore;
+            if let Some((uid, gid)) = owner {
+                rustix::fs::fchown(
+                    &file,
+                    Some(rustix::fs::Uid::from_raw(*uid)),
+                    Some(rustix::fs::Gid::from_raw(*gid)),
+                )?;
+            }
+            rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(u32::from(mode.bits())))?;
+            xattrs::write(&named.temporary, &new.xattrs)?;
+            rustix::fs::futimens(&file, &timestamps(times))?;
+            Ok(())
+        })();
+        dressed.map_err(|error| failed(&path, "setting its attributes", error))?;
+        named.rename(&path)
+    }
+}
+
+/// A symbolic link, in place of a file that has the name.
+pub(crate) fn make_symlink(names: &TempNames, target: &[u8], new: &NewLocal) -> Result<(), TransferError> {
+    let temporary = names.beside(&new.path);
+    let made = std::os::unix::fs::symlink(OsStr::from_bytes(target), &temporary);
+    made.map_err(|error| failed(&new.path, "creating it", error))?;
+    name_node(temporary, new, FileType::Symlink)
+}
+
+/// A pipe, socket or device, in place of a file that has the name.
+pub(crate) fn make_node(names: &TempNames, attr: &Attr, new: &NewLocal) -> Result<(), TransferError> {
+    let node = match attr.file_type {
+        FileType::Fifo => NodeType::Fifo,
+        FileType::Socket => NodeType::Socket,
+        FileType::CharDevice => NodeType::CharacterDevice,
+        FileType::BlockDevice => NodeType::BlockDevice,
+        FileType::File | FileType::Directory | FileType::Symlink => {
+            unreachable!("files, directories and links are made otherwise")
+        }
+    };
+    let temporary = names.beside(&new.path);
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let made = rustix::fs::mknodat(CWD, &temporary, node, mode, decode_device(attr.device));
+    made.map_err(|error| failed(&new.path, "creating it", error.into()))?;
+    name_node(temporary, new, attr.file_type)
+}
+
+fn name_node(temporary: PathBuf, new: &NewLocal, file_type: FileType) -> Result<(), TransferError> {
+    let named = NotNamed { temporary, renamed: false };
+    dress(&named.temporary, &new.restore, file_type)
+        .map_err(|error| failed(&new.path, "setting its attributes", error))?;
+    named.rename(&new.path)
+}
+
+/// Another name for a local file, in place of a file that has it.
+pub(crate) fn hard_link(names: &TempNames, from: &Path, path: &Path) -> Result<(), TransferError> {
+    let temporary = names.beside(path);
+    fs::hard_link(from, &temporary).map_err(|error| failed(path, "linking it", error))?;
+    let leftover = NotNamed { temporary: temporary.clone(), renamed: false };
+    NotNamed { temporary, renamed: false }.rename(path)?;
+    // rename(2) leaves both names if they are names of the same file already.
+    drop(leftover);
+    Ok(())
+}
+
+/// A directory for its owner alone, until it is restored. False if there is one already.
+pub(crate) fn create_dir(path: &Path) -> Result<bool, TransferError> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match fs::symlink_metadata(path) {
+            Ok(there) if there.is_dir() => Ok(false),
+            Ok(_) => Err(TransferError::InTheWay {
+                path: path.display().to_string(),
+                reason: "a file is in the way of a directory",
+            }),
+            Err(error) => Err(failed(path, "looking at it", error)),
+        },
+        Err(error) => Err(failed(path, "creating it", error)),
+    }
+}
+
+/// Gives a file or directory that is there its attributes.
+pub(crate) fn restore(path: &Path, restore: &Restore, file_type: FileType) -> Result<(), TransferError> {
+    dress(path, restore, file_type).map_err(|error| failed(path, "setting its attributes", error))
+}
+
+fn dress(path: &Path, restore: &Restore, file_type: FileType) -> io::Result<()> {
+    if let Some((uid, gid)) = restore.owner {
+        std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+    }
+    if file_type != FileType::Symlink {
+        let mode = rustix::fs::Mode::from_raw_mode(u32::from(restore.mode.bits()));
+        rustix::fs::chmodat(CWD, path, mode, AtFlags::empty())?;
+    }
+    rustix::fs::utimensat(CWD, path, &timestamps(&restore.times), AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(())
+}
+
+fn timestamps(times: &Times) -> Timestamps {
+    let spec = |time: Timestamp| Timespec { tv_sec: time.seconds(), tv_nsec: time.nanoseconds().into() };
+    Timestamps { last_access: spec(times.accessed), last_modification: spec(times.modified) }
+}

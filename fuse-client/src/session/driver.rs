@@ -1,0 +1,133 @@
+//! The task that sends a session's batches and keeps it alive.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use wire::{
+    Answer, Refusal, Request,
+    namespace::{Batch, NamespaceAnswer, NamespaceRequest, NumberedOp, OpOutcome, Want},
+};
+
+use super::{CLOSE_DEADLINE, ChangeError, Shared, window::Packed};
+use crate::cluster::ClusterError;
+
+/// A session lives 60 s of silence, and the cluster wants a word each 20 s.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Before operations that came too early are sent again: about a round trip with a sync.
+const PUT_BACK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Whether the answers carry attributes: single calls want them, bulk work pays nothing for them.
+const WANT_ATTRS_OPS_MAX: usize = 4;
+
+/// A batch that is back from the cluster.
+struct Returned {
+    ops: Vec<NumberedOp>,
+    outcome: Result<Vec<OpOutcome>, ClusterError>,
+}
+
+/// Sends batches until the session is over.
+pub(super) async fn drive(shared: Arc<Shared>) {
+    let mut in_flight: FuturesUnordered<BoxFuture<'static, Returned>> = FuturesUnordered::new();
+    let mut keep_alive: Option<BoxFuture<'static, ()>> = None;
+    let mut ticks = interval(KEEP_ALIVE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let mut not_before = Instant::now();
+    while !shared.is_over() {
+        if Instant::now() >= not_before {
+            while let Some(packed) = { shared.window.lock().poll_batch() } {
+                in_flight.push(Box::pin(send(Arc::clone(&shared), packed)));
+            }
+        }
+        tokio::select! {
+            biased;
+            Some(returned) = in_flight.next() => {
+                if take_in(&shared, returned) {
+                    not_before = Instant::now() + PUT_BACK_PAUSE;
+                }
+            }
+            () = shared.wake.notified() => {}
+            () = sleep(not_before.saturating_duration_since(Instant::now())), if Instant::now() < not_before => {}
+            _ = ticks.tick(), if keep_alive.is_none() => {
+                let shared = Arc::clone(&shared);
+                // A missed one is no harm: the next is due long before the session ends.
+                keep_alive = Some(Box::pin(async move { let _heard = shared.keep_alive().await.is_ok(); }));
+            }
+            () = poll_optional(&mut keep_alive) => keep_alive = None,
+        }
+    }
+    shared.say_goodbye().await;
+}
+
+/// Waits for the future, if there is one; forever if there is none.
+async fn poll_optional(future: &mut Option<BoxFuture<'static, ()>>) {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends one batch, to whoever leads, until it is answered or its deadline has passed.
+async fn send(shared: Arc<Shared>, packed: Packed) -> Returned {
+    let want = if packed.ops.len() <= WANT_ATTRS_OPS_MAX { Want::Attr } else { Want::Outcome };
+    let Packed { lowest_unanswered, ops } = packed;
+    let batch = Batch { session: shared.id, lowest_unanswered, ops, want };
+    let request = Request::Namespace(NamespaceRequest::Batch(batch));
+    let answer = shared.cluster.call_leader(&request, shared.cluster.config().deadline).await;
+    let Request::Namespace(NamespaceRequest::Batch(Batch { ops, .. })) = request else {
+        unreachable!("the request was made as a batch");
+    };
+    let outcome = match answer {
+        Ok(Answer::Namespace(NamespaceAnswer::Batch(outcomes))) if outcomes.len() == ops.len() => Ok(outcomes),
+        Ok(_) => Err(ClusterError::Confused),
+        Err(error) => Err(error),
+    };
+    Returned { ops, outcome }
+}
+
+/// Tells those who wait. True if some operations are to be sent again a little later.
+fn take_in(shared: &Shared, returned: Returned) -> bool {
+    let Returned { ops, outcome } = returned;
+    match outcome {
+        Ok(outcomes) => {
+            let answered = shared.window.lock().handle_outcomes(ops, outcomes);
+            for (waiter, outcome) in answered.outcomes {
+                waiter.answer(outcome.map_err(ChangeError::Op));
+            }
+            answered.put_back
+        }
+        Err(ClusterError::Refused(Refusal::UnknownSession)) => {
+            shared.end();
+            false
+        }
+        Err(error) => {
+            let error = Arc::new(error);
+            let waiters = shared.window.lock().handle_given_up(ops);
+            for waiter in waiters {
+                waiter.answer(Err(ChangeError::Cluster(Arc::clone(&error))));
+            }
+            false
+        }
+    }
+}
+
+impl Shared {
+    /// Whether the driver has nothing more to do: the session has ended, or is closing and everything is answered.
+    fn is_over(&self) -> bool {
+        self.ended.load(Ordering::Acquire) || (self.closing.load(Ordering::Acquire) && self.window.lock().is_idle())
+    }
+
+    async fn say_goodbye(&self) {
+        if !self.ended.load(Ordering::Acquire) {
+            let request = NamespaceRequest::CloseSession { session: self.id };
+            // A session that could not say good-bye is ended by the cluster.
+            let _closed = timeout(CLOSE_DEADLINE, self.cluster.namespace(request)).await.is_ok();
+        }
+        self.end();
+    }
+}

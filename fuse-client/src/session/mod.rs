@@ -1,0 +1,258 @@
+//! A session: changes, numbered, batched, and executed exactly once.
+//!
+//! Changes of many tasks are packed into batches; several batches travel at once. A batch whose answer was lost is sent
+//! again with the same numbers, to the same leader or the next, and the namespace executes none twice.
+//!
+//! # Invariants
+//! - A number is used for one operation, ever.
+//! - An operation that has its outcome is never sent again; one that has none is sent until it has one, or its deadline
+//!   has passed and the caller was told that its fate is not known.
+//!
+//! # Not here
+//! Who leads (`cluster`); what the operations mean (`namespace`).
+
+mod driver;
+mod ops;
+mod stamps;
+mod window;
+
+use std::{
+    ops::RangeInclusive,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use wire::namespace::{
+    INODE_RANGE_LEN, Inode, InodeRange, NamespaceAnswer, NamespaceRequest, Op, OpAnswer, OpError, OpNumber, SessionId,
+    SessionNonce,
+};
+
+use crate::cluster::{Cluster, ClusterError};
+pub(crate) use stamps::GcStamp;
+use stamps::Stamps;
+use window::Window;
+
+/// Changes handed in and not answered: two windows, so that the next batches can be packed while these are under way.
+const SUBMITTED_MAX: usize = 2 * wire::namespace::WINDOW_LEN as usize;
+
+/// How long a session may take to say good-bye; the cluster ends it anyway after 60 s of silence.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Why a change has no outcome, or failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// It was executed and refused.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// The cluster could not be asked; whether the change was executed is not known.
+    #[error(transparent)]
+    Cluster(#[from] Arc<ClusterError>),
+    /// The session ended (60 s of silence): what was not answered may or may not have been executed.
+    #[error("the session with the cluster ended; run the command again")]
+    SessionEnded,
+}
+
+/// One client known to the namespace. Cheap to clone; ends with its last clone or [`Session::close`].
+#[derive(Clone, Debug)]
+pub struct Session {
+    handle: Arc<Handle>,
+}
+
+/// What all clones share; its end ends the driver.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    /// Guards the handle of the driver's task alone.
+    driver: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the handles share with the driver.
+#[derive(Debug)]
+struct Shared {
+    cluster: Cluster,
+    id: SessionId,
+    /// Guards numbers, queue and waiters; never held across an await.
+    window: Mutex<Window<Waiter>>,
+    /// Something was handed in, or the session is over.
+    wake: Notify,
+    room: Arc<Semaphore>,
+    stamps: Stamps,
+    orphans_seen: AtomicU64,
+    ended: AtomicBool,
+    closing: AtomicBool,
+    /// Numbers for new inodes; held while more are reserved.
+    inodes: tokio::sync::Mutex<RangeInclusive<u64>>,
+}
+
+/// Who waits for an outcome; frees the room when it has it.
+#[derive(Debug)]
+struct Waiter {
+    outcome: oneshot::Sender<Result<OpAnswer, ChangeError>>,
+    _room: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// A change on its way.
+#[derive(Debug)]
+pub struct Submitted {
+    /// Its number, for a later change to follow.
+    pub number: OpNumber,
+    outcome: oneshot::Receiver<Result<OpAnswer, ChangeError>>,
+}
+
+impl Session {
+    /// Opens a session.
+    pub async fn open(cluster: &Cluster) -> Result<Self, ClusterError> {
+        // The nonce is chosen once: a second attempt after a lost answer finds the same session.
+        let nonce = SessionNonce(cluster.random_bytes());
+        let answer = cluster.namespace(NamespaceRequest::OpenSession { nonce }).await?;
+        let NamespaceAnswer::SessionOpened { session, inodes, gc_current } = answer else {
+            return Err(ClusterError::Confused);
+        };
+        let shared = Arc::new(Shared {
+            cluster: cluster.clone(),
+            id: session,
+            window: Mutex::new(Window::default()),
+            wake: Notify::new(),
+            room: Arc::new(Semaphore::new(SUBMITTED_MAX)),
+            stamps: Stamps::new(gc_current),
+            orphans_seen: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            inodes: tokio::sync::Mutex::new(numbers(inodes)),
+        });
+        let driver = tokio::spawn(driver::drive(Arc::clone(&shared)));
+        Ok(Self { handle: Arc::new(Handle { shared, driver: Mutex::new(Some(driver)) }) })
+    }
+
+    /// Hands in a change; it travels with others in a batch. `after`: a change that must have been executed before.
+    /// Waits while too many are unanswered.
+    pub async fn submit(&self, op: Op, after: Option<OpNumber>) -> Result<Submitted, ChangeError> {
+        let shared = &self.handle.shared;
+        let room = Arc::clone(&shared.room).acquire_owned().await.map_err(|_| ChangeError::SessionEnded)?;
+        if shared.ended.load(Ordering::Acquire) {
+            return Err(ChangeError::SessionEnded);
+        }
+        let (sender, outcome) = oneshot::channel();
+        let number = shared.window.lock().submit(op, after, Waiter { outcome: sender, _room: room });
+        shared.wake.notify_one();
+        Ok(Submitted { number, outcome })
+    }
+
+    /// Hands in a change and waits for its outcome.
+    pub async fn change(&self, op: Op) -> Result<OpAnswer, ChangeError> {
+        self.submit(op, None).await?.outcome().await
+    }
+
+    /// A number for a new inode.
+    pub async fn new_inode(&self) -> Result<Inode, ChangeError> {
+        let shared = &self.handle.shared;
+        let mut inodes = shared.inodes.lock().await;
+        if inodes.is_empty() {
+            *inodes = shared.reserve_inodes().await?;
+        }
+        Ok(Inode(inodes.next().expect("a reserved range is not empty")))
+    }
+
+    /// The stamp for a put, held until the guard is dropped: after the commit of what was put.
+    pub(crate) fn stamp(&self) -> GcStamp {
+        self.handle.shared.stamps.hold()
+    }
+
+    /// Asks for the current stamp, after one was refused.
+    pub(crate) async fn refresh_stamp(&self) -> Result<(), ChangeError> {
+        self.handle.shared.keep_alive().await
+    }
+
+    /// Ends the session (bounded): what it held is released.
+    pub async fn close(&self) {
+        let driver = self.handle.driver.lock().take();
+        self.handle.shared.closing.store(true, Ordering::Release);
+        self.handle.shared.wake.notify_one();
+        if let Some(driver) = driver {
+            // A session that could not say good-bye is ended by the cluster.
+            let _ended = tokio::time::timeout(CLOSE_DEADLINE * 2, driver).await.is_ok();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.wake.notify_one();
+    }
+}
+
+impl Submitted {
+    /// What became of it.
+    pub async fn outcome(self) -> Result<OpAnswer, ChangeError> {
+        self.outcome.await.unwrap_or(Err(ChangeError::SessionEnded))
+    }
+}
+
+impl Shared {
+    async fn reserve_inodes(&self) -> Result<RangeInclusive<u64>, ChangeError> {
+        match self.cluster.namespace(NamespaceRequest::ReserveInodes { session: self.id }).await {
+            Ok(NamespaceAnswer::InodesReserved(range)) => Ok(numbers(range)),
+            Ok(_) => Err(Arc::new(ClusterError::Confused).into()),
+            Err(error) => Err(self.judge(error)),
+        }
+    }
+
+    /// Says that the session lives, and learns the current stamp.
+    async fn keep_alive(&self) -> Result<(), ChangeError> {
+        let request = NamespaceRequest::KeepAlive {
+            session: self.id,
+            lowest_gc: self.stamps.lowest(),
+            orphans_seen: self.orphans_seen.load(Ordering::Acquire),
+            holds: Vec::new(),
+        };
+        match self.cluster.namespace(request).await {
+            Ok(NamespaceAnswer::Alive { gc_current, orphans_index }) => {
+                self.stamps.handle_current(gc_current);
+                self.orphans_seen.fetch_max(orphans_index, Ordering::AcqRel);
+                Ok(())
+            }
+            Ok(_) => Err(Arc::new(ClusterError::Confused).into()),
+            Err(error) => Err(self.judge(error)),
+        }
+    }
+
+    /// An unknown session is the end of this one.
+    fn judge(&self, error: ClusterError) -> ChangeError {
+        match error {
+            ClusterError::Refused(wire::Refusal::UnknownSession) => {
+                self.end();
+                ChangeError::SessionEnded
+            }
+            other => ChangeError::Cluster(Arc::new(other)),
+        }
+    }
+
+    /// Everything unanswered fails, and nothing more is taken.
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.room.close();
+        let waiters = self.window.lock().drain();
+        for waiter in waiters {
+            waiter.answer(Err(ChangeError::SessionEnded));
+        }
+        self.wake.notify_one();
+    }
+}
+
+impl Waiter {
+    fn answer(self, outcome: Result<OpAnswer, ChangeError>) {
+        // Whoever has stopped waiting does not want to know.
+        let _nobody = self.outcome.send(outcome).is_err();
+    }
+}
+
+fn numbers(range: InodeRange) -> RangeInclusive<u64> {
+    range.first.0..=range.first.0.saturating_add(u64::from(INODE_RANGE_LEN) - 1)
+}

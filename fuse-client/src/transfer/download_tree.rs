@@ -1,0 +1,303 @@
+//! The story of a tree coming down: list with contents, decide, write; hard links, then directories' times, last.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
+use wire::namespace::{Attr, Entry, FileType, Inode, ListWant, Query, QueryAnswer};
+
+use super::{
+    DownloadItem, Outcome, Progress, Recurse, Summary, TransferError, TransferOptions, download_dir::LocalDir,
+    download_entry::Remote, equality::Owners, tally::Tally, upload_file::blocking,
+};
+use crate::{
+    local::{self, Restore, TempNames},
+    namespace::{Follow, Namespace, NamespaceError, Permission, is_directory},
+    path::FilePath,
+};
+
+/// Directories being read at once: trees of small directories wait for round trips otherwise.
+const DIRS_IN_FLIGHT: usize = 8;
+
+/// Small files written by one blocking task: enough to pay for it, few enough to use two cores.
+const SMALL_FILES: usize = 64;
+
+/// A download of trees.
+pub(super) struct DownloadTree {
+    pub(super) namespace: Namespace,
+    pub(super) options: TransferOptions,
+    pub(super) tally: Tally,
+    pub(super) owners: Owners,
+    pub(super) names: Arc<TempNames>,
+    /// Files in chunks at once.
+    pub(super) jobs: Semaphore,
+    /// Guards the table alone.
+    pub(super) links: Mutex<Links>,
+    stopped: AtomicBool,
+}
+
+/// Files with several names: the first is downloaded, the others linked to it at the end. Grows with the number of such
+/// files.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    first: BTreeMap<Inode, Option<PathBuf>>,
+    /// The directories stay unfinished until these are done.
+    pub(super) later: Vec<(Arc<LocalDir>, Remote)>,
+}
+
+impl Links {
+    /// Whether this is the first name of the file that was met.
+    pub(super) fn is_first(&mut self, inode: Inode) -> bool {
+        let mut first = false;
+        self.first.entry(inode).or_insert_with(|| {
+            first = true;
+            None
+        });
+        first
+    }
+
+    pub(super) fn handle_done(&mut self, inode: Inode, path: PathBuf) {
+        self.first.insert(inode, Some(path));
+    }
+
+    pub(super) fn copy_of(&self, inode: Inode) -> Option<PathBuf> {
+        self.first.get(&inode).cloned().flatten()
+    }
+}
+
+/// A directory to be read, and where its entries go.
+struct Pending {
+    source: FilePath,
+    attr: Attr,
+    into: Arc<LocalDir>,
+}
+
+/// Downloads files and trees.
+pub(super) async fn download(
+    namespace: &Namespace,
+    items: Vec<DownloadItem>,
+    options: &TransferOptions,
+    progress: Arc<dyn Progress>,
+) -> Summary {
+    let tally = Tally::new(progress);
+    let tree = Arc::new(DownloadTree {
+        namespace: namespace.clone(),
+        options: options.clone(),
+        tally: tally.clone(),
+        owners: if namespace.caller().is_root() { Owners::Kept } else { Owners::Own },
+        names: Arc::new(TempNames::new(namespace.cluster().random_bytes())),
+        jobs: Semaphore::new(options.jobs.max(1)),
+        links: Mutex::default(),
+        stopped: AtomicBool::new(false),
+    });
+    let (finished, finishing) = mpsc::unbounded_channel();
+    tokio::join!(tree.run(items, finished), tree.finish_dirs(finishing));
+    tally.summary()
+}
+
+impl DownloadTree {
+    async fn run(self: &Arc<Self>, items: Vec<DownloadItem>, finished: mpsc::UnboundedSender<(PathBuf, Restore)>) {
+        for item in items {
+            let above = item.target.parent().unwrap_or(&item.target).to_owned();
+            let above = LocalDir::above(above, finished.clone());
+            match self.item(&above, item).await {
+                Ok(Some(pending)) => self.walk(pending).await,
+                Ok(None) => {}
+                Err(error) => self.fail(&error),
+            }
+        }
+        drop(finished);
+        let later = std::mem::take(&mut self.links.lock().later);
+        for (dir, remote) in later {
+            self.link_later(dir, remote).await;
+        }
+    }
+
+    /// Downloads what is no directory; makes the directory of what is one.
+    async fn item(&self, above: &Arc<LocalDir>, item: DownloadItem) -> Result<Option<Pending>, TransferError> {
+        let DownloadItem { source, target } = item;
+        let attr = self.namespace.resolve(&source, Follow::Yes).await?;
+        if is_directory(&attr) {
+            if self.options.recurse == Recurse::No {
+                return Err(TransferError::IsDirectory { path: source.to_string() });
+            }
+            // A person may name a link to a directory here; in a tree, a link is in the way.
+            let followed = blocking({
+                let target = target.clone();
+                move || std::fs::canonicalize(&target).unwrap_or(target)
+            });
+            return self.directory(above, source, attr, followed.await).await.map(Some);
+        }
+        let queries =
+            vec![Query::Content { inode: attr.inode, offset: 0, len: u64::MAX }, Query::Xattrs { inode: attr.inode }];
+        let mut answers = self.namespace.cluster().query(queries).await.map_err(NamespaceError::from)?.into_iter();
+        let refused = |error| NamespaceError::op(&source, error);
+        match (answers.next(), answers.next()) {
+            (Some(content), Some(xattrs)) => match (content.map_err(refused)?, xattrs.map_err(refused)?) {
+                (QueryAnswer::Content { attr, content }, QueryAnswer::Xattrs(xattrs)) => {
+                    let remote = Remote { source, target, attr, content, xattrs };
+                    self.files(above, vec![remote]).await;
+                    Ok(None)
+                }
+                _ => Err(NamespaceError::confused().into()),
+            },
+            _ => Err(NamespaceError::confused().into()),
+        }
+    }
+
+    async fn directory(
+        &self,
+        above: &Arc<LocalDir>,
+        source: FilePath,
+        attr: Attr,
+        target: PathBuf,
+    ) -> Result<Pending, TransferError> {
+        self.namespace.require(Permission::Search, &attr, &source)?;
+        let path = target.clone();
+        let fresh = blocking(move || local::create_dir(&path)).await?;
+        let outcome = if fresh { Outcome::Transferred } else { Outcome::Skipped };
+        self.tally.directory(&target.display().to_string(), outcome);
+        let restore = Restore::new(&attr, self.namespace.caller());
+        Ok(Pending { source, attr, into: LocalDir::below(above, target, fresh, restore) })
+    }
+
+    /// Reads directories, several at once, the deepest first.
+    async fn walk(self: &Arc<Self>, first: Pending) {
+        let mut pending = vec![first];
+        let mut reading: JoinSet<Vec<Pending>> = JoinSet::new();
+        loop {
+            while reading.len() < DIRS_IN_FLIGHT && !self.stopped.load(Ordering::Acquire) {
+                let Some(next) = pending.pop() else { break };
+                let tree = Arc::clone(self);
+                reading.spawn(async move { tree.read_directory(next).await });
+            }
+            match reading.join_next().await {
+                Some(Ok(below)) => pending.extend(below),
+                Some(Err(_)) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Downloads the entries of a directory; returns the directories in it.
+    async fn read_directory(&self, dir: Pending) -> Vec<Pending> {
+        let mut below = Vec::new();
+        let listing = self.namespace.list_dir(dir.source.clone(), dir.attr, ListWant::Contents);
+        let mut listing = match listing {
+            Ok(listing) => listing,
+            Err(error) => {
+                self.fail(&error.into());
+                return below;
+            }
+        };
+        let mut page = listing.next_page().await;
+        loop {
+            match page {
+                Ok(Some(entries)) => {
+                    // The next page travels while this one is written.
+                    let (found, next) = tokio::join!(self.page(&dir, entries), listing.next_page());
+                    below.extend(found);
+                    page = next;
+                }
+                Ok(None) => return below,
+                Err(error) => {
+                    self.fail(&error.into());
+                    return below;
+                }
+            }
+            if self.stopped.load(Ordering::Acquire) {
+                return below;
+            }
+        }
+    }
+
+    async fn page(&self, dir: &Pending, entries: Vec<Entry>) -> Vec<Pending> {
+        let mut below = Vec::new();
+        let mut files = Vec::with_capacity(entries.len());
+        for Entry { name, attr, content, xattrs, .. } in entries {
+            let target = dir.into.path.join(as_os(name.as_bytes()));
+            let source = dir.source.join(name);
+            match (attr, content) {
+                (Some(attr), _) if is_directory(&attr) => match self.directory(&dir.into, source, attr, target).await {
+                    Ok(pending) => below.push(pending),
+                    Err(error) => self.fail(&error),
+                },
+                (Some(attr), Some(content)) => files.push(Remote { source, target, attr, content, xattrs }),
+                _ => self.fail(&NamespaceError::confused().into()),
+            }
+        }
+        self.files(&dir.into, files).await;
+        below
+    }
+
+    /// Downloads what is no directory: small ones many to a task, others in chunks.
+    async fn files(&self, into: &Arc<LocalDir>, files: Vec<Remote>) {
+        let mut small = Vec::new();
+        let mut large = Vec::new();
+        for remote in files {
+            let bytes = if remote.attr.file_type == FileType::File { remote.attr.size } else { 0 };
+            self.tally.progress().found(1, bytes);
+            if remote.attr.links > 1 && !self.links.lock().is_first(remote.attr.inode) {
+                self.links.lock().later.push((Arc::clone(into), remote));
+            } else if let Err(error) = self.may_read(&remote) {
+                self.fail(&error.into());
+            } else if remote.is_small() {
+                small.push(remote);
+            } else {
+                large.push(remote);
+            }
+        }
+        let mut groups = Vec::new();
+        while !small.is_empty() {
+            let rest = small.split_off(small.len().min(SMALL_FILES));
+            groups.push(std::mem::replace(&mut small, rest));
+        }
+        let small: FuturesUnordered<_> = groups.into_iter().map(|group| self.small_files(into, group)).collect();
+        let large: FuturesUnordered<_> = large.into_iter().map(|remote| self.large_file(into, remote)).collect();
+        tokio::join!(small.collect::<()>(), large.collect::<()>());
+    }
+
+    fn may_read(&self, remote: &Remote) -> Result<(), NamespaceError> {
+        match remote.attr.file_type {
+            FileType::File => self.namespace.require(Permission::Read, &remote.attr, &remote.source),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells of a failure; one after which nothing can go well stops the transfer, and is told once.
+    pub(super) fn fail(&self, error: &TransferError) {
+        if error.is_fatal() && self.stopped.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.tally.failed(error);
+    }
+
+    /// Attributes of directories in which everything is done.
+    async fn finish_dirs(&self, mut finishing: mpsc::UnboundedReceiver<(PathBuf, Restore)>) {
+        let mut dirs = Vec::new();
+        while finishing.recv_many(&mut dirs, SMALL_FILES).await > 0 {
+            let dirs = std::mem::take(&mut dirs);
+            let failures = blocking(move || {
+                let restored = dirs.iter().map(|(path, restore)| local::restore(path, restore, FileType::Directory));
+                restored.filter_map(Result::err).collect::<Vec<_>>()
+            });
+            failures.await.iter().for_each(|error| self.fail(error));
+        }
+    }
+}
+
+/// Names are bytes here as there.
+fn as_os(bytes: &[u8]) -> &std::ffi::OsStr {
+    std::os::unix::ffi::OsStrExt::from_bytes(bytes)
+}

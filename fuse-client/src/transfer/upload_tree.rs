@@ -1,0 +1,243 @@
+//! The story of a tree going up: scan, look what is there, decide, write; hard links, then directories' times, last.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures::{
+    StreamExt,
+    stream::{self, FuturesUnordered},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
+use wire::namespace::{Attr, Inode, Op, SetAttr, SetTime};
+
+use super::{
+    Outcome, Progress, Summary, TransferError, TransferOptions, UploadItem,
+    equality::Owners,
+    tally::Tally,
+    upload_dir::{FinishedDir, UploadDir},
+    upload_file::blocking,
+};
+use crate::{
+    local::{Found, Group, ScanItem, scan},
+    namespace::{Follow, Namespace, NamespaceError},
+    session::Session,
+};
+
+/// Groups that the scanner may be ahead.
+const GROUPS_AHEAD: usize = 4;
+
+/// Groups being written. With 256 entries each, more than the session's window holds, so that batches stay full.
+const GROUPS_IN_FLIGHT: usize = 8;
+
+/// Directories and links being finished at once.
+const FINISHES_IN_FLIGHT: usize = 512;
+
+/// An upload of trees.
+pub(super) struct UploadTree {
+    pub(super) namespace: Namespace,
+    pub(super) session: Session,
+    pub(super) options: TransferOptions,
+    pub(super) tally: Tally,
+    pub(super) owners: Owners,
+    /// Files in chunks at once.
+    pub(super) jobs: Semaphore,
+    /// Guards the table alone.
+    pub(super) links: Mutex<Links>,
+    stopped: AtomicBool,
+}
+
+/// Files with several names: the first is uploaded, the others linked to it at the end. Grows with the number of such
+/// files, as in `cp` and `rsync`.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// By identity here: the copy, once there is one.
+    first: BTreeMap<(u64, u64), Option<Inode>>,
+    /// The directories stay unfinished until these are done.
+    pub(super) later: Vec<(Arc<UploadDir>, Found)>,
+}
+
+impl Links {
+    /// Whether this is the first name of the file that was met.
+    pub(super) fn is_first(&mut self, identity: (u64, u64)) -> bool {
+        let mut first = false;
+        self.first.entry(identity).or_insert_with(|| {
+            first = true;
+            None
+        });
+        first
+    }
+
+    pub(super) fn handle_done(&mut self, identity: (u64, u64), copy: Inode) {
+        self.first.insert(identity, Some(copy));
+    }
+
+    pub(super) fn copy_of(&self, identity: (u64, u64)) -> Option<Inode> {
+        self.first.get(&identity).copied().flatten()
+    }
+}
+
+/// Uploads files and trees.
+pub(super) async fn upload(
+    namespace: &Namespace,
+    items: Vec<UploadItem>,
+    options: &TransferOptions,
+    progress: Arc<dyn Progress>,
+) -> Summary {
+    let tally = Tally::new(Arc::clone(&progress));
+    let session = match namespace.session().await {
+        Ok(session) => session,
+        Err(error) => {
+            tally.failed(&error.into());
+            return tally.summary();
+        }
+    };
+    let tree = Arc::new(UploadTree {
+        namespace: namespace.clone(),
+        session,
+        options: options.clone(),
+        tally: tally.clone(),
+        owners: if namespace.caller().is_root() { Owners::Kept } else { Owners::Own },
+        jobs: Semaphore::new(options.jobs.max(1)),
+        links: Mutex::default(),
+        stopped: AtomicBool::new(false),
+    });
+    let (finished, finishing) = mpsc::unbounded_channel();
+    let (_, ()) = tokio::join!(tree.run(items, finished), tree.finish_dirs(finishing));
+    tally.summary()
+}
+
+impl UploadTree {
+    async fn run(self: &Arc<Self>, items: Vec<UploadItem>, finished: mpsc::UnboundedSender<FinishedDir>) {
+        let mut prepared = Vec::with_capacity(items.len());
+        for item in items {
+            match self.prepare(item, &finished).await {
+                Ok(item) => prepared.push(item),
+                Err(error) => self.fail(&error.into()),
+            }
+        }
+        drop(finished);
+        let (sender, mut groups) = mpsc::channel(GROUPS_AHEAD);
+        let (recurse, tally) = (self.options.recurse, self.tally.clone());
+        let scanning = blocking(move || {
+            scan(prepared, recurse, tally.progress(), &|error| tally.failed(&error), sender);
+        });
+        let writing = async {
+            let mut tasks = JoinSet::new();
+            while let Some(group) = groups.recv().await {
+                while tasks.len() >= GROUPS_IN_FLIGHT && tasks.join_next().await.is_some() {}
+                if self.stopped.load(Ordering::Acquire) {
+                    break;
+                }
+                let tree = Arc::clone(self);
+                tasks.spawn(async move { tree.group(group).await });
+            }
+            drop(groups);
+            while tasks.join_next().await.is_some() {}
+        };
+        tokio::join!(scanning, writing);
+        self.link_the_rest().await;
+    }
+
+    /// Where an item goes.
+    async fn prepare(
+        &self,
+        item: UploadItem,
+        finished: &mpsc::UnboundedSender<FinishedDir>,
+    ) -> Result<ScanItem, NamespaceError> {
+        let UploadItem { source, target } = item;
+        if target.components().is_empty() {
+            let root = self.namespace.resolve(&target, Follow::Yes).await?;
+            let dir = UploadDir::at(source.clone(), root, target, finished.clone());
+            return Ok(ScanItem { source, dir, name: None });
+        }
+        let place = self.namespace.place_at(&target, Follow::Yes).await?;
+        let above = target.parent().unwrap_or_default();
+        let dir = UploadDir::at(source.clone(), place.dir, above, finished.clone());
+        Ok(ScanItem { source, dir, name: Some(place.name) })
+    }
+
+    /// Tells of a failure; one after which nothing can go well stops the transfer, and is told once.
+    pub(super) fn fail(&self, error: &TransferError) {
+        if error.is_fatal() && self.stopped.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.tally.failed(error);
+    }
+
+    async fn group(&self, group: Group) {
+        let Group { dir, entries } = group;
+        let Some((inode, after, existing)) = dir.remote().await else {
+            entries.iter().for_each(Found::abandon);
+            return;
+        };
+        let there = match existing {
+            Some(_) => self.look_up(&dir, inode, &entries).await,
+            None => Ok(entries.iter().map(|_| None).collect()),
+        };
+        let there = match there {
+            Ok(there) => there,
+            Err(error) => {
+                entries.iter().for_each(Found::abandon);
+                return self.fail(&error.into());
+            }
+        };
+        let into = super::upload_entry::Into { dir, inode, after, existing };
+        let entries: FuturesUnordered<_> =
+            entries.into_iter().zip(there).map(|(found, there)| self.entry(&into, found, there)).collect();
+        entries.collect::<()>().await;
+    }
+
+    /// Names of files that were met before: links to the copies.
+    async fn link_the_rest(&self) {
+        let later = std::mem::take(&mut self.links.lock().later);
+        stream::iter(later).for_each_concurrent(FINISHES_IN_FLIGHT, |(dir, found)| self.link_later(dir, found)).await;
+    }
+
+    /// Attributes of directories in which everything is done.
+    async fn finish_dirs(&self, finishing: mpsc::UnboundedReceiver<FinishedDir>) {
+        let finishing =
+            stream::unfold(
+                finishing,
+                |mut finishing| async move { finishing.recv().await.map(|dir| (dir, finishing)) },
+            );
+        finishing
+            .for_each_concurrent(FINISHES_IN_FLIGHT, |dir| async move {
+                if let Err(error) = self.finish_dir(&dir).await {
+                    self.fail(&error.into());
+                }
+            })
+            .await;
+    }
+
+    async fn finish_dir(&self, dir: &FinishedDir) -> Result<(), NamespaceError> {
+        let FinishedDir { target, inode, meta, existing } = dir;
+        let caller = self.namespace.caller();
+        if existing.as_ref().is_some_and(|existing: &Attr| !caller.owns(existing)) {
+            return Ok(());
+        }
+        let owner = |id: u32| (self.owners == Owners::Kept).then_some(id);
+        let set = SetAttr {
+            mode: Some(self.mode_of(meta)),
+            uid: owner(meta.uid),
+            gid: owner(meta.gid),
+            accessed: SetTime::To(meta.times.accessed),
+            modified: SetTime::To(meta.times.modified),
+            ..SetAttr::default()
+        };
+        self.namespace.change(target, Op::SetAttr { inode: *inode, set }).await.map(drop)
+    }
+
+    /// Counts a directory.
+    pub(super) fn directory_done(&self, path: &std::path::Path, outcome: Outcome) {
+        self.tally.directory(&path.display().to_string(), outcome);
+    }
+}

@@ -1,0 +1,332 @@
+//! Drives a [`QuorumWrite`] over the network.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use ring::{ChunkKey, NodeId};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep, sleep_until},
+};
+use wire::{
+    Refusal,
+    chunk::{ChunkAnswer, ChunkRequest, Durability, Incarnation},
+    cluster::ClusterMap,
+};
+
+use super::quorum_write::{Durable, PutFailure, QuorumWrite, Subject, Turn};
+use crate::{
+    cluster::{ChunkCallError, Cluster, ClusterError, FlushError, now, pool_units},
+    session::{ChangeError, GcStamp, Session},
+};
+
+/// How long a chunk may take to be stable on its quorum: three times what it takes to see that a node is down.
+const PUT_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long one replica may take for one chunk: 4 MiB at 512 KiB/s.
+const PUT_CALL_DEADLINE: Duration = Duration::from_secs(8);
+
+/// Between two attempts at different epochs, when the newer map has not come round yet.
+const STALE_PAUSE: Duration = Duration::from_millis(50);
+
+/// A replica behind its quorum is waited for as long as its node answers anything in such a time …
+const STRAGGLER_SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+
+/// … and no longer than this.
+const STRAGGLER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Bytes with their name, hashed here, once.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealed {
+    key: ChunkKey,
+    bytes: Bytes,
+}
+
+impl Sealed {
+    /// Hashes the bytes. At most [`wire::CHUNK_LEN_MAX`] of them.
+    pub(crate) fn new(bytes: Bytes) -> Self {
+        assert!(bytes.len() <= wire::CHUNK_LEN_MAX as usize, "who cuts a file into chunks keeps to the limit");
+        Self { key: ChunkKey::of(&bytes), bytes }
+    }
+
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    fn chunk_len(&self) -> u32 {
+        u32::try_from(self.bytes.len()).expect("a chunk is at most 4 MiB")
+    }
+}
+
+/// A durable chunk, and the stamp that its session holds until it is committed.
+#[derive(Debug)]
+pub(crate) struct Stamped {
+    pub(crate) durable: Durable,
+    pub(crate) stamp: GcStamp,
+}
+
+/// Why a chunk is not durable.
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    /// Too few replicas took it.
+    #[error("only {stable} of {quorum} required replicas of a chunk could be stored ({tried})")]
+    QuorumLost {
+        /// Replicas that are stable.
+        stable: usize,
+        /// Replicas that must be.
+        quorum: usize,
+        /// What came of the others.
+        tried: String,
+    },
+    /// `ENOSPC`: too many disks are full.
+    #[error("no space left in the cluster: the disks of too many nodes are full (see dfs status)")]
+    NoSpace,
+    /// The ring is not solved yet.
+    #[error("{missing} more node(s) must join before the cluster can store files")]
+    TooFewNodes {
+        /// How many.
+        missing: u32,
+    },
+    /// Asking again changes nothing.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The map could not be fetched.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The session ended.
+    #[error(transparent)]
+    Session(#[from] ChangeError),
+}
+
+/// Makes a chunk stable on the write quorum of its row. `room` is held as long as the bytes are.
+pub(crate) async fn put_chunk(
+    cluster: &Cluster,
+    session: &Session,
+    chunk: Sealed,
+    room: OwnedSemaphorePermit,
+) -> Result<Stamped, PutError> {
+    let until = Instant::now() + PUT_DEADLINE;
+    loop {
+        let stamp = session.stamp();
+        let map = placeable(cluster, until).await?;
+        let mut put = Put::new(cluster, &map, chunk.clone(), &stamp, until);
+        match put.run().await {
+            End::Stable(durable) => {
+                put.leave_to_stragglers(room);
+                return Ok(Stamped { durable, stamp });
+            }
+            End::Failed(error) => return Err(error),
+            End::StaleEpoch | End::StaleGc if Instant::now() >= until => {
+                return Err(PutError::Refused(Refusal::StaleEpoch { ours: map.epoch }));
+            }
+            End::StaleEpoch => {
+                if cluster.refresh_beyond(Some(map.epoch)).await?.epoch == map.epoch {
+                    sleep(STALE_PAUSE).await;
+                }
+            }
+            End::StaleGc => session.refresh_stamp().await?,
+        }
+    }
+}
+
+/// A map with a ring. When the last node has joined, it takes a moment to solve.
+async fn placeable(cluster: &Cluster, until: Instant) -> Result<Arc<ClusterMap>, PutError> {
+    let mut map = cluster.map();
+    while map.ring.is_none() {
+        map = cluster.refresh().await?;
+        if map.ring.is_none() {
+            if map.missing() > 0 || Instant::now() >= until {
+                return Err(PutError::TooFewNodes { missing: map.missing() });
+            }
+            sleep(STALE_PAUSE).await;
+        }
+    }
+    Ok(map)
+}
+
+/// How an attempt at one epoch ended.
+enum End {
+    Stable(Durable),
+    StaleEpoch,
+    StaleGc,
+    Failed(PutError),
+}
+
+/// What a node said.
+enum Event {
+    Put(NodeId, Result<Incarnation, ChunkCallError>),
+    Synced(NodeId, Result<Incarnation, FlushError>),
+}
+
+/// An attempt at one epoch.
+struct Put {
+    cluster: Cluster,
+    chunk: Sealed,
+    subject: Subject,
+    write: QuorumWrite,
+    events: FuturesUnordered<BoxFuture<'static, Event>>,
+    /// The last word of each node that failed.
+    failures: Vec<(NodeId, String)>,
+}
+
+impl Put {
+    fn new(cluster: &Cluster, map: &ClusterMap, chunk: Sealed, stamp: &GcStamp, until: Instant) -> Self {
+        let ring = map.ring.as_ref().expect("a put begins with a solved ring");
+        let subject = Subject { key: chunk.key, chunk_len: chunk.chunk_len(), epoch: map.epoch, gc: stamp.gc() };
+        let turn = |node| cluster.with_health(|health| health.admit(node, now()));
+        let row = ring.owners(ring.bits().partition_of(&chunk.key));
+        let row = row.map(|node| (node, if turn(node) { Turn::First } else { Turn::Reserve }));
+        let write = QuorumWrite::new(subject, row, ring.replicas().write_quorum(), now(), until.into_std());
+        Self { cluster: cluster.clone(), chunk, subject, write, events: FuturesUnordered::new(), failures: Vec::new() }
+    }
+
+    /// Until the quorum stands or is lost.
+    async fn run(&mut self) -> End {
+        loop {
+            self.start_what_is_due();
+            match self.write.poll_outcome() {
+                Some(Ok(durable)) => return End::Stable(durable),
+                Some(Err(lost)) if lost.disk_full => return End::Failed(PutError::NoSpace),
+                Some(Err(lost)) => {
+                    let tried = self.tried();
+                    return End::Failed(PutError::QuorumLost { stable: lost.stable, quorum: lost.quorum, tried });
+                }
+                None => {}
+            }
+            if let Some(end) = self.step().await {
+                return end;
+            }
+        }
+    }
+
+    fn start_what_is_due(&mut self) {
+        while let Some(node) = self.write.poll_send(now()) {
+            let (cluster, bytes) = (self.cluster.clone(), self.chunk.bytes.clone());
+            let Subject { key, epoch, gc, .. } = self.subject;
+            let request = ChunkRequest::Put { key, epoch, gc, durability: Durability::Buffered };
+            self.events.push(Box::pin(async move {
+                let put = cluster.chunk(node, request, &[bytes], PUT_CALL_DEADLINE).await;
+                Event::Put(
+                    node,
+                    put.and_then(|(answer, _)| match answer {
+                        ChunkAnswer::Put { incarnation } => Ok(incarnation),
+                        _ => Err(ChunkCallError::Confused),
+                    }),
+                )
+            }));
+        }
+        while let Some(node) = self.write.poll_sync() {
+            let (cluster, flusher) = (self.cluster.clone(), self.cluster.flusher(node));
+            self.events.push(Box::pin(async move { Event::Synced(node, flusher.sync(&cluster, node).await) }));
+        }
+    }
+
+    /// Waits for the next word of a node, or for the time to try again.
+    async fn step(&mut self) -> Option<End> {
+        let timeout = Instant::from_std(self.write.poll_timeout());
+        tokio::select! {
+            biased;
+            Some(event) = self.events.next() => self.take_in(event),
+            () = sleep_until(timeout) => {
+                self.write.handle_timeout(now());
+                None
+            }
+        }
+    }
+
+    fn take_in(&mut self, event: Event) -> Option<End> {
+        match event {
+            Event::Put(node, Ok(incarnation)) => self.write.handle_accepted(node, incarnation),
+            Event::Synced(node, Ok(incarnation)) => self.write.handle_synced(node, incarnation, now()),
+            Event::Put(node, Err(error)) => {
+                self.note(node, &error);
+                match judge(error) {
+                    Ok(failure) => self.write.handle_failure(node, failure, now()),
+                    Err(end) => return Some(end),
+                }
+            }
+            Event::Synced(node, Err(error)) => {
+                if error.stale {
+                    return Some(End::StaleEpoch);
+                }
+                self.note(node, &error);
+                self.write.handle_failure(node, PutFailure::Transient, now());
+            }
+        }
+        None
+    }
+
+    fn note(&mut self, node: NodeId, failure: &dyn std::fmt::Display) {
+        self.failures.retain(|(known, _)| *known != node);
+        self.failures.push((node, failure.to_string()));
+    }
+
+    fn tried(&self) -> String {
+        let map = self.cluster.map();
+        let address = |node: NodeId| map.node(node).map_or_else(|| node.to_string(), |row| row.address.to_string());
+        let words: Vec<String> = self
+            .failures
+            .iter()
+            .map(|(node, failure)| {
+                let address = address(*node);
+                if failure.contains(&address) { failure.clone() } else { format!("{address}: {failure}") }
+            })
+            .collect();
+        if words.is_empty() { "no answer in time".into() } else { words.join("; ") }
+    }
+
+    /// The quorum stands; the other replicas get the chunk in the background, in memory of their own if there is some.
+    fn leave_to_stragglers(self, room: OwnedSemaphorePermit) {
+        if self.write.is_settled() {
+            return;
+        }
+        let units = pool_units(self.chunk.bytes.len() as u64);
+        let own = Arc::clone(self.cluster.straggler_pool()).try_acquire_many_owned(units);
+        let room = own.unwrap_or(room);
+        let stragglers = self.cluster.stragglers().clone();
+        stragglers.spawn(self.finish(room));
+    }
+
+    async fn finish(mut self, room: OwnedSemaphorePermit) {
+        let until = Instant::now() + STRAGGLER_DEADLINE;
+        while !self.write.is_settled() && Instant::now() < until && self.has_a_live_straggler() {
+            self.start_what_is_due();
+            tokio::select! {
+            biased;
+                // Whatever goes wrong now is the repair's.
+                end = self.step() => if end.is_some() { break },
+                () = sleep(STRAGGLER_SIGN_OF_LIFE / 2) => {}
+            }
+        }
+        for node in self.write.unsettled() {
+            self.cluster.with_health(|health| health.handle_failure(node, now()));
+        }
+        drop(room);
+    }
+
+    fn has_a_live_straggler(&self) -> bool {
+        self.cluster.with_health(|health| {
+            self.write.unsettled().any(|node| health.answered_within(node, STRAGGLER_SIGN_OF_LIFE, now()))
+        })
+    }
+}
+
+/// What a failed put means: for the replica, or for the whole attempt.
+fn judge(error: ChunkCallError) -> Result<PutFailure, End> {
+    match error {
+        ChunkCallError::NotAMember | ChunkCallError::Refused(Refusal::StaleEpoch { .. } | Refusal::NotReplica) => {
+            Err(End::StaleEpoch)
+        }
+        ChunkCallError::Refused(Refusal::StaleGc { .. }) => Err(End::StaleGc),
+        ChunkCallError::Refused(Refusal::TooFewNodes { missing }) => {
+            Err(End::Failed(PutError::TooFewNodes { missing }))
+        }
+        ChunkCallError::Refused(refusal @ (Refusal::ReadOnly | Refusal::NotAllowed)) => {
+            Err(End::Failed(PutError::Refused(refusal)))
+        }
+        ChunkCallError::Refused(Refusal::DiskFull) => Ok(PutFailure::DiskFull),
+        ChunkCallError::Refused(Refusal::UnknownPeer | Refusal::Malformed) => Ok(PutFailure::Permanent),
+        ChunkCallError::Refused(_) | ChunkCallError::Call(_) | ChunkCallError::Confused => Ok(PutFailure::Transient),
+    }
+}

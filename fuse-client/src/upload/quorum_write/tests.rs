@@ -1,0 +1,188 @@
+//! Random schedules against stores that crash, fail and fill up.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::{any, prop_assert, proptest};
+use ring::{ChunkKey, Epoch, GcEpoch, NodeId};
+use wire::chunk::Incarnation;
+
+use super::{PutFailure, QuorumLost, QuorumWrite, Subject, Turn};
+
+fn node(number: usize) -> NodeId {
+    NodeId::from_bytes([number as u8; 16])
+}
+
+fn subject() -> Subject {
+    Subject { key: ChunkKey::of(b"x"), chunk_len: 1, epoch: Epoch(3), gc: GcEpoch(4) }
+}
+
+fn write(turns: &[Turn], quorum: usize, now: Instant) -> QuorumWrite {
+    let row = turns.iter().enumerate().map(|(number, turn)| (node(number), *turn));
+    QuorumWrite::new(subject(), row, quorum, now, now + Duration::from_secs(15))
+}
+
+/// A store that may lose what it has not synced.
+#[derive(Default)]
+struct Store {
+    incarnation: u64,
+    buffered: bool,
+    stable: bool,
+}
+
+/// What is under way to a store.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Put,
+    Accepted(u64),
+    Sync,
+    Synced(u64),
+}
+
+proptest! {
+    /// Messages and answers arrive in any order; stores crash at any moment; the outcome is `Durable` only if a quorum
+    /// holds the chunk on stable storage.
+    #[test]
+    fn durable_means_stable_on_a_quorum_whatever_the_schedule(
+        replicas in 1usize..6,
+        reserves in proptest::collection::vec(any::<bool>(), 5),
+        steps in proptest::collection::vec((any::<u8>(), any::<u8>()), 0..400),
+    ) {
+        let mut now = Instant::now();
+        let quorum = replicas / 2 + 1;
+        let turns: Vec<Turn> =
+            reserves.iter().take(replicas).map(|reserve| if *reserve { Turn::Reserve } else { Turn::First }).collect();
+        let mut write = write(&turns, quorum, now);
+        let mut stores: Vec<Store> = (0..replicas).map(|_| Store::default()).collect();
+        let mut ways: Vec<(usize, Way)> = Vec::new();
+        let index: BTreeMap<NodeId, usize> = (0..replicas).map(|number| (node(number), number)).collect();
+        for (what, which) in steps {
+            while let Some(to) = write.poll_send(now) { ways.push((index[&to], Way::Put)) }
+            while let Some(to) = write.poll_sync() { ways.push((index[&to], Way::Sync)) }
+            if let Some(outcome) = write.poll_outcome() {
+                if outcome.is_ok() {
+                    let stable = stores.iter().filter(|store| store.stable).count();
+                    prop_assert!(stable >= quorum, "{stable} of {quorum}");
+                }
+                return Ok(());
+            }
+            let at = usize::from(which) % ways.len().max(1);
+            match (what % 8, ways.get(at).copied()) {
+                (0, _) => {
+                    let store = usize::from(which) % replicas;
+                    stores[store].incarnation += 1;
+                    stores[store].buffered = false;
+                }
+                (1, Some((store, _))) => {
+                    ways.remove(at);
+                    let failure = match which % 3 {
+                        0 => PutFailure::DiskFull,
+                        _ => PutFailure::Transient,
+                    };
+                    write.handle_failure(node(store), failure, now);
+                }
+                (2, _) => {
+                    now += Duration::from_millis(u64::from(which) * 10);
+                    write.handle_timeout(now);
+                }
+                (_, Some((store, way))) => {
+                    ways.remove(at);
+                    let state = &mut stores[store];
+                    match way {
+                        Way::Put => {
+                            state.buffered = true;
+                            ways.push((store, Way::Accepted(state.incarnation)));
+                        }
+                        Way::Sync => {
+                            state.stable |= state.buffered;
+                            ways.push((store, Way::Synced(state.incarnation)));
+                        }
+                        Way::Accepted(incarnation) => write.handle_accepted(node(store), Incarnation(incarnation)),
+                        Way::Synced(incarnation) => write.handle_synced(node(store), Incarnation(incarnation), now),
+                    }
+                }
+                (_, None) => now += Duration::from_millis(50),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_write_ends_at_its_deadline_whatever_the_replicas_do() {
+    let start = Instant::now();
+    let mut write = write(&[Turn::First; 3], 2, start);
+    while write.poll_send(start).is_some() {}
+    write.handle_accepted(node(0), Incarnation(1));
+    assert_eq!(write.poll_sync(), Some(node(0)));
+    write.handle_synced(node(0), Incarnation(1), start);
+    assert_eq!(write.poll_outcome(), None);
+    write.handle_timeout(write.poll_timeout());
+    let lost = QuorumLost { stable: 1, quorum: 2, disk_full: false };
+    assert_eq!(write.poll_outcome(), Some(Err(lost)));
+    assert!(write.is_settled());
+}
+
+#[test]
+fn another_incarnation_at_the_sync_means_that_the_chunk_is_sent_again() {
+    let start = Instant::now();
+    let mut write = write(&[Turn::First], 1, start);
+    assert_eq!(write.poll_send(start), Some(node(0)));
+    write.handle_accepted(node(0), Incarnation(1));
+    assert_eq!(write.poll_sync(), Some(node(0)));
+    write.handle_synced(node(0), Incarnation(2), start);
+    assert_eq!(write.poll_outcome(), None);
+    assert_eq!(write.poll_send(start), Some(node(0)));
+    write.handle_accepted(node(0), Incarnation(2));
+    assert_eq!(write.poll_sync(), Some(node(0)));
+    write.handle_synced(node(0), Incarnation(2), start);
+    let extent = write.poll_outcome().unwrap().unwrap().extent(8);
+    assert_eq!((extent.offset, extent.epoch, extent.gc), (8, Epoch(3), GcEpoch(4)));
+}
+
+#[test]
+fn a_suspect_is_left_alone_until_the_others_are_in_trouble() {
+    let start = Instant::now();
+    let mut write = write(&[Turn::Reserve, Turn::First, Turn::First], 2, start);
+    assert_eq!((write.poll_send(start), write.poll_send(start)), (Some(node(1)), Some(node(2))));
+    assert_eq!(write.poll_send(start), None);
+    write.handle_failure(node(1), PutFailure::DiskFull, start);
+    assert_eq!(write.poll_send(start), Some(node(0)));
+}
+
+#[test]
+fn full_disks_are_named_only_if_they_are_what_is_missing() {
+    let start = Instant::now();
+    for (failures, full) in [
+        ([PutFailure::DiskFull, PutFailure::DiskFull, PutFailure::DiskFull], true),
+        ([PutFailure::DiskFull, PutFailure::Permanent, PutFailure::Permanent], false),
+    ] {
+        let mut write = write(&[Turn::First; 3], 2, start);
+        while write.poll_send(start).is_some() {}
+        for (number, failure) in failures.into_iter().enumerate() {
+            write.handle_failure(node(number), failure, start);
+        }
+        assert_eq!(write.poll_outcome().unwrap().unwrap_err().disk_full, full);
+        assert_eq!(write.poll_outcome(), None, "an outcome is told once");
+    }
+}
+
+#[test]
+fn a_store_that_fails_for_a_while_is_tried_again_with_growing_pauses_and_not_for_ever() {
+    let start = Instant::now();
+    let mut now = start;
+    let mut write = QuorumWrite::new(subject(), [(node(0), Turn::First)], 1, now, now + Duration::from_secs(3600));
+    let mut sent = 0;
+    while !write.is_settled() {
+        if write.poll_send(now).is_some() {
+            sent += 1;
+            write.handle_failure(node(0), PutFailure::Transient, now);
+        } else {
+            now = write.poll_timeout();
+            write.handle_timeout(now);
+        }
+    }
+    assert_eq!(sent, 12);
+    assert!(matches!(write.poll_outcome(), Some(Err(QuorumLost { stable: 0, .. }))));
+}
