@@ -1,0 +1,118 @@
+//! Data directories: one cluster, one version, one process each.
+
+use std::{fs, net::UdpSocket, path::Path, process::Command, time::Duration};
+
+use harness::{
+    Cluster, NodeProcess, Ran,
+    cluster::run,
+    node::{free_address, program},
+    wait::until,
+};
+
+fn dfs_node(arguments: &[&str], data: &Path) -> Ran {
+    run(Command::new(program("dfs-node")).args(arguments).arg("--data").arg(data))
+}
+
+fn init(data: &Path) -> Ran {
+    dfs_node(&["init", "--replicas", "1", "--listen", &free_address().to_string()], data)
+}
+
+/// What a node that cannot run says last.
+fn refusal(data: &Path) -> String {
+    let ran = dfs_node(&["run", "--log", "off"], data);
+    assert_eq!((ran.status, ran.stderr.lines().count()), (1, 1), "{}", ran.stderr);
+    ran.stderr
+}
+
+#[test]
+fn a_directory_in_use_is_refused_and_its_user_goes_on() {
+    let mut cluster = Cluster::with(1, 1);
+    let data = cluster.nodes[0].data.clone();
+    let line = refusal(&data);
+    assert!(line.contains(data.to_str().unwrap()) && line.contains("in use"), "{line}");
+    init(&data).status(1);
+    cluster.dfs(["mkdir", "/still-here"]).ok();
+    cluster.nodes[0].kill();
+    cluster.nodes[0].start();
+    assert_eq!(cluster.dfs(["ls", "/"]).ok(), "still-here\n");
+}
+
+#[test]
+fn a_directory_of_another_cluster_is_neither_overwritten_nor_let_in() {
+    let (mut ours, theirs) = (Cluster::with(1, 1), Cluster::with(1, 1));
+    ours.dfs(["mkdir", "/ours"]).ok();
+    ours.nodes[0].kill();
+    let data = ours.nodes[0].data.clone();
+    init(&data).fails(1, &["belongs to cluster", "choose another directory"]);
+    let token = theirs.dfs(["token", "create", "--for", "node"]).ok();
+    let address = free_address().to_string();
+    let join = ["join", "--listen", &address, "--token", token.trim()];
+    dfs_node(&join, &data).fails(1, &["belongs to cluster", "choose another directory"]);
+    ours.nodes[0].start();
+    assert_eq!(ours.dfs(["ls", "/"]).ok(), "ours\n");
+}
+
+#[test]
+fn a_directory_of_another_version_or_of_something_else_is_named_and_left_alone() {
+    let cluster = Cluster::empty(1);
+    let data = cluster.path("data");
+    init(&data).ok();
+    let file = data.join("node.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("format = 1", "format = 7")).unwrap();
+    let line = refusal(&data);
+    assert!(line.contains("has data format 7, this program reads format 1"), "{line}");
+    fs::write(&file, "format = ").unwrap();
+    let line = refusal(&data);
+    assert!(line.contains("node.toml") && line.contains("damaged"), "{line}");
+
+    let foreign = cluster.path("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("thesis.tex"), b"years of work").unwrap();
+    init(&foreign).fails(1, &["is not empty and is no dfs data directory"]);
+    assert_eq!(fs::read(foreign.join("thesis.tex")).unwrap(), b"years of work");
+    let line = refusal(&foreign);
+    assert!(line.contains("is not a dfs data directory"), "{line}");
+    let line = refusal(&cluster.path("nowhere"));
+    assert!(line.contains("is not a dfs data directory"), "{line}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let mut cluster = Cluster::empty(1);
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let mut node = NodeProcess::new(cluster.path("node-1"), address, None);
+    let data = node.data.clone();
+    dfs_node(&["init", "--replicas", "1", "--listen", &address.to_string()], &data).ok();
+    let line = refusal(&data);
+    assert!(line.contains(&format!("cannot listen on {address}")) && line.contains("in use"), "{line}");
+    drop(taken);
+    node.start();
+    cluster.nodes.push(node);
+    cluster.wait_healthy();
+}
+
+#[test]
+fn init_that_was_killed_half_way_can_be_run_again() {
+    let cluster = Cluster::empty(1);
+    for round in 0..6u64 {
+        let data = cluster.path(&format!("data-{round}"));
+        let mut command = Command::new(program("dfs-node"));
+        command.args(["init", "--replicas", "1", "--listen", &free_address().to_string(), "--data"]).arg(&data);
+        command.stdout(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let files = round;
+        until("some files are there, or all", Duration::from_secs(10), || {
+            let there = fs::read_dir(&data).map_or(0, |entries| entries.count() as u64);
+            there >= files || child.try_wait().unwrap().is_some()
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !data.join("node.toml").exists() {
+            init(&data).ok();
+        }
+        let mut node = NodeProcess::new(data, free_address(), None);
+        node.start();
+    }
+}

@@ -1,0 +1,185 @@
+//! `dfs dev`: a whole cluster on one machine, up, down and up again whatever happened.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use harness::{Ran, cluster::run, node::program};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder for the cluster and one for profiles; the cluster ends with it.
+struct Dev {
+    home: TempDir,
+}
+
+impl Dev {
+    fn new() -> Self {
+        Self { home: TempDir::with_prefix("dfs-test-dev-").unwrap() }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.home.path().join("cluster")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.home.path().join("config")
+    }
+
+    fn dfs(&self, arguments: &[&str]) -> Ran {
+        let mut command = Command::new(program("dfs"));
+        command.env("XDG_CONFIG_HOME", self.config()).env_remove("DFS_PROFILE");
+        run(command.args(arguments))
+    }
+
+    fn dev(&self, arguments: &[&str]) -> Ran {
+        self.dfs(&[&["dev"], arguments, &["--dir", self.dir().to_str().unwrap()]].concat())
+    }
+
+    fn nodes(&self) -> Vec<Value> {
+        let status: Value = serde_json::from_str(&self.dev(&["status", "--json"]).ok()).unwrap();
+        status["nodes"].as_array().unwrap().clone()
+    }
+
+    fn pids(&self) -> Vec<i32> {
+        self.nodes().iter().filter_map(|node| node["pid"].as_i64()).map(|pid| i32::try_from(pid).unwrap()).collect()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        for number in 1..=if std::thread::panicking() { 4 } else { 0 } {
+            let log = fs::read_to_string(self.dir().join(format!("node-{number}/log"))).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("node-{number} says at last:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+        let mut command = Command::new(program("dfs"));
+        let _gone = command.args(["dev", "down", "--purge", "--dir"]).arg(self.dir()).output().is_ok();
+    }
+}
+
+fn upload(dev: &Dev, name: &str, bytes: &[u8]) {
+    let local = dev.home.path().join(name);
+    fs::write(&local, bytes).unwrap();
+    dev.dfs(&["upload", "-q", local.to_str().unwrap(), "/"]).ok();
+}
+
+/// Whether the process runs: one that has ended may still be listed, because nobody asked how.
+fn runs(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+}
+
+fn pid(pid: i32) -> Pid {
+    Pid::from_raw(pid).unwrap()
+}
+
+#[test]
+fn up_serves_status_tells_and_down_stops() {
+    let dev = Dev::new();
+    let said = dev.dev(&["up"]).ok();
+    assert!(said.contains("3 nodes serve") && said.contains("dfs upload -r SRC /"), "{said}");
+    upload(&dev, "file", b"bytes");
+    let nodes = dev.nodes();
+    assert_eq!(nodes.len(), 3);
+    for node in &nodes {
+        assert_eq!(node["state"], "running", "{node}");
+        assert_eq!(node["id"].as_str().unwrap().len(), 32, "{node}");
+        assert!(node["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{node}");
+        assert!(Path::new(node["data"].as_str().unwrap()).join("node.toml").is_file(), "{node}");
+        assert!(runs(node["pid"].as_i64().unwrap().try_into().unwrap()), "{node}");
+    }
+    let pids = dev.pids();
+    let said = dev.dev(&["down"]).ok();
+    assert!(said.contains("Stopped 3 nodes"), "{said}");
+    pids.iter().for_each(|&node| assert!(!runs(node), "{node} still runs"));
+    let stopped = dev.nodes();
+    assert!(stopped.iter().all(|node| node["state"] == "stopped" && node["pid"].is_null()), "{stopped:?}");
+    dev.dev(&["down"]).ok();
+
+    dev.dev(&["up"]).ok();
+    assert_eq!(dev.dfs(&["cat", "/file"]).ok(), "bytes");
+    let ids =
+        |nodes: &[Value]| nodes.iter().map(|node| (node["id"].clone(), node["address"].clone())).collect::<Vec<_>>();
+    assert_eq!(ids(&dev.nodes()), ids(&nodes), "the same nodes at the same addresses");
+}
+
+#[test]
+fn a_second_up_starts_only_what_does_not_run() {
+    let dev = Dev::new();
+    dev.dev(&["up"]).ok();
+    upload(&dev, "file", b"bytes");
+    let before = dev.pids();
+    dev.dev(&["up"]).ok();
+    assert_eq!(dev.pids(), before);
+    kill_process(pid(before[1]), Signal::KILL).unwrap();
+    dev.dev(&["up"]).ok();
+    let after = dev.pids();
+    assert_eq!((after.len(), after[0], after[2]), (3, before[0], before[2]));
+    assert_ne!(after[1], before[1]);
+
+    after.iter().for_each(|&node| kill_process(pid(node), Signal::KILL).unwrap());
+    dev.dev(&["up"]).ok();
+    assert_eq!(dev.pids().len(), 3);
+    assert_eq!(dev.dfs(&["cat", "/file"]).ok(), "bytes", "P2: kill -9 of every node loses nothing");
+
+    dev.dev(&["up", "--nodes", "2"]).status(2);
+    dev.dev(&["up", "--nodes", "4"]).ok();
+    assert_eq!(dev.pids().len(), 4);
+}
+
+#[test]
+fn an_up_that_was_killed_is_finished_by_the_next() {
+    let dev = Dev::new();
+    for files in [1, 2, 3] {
+        let mut command = Command::new(program("dfs"));
+        command.env("XDG_CONFIG_HOME", dev.config()).args(["dev", "up", "--dir"]).arg(dev.dir());
+        let mut child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let node = dev.dir().join(format!("node-{files}/data"));
+        harness::wait::until("it came so far", std::time::Duration::from_secs(60), || {
+            node.is_dir() || child.try_wait().unwrap().is_some()
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    dev.dev(&["up"]).ok();
+    upload(&dev, "file", b"bytes");
+    assert_eq!(dev.dfs(&["cat", "/file"]).ok(), "bytes");
+    assert_eq!(dev.pids().len(), 3);
+}
+
+#[test]
+fn purge_deletes_everything_and_nothing_else() {
+    let dev = Dev::new();
+    let not_ours = dev.home.path().join("not ours");
+    fs::create_dir(&not_ours).unwrap();
+    let path = not_ours.to_str().unwrap();
+    dev.dfs(&["dev", "down", "--purge", "--dir", path]).fails(1, &[path]);
+    assert!(not_ours.is_dir());
+    dev.dev(&["up", "--nodes", "1"]).ok();
+    assert!(dev.config().join("dfs/default/profile.toml").is_file());
+    let pids = dev.pids();
+    dev.dev(&["down", "--purge"]).ok();
+    assert!(!dev.dir().exists());
+    assert!(!dev.config().join("dfs/default").exists(), "the default profile was that of the cluster");
+    assert!(!runs(pids[0]));
+    dev.dev(&["status"]).status(1);
+}
+
+#[test]
+fn the_default_profile_is_written_only_if_there_is_none() {
+    let (first, second) = (Dev::new(), Dev::new());
+    first.dev(&["up", "--nodes", "1"]).ok();
+    first.dfs(&["mkdir", "/first"]).ok();
+    let mut command = Command::new(program("dfs"));
+    command.env("XDG_CONFIG_HOME", first.config()).args(["dev", "up", "--nodes", "1", "--dir"]).arg(second.dir());
+    let said = run(&mut command).ok();
+    let profile = second.dir().join("profile");
+    assert!(said.contains(&format!("--profile {}", profile.display())), "{said}");
+    assert_eq!(first.dfs(&["ls", "/"]).ok(), "first\n");
+    assert_eq!(first.dfs(&["--profile", profile.to_str().unwrap(), "ls", "/"]).ok(), "");
+}

@@ -1,0 +1,136 @@
+//! Disks without room.
+
+use std::{fs, path::PathBuf, process::Command, time::Duration};
+
+use harness::{Cluster, NodeProcess, cluster::run, node::free_address, tree, wait::until};
+
+use crate::store::{Files, assert_all_there, last_word, put, try_put};
+
+/// A small file system in memory; gone with the value.
+struct SmallDisk {
+    mount: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(mount: PathBuf, mib: u32) -> Self {
+        fs::create_dir_all(&mount).unwrap();
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "dfs-test"]).arg(&mount)).ok();
+        Self { mount }
+    }
+
+    /// Takes all room but `left` MiB, as another program might.
+    fn fill(&self, left: u64) {
+        let room = rustix::fs::statvfs(&self.mount).unwrap();
+        let free = room.f_bavail * room.f_frsize;
+        let file = fs::File::create(self.filler()).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free - (left << 20)).unwrap();
+    }
+
+    fn give_back(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.mount.join("filler")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a node that has just been killed may still hold a file for a moment.
+        let ended = Command::new("umount").arg("-l").arg(&self.mount).status();
+        assert!(ended.is_ok_and(|status| status.success()), "{} stays mounted", self.mount.display());
+    }
+}
+
+/// A cluster, the last `small` of its three nodes on small disks.
+fn start(small: usize) -> (Cluster, Vec<SmallDisk>) {
+    let mut cluster = Cluster::empty(3);
+    let mut disks = Vec::new();
+    for index in 0..3 {
+        if index < 3 - small {
+            cluster.add_node();
+        } else {
+            let disk = SmallDisk::mount(cluster.path(&format!("disk-{index}")), 400);
+            let data = disk.mount.join("node");
+            cluster.add_node_with(NodeProcess::new(data, free_address(), None), &[]);
+            disks.push(disk);
+        }
+    }
+    cluster.wait_healthy();
+    (cluster, disks)
+}
+
+fn warned_of(cluster: &Cluster, kind: &str) -> usize {
+    let status = cluster.status();
+    let warnings = status["warnings"].as_array().cloned().unwrap_or_default();
+    warnings.iter().filter(|warning| warning["kind"] == kind).count()
+}
+
+/// Files of 6 MiB, more than the segments in use have room for.
+fn large_files(name: &str, count: u64) -> Files {
+    (0..count).map(|number| (format!("/{name}-{number}"), tree::bytes(number + count * 100, 6 << 20))).collect()
+}
+
+#[test]
+fn with_one_disk_full_writes_succeed_status_warns_and_what_was_missed_is_fetched_later_as_root() {
+    let (mut cluster, disks) = start(1);
+    disks[0].fill(20);
+    let files = large_files("file", 7);
+    for (path, bytes) in &files {
+        put(&cluster, path, bytes);
+    }
+    until("the status warns", Duration::from_secs(10), || warned_of(&cluster, "disk-full") == 1);
+    let text = cluster.dfs(["status"]).ok();
+    assert!(text.contains("Warning: ") && text.contains("is full"), "{text}");
+    assert_all_there(&cluster, &files);
+    disks[0].give_back();
+    until("the warning goes", Duration::from_secs(20), || warned_of(&cluster, "disk-full") == 0);
+    cluster.wait_replicated(2);
+    cluster.wait_healthy();
+    crate::store::leave_chunks_only_on(&mut cluster, 2);
+    assert_all_there(&cluster, &files);
+    drop(cluster);
+}
+
+#[test]
+fn with_more_disks_full_than_the_quorum_spares_writers_get_an_error_while_reads_and_removals_go_on_as_root() {
+    let (cluster, disks) = start(2);
+    let before = large_files("before", 1);
+    for (path, bytes) in &before {
+        put(&cluster, path, bytes);
+    }
+    for disk in &disks {
+        disk.fill(20);
+    }
+    let mut stored = Files::new();
+    let mut refused = None;
+    for (path, bytes) in large_files("file", 10) {
+        let ran = try_put(&cluster, &path, &bytes);
+        if ran.status == 0 {
+            stored.insert(path, bytes);
+        } else {
+            refused = Some((path, ran));
+            break;
+        }
+    }
+    let (path, ran) = refused.expect("the disks are full long before ten files");
+    eprintln!("{}", ran.stderr.trim());
+    last_word(ran).fails(1, &[&path, "full"]);
+    until("the status warns", Duration::from_secs(10), || warned_of(&cluster, "disk-full") == 2);
+    last_word(cluster.dfs(["stat", &path])).fails(1, &["no such file"]);
+    assert_all_there(&cluster, &stored);
+    assert_all_there(&cluster, &before);
+    put(&cluster, "/small", b"small files live with their names and need no chunk");
+    for path in before.keys() {
+        cluster.dfs(["rm", path]).ok();
+    }
+    assert_all_there(&cluster, &stored);
+    for disk in &disks {
+        disk.give_back();
+    }
+    until("writes go on", Duration::from_secs(20), || {
+        try_put(&cluster, "/again", &tree::bytes(1, 6 << 20)).status == 0
+    });
+    drop(cluster);
+}

@@ -1,0 +1,151 @@
+//! Several hosts: network namespaces with addresses of their own, joined by a bridge.
+
+use std::{net::SocketAddr, process::Command, time::Duration};
+
+use harness::{Cluster, NodeProcess, cluster::run, node::program, tree, wait::until};
+
+use crate::store::Files;
+
+/// Hosts on one bridge inside a namespace of its own, all gone with the value.
+struct Hosts {
+    name: String,
+    count: usize,
+}
+
+fn ip(arguments: &[&str]) {
+    run(Command::new("ip").args(arguments)).ok();
+}
+
+impl Hosts {
+    /// `count` hosts, 10.73.0.1 and on, that reach each other.
+    fn make(count: usize) -> Self {
+        let hosts = Self { name: format!("dfs{}", std::process::id()), count };
+        let switch = hosts.switch();
+        ip(&["netns", "add", &switch]);
+        ip(&["-n", &switch, "link", "add", "bridge", "type", "bridge"]);
+        ip(&["-n", &switch, "link", "set", "bridge", "up"]);
+        for index in 0..count {
+            let (host, port) = (hosts.host(index), format!("port{index}"));
+            ip(&["netns", "add", &host]);
+            ip(&["-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &host]);
+            ip(&["-n", &switch, "link", "set", &port, "master", "bridge", "up"]);
+            ip(&["-n", &host, "address", "add", &format!("10.73.0.{}/24", index + 1), "dev", "eth0"]);
+            ip(&["-n", &host, "link", "set", "lo", "up"]);
+            ip(&["-n", &host, "link", "set", "eth0", "up"]);
+        }
+        hosts
+    }
+
+    fn switch(&self) -> String {
+        format!("{}-switch", self.name)
+    }
+
+    fn host(&self, index: usize) -> String {
+        format!("{}-host{index}", self.name)
+    }
+
+    fn address(index: usize) -> SocketAddr {
+        SocketAddr::from(([10, 73, 0, u8::try_from(index + 1).unwrap()], 7400))
+    }
+
+    /// Pulls or plugs the cable of a host.
+    fn cable(&self, index: usize, state: &str) {
+        ip(&["-n", &self.switch(), "link", "set", &format!("port{index}"), state]);
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let names = (0..self.count).map(|index| self.host(index)).chain([self.switch()]);
+        for name in names {
+            drop(Command::new("ip").args(["netns", "delete", &name]).status());
+        }
+    }
+}
+
+fn add(cluster: &mut Cluster, hosts: &Hosts, index: usize) {
+    let data = cluster.path(&format!("host-{index}")).join("srv");
+    std::fs::create_dir_all(data.parent().unwrap()).unwrap();
+    let node = NodeProcess::new(data, Hosts::address(index), Some(hosts.host(index)));
+    cluster.add_node_with(node, &[]);
+}
+
+/// A command on a host of its own that is no node, with the profile that `dfs login` made there.
+fn on(cluster: &Cluster, hosts: &Hosts, index: usize) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &hosts.host(index)]).arg(program("dfs"));
+    command.env("XDG_CONFIG_HOME", cluster.path("laptop"));
+    command
+}
+
+#[test]
+fn a_cluster_over_several_hosts_survives_the_loss_of_one_and_takes_in_more_as_root() {
+    // Hosts 0 to 3 are nodes, host 4 is the client's.
+    let hosts = Hosts::make(5);
+    let mut cluster = Cluster::empty(3);
+    cluster.set_profile("host-0/srv/admin");
+    add(&mut cluster, &hosts, 0);
+    let source = cluster.path("source");
+    std::fs::write(&source, tree::bytes(5, 5 << 20)).unwrap();
+    let put = |cluster: &Cluster, path: &str| run(cluster.command().arg("upload").arg(&source).arg(path));
+    until("the first node answers", Duration::from_secs(20), || cluster.status()["missing"] == 2);
+    put(&cluster, "/early").fails(1, &["2 more node"]);
+    add(&mut cluster, &hosts, 1);
+    until("the second node is known", Duration::from_secs(20), || cluster.status()["missing"] == 1);
+    put(&cluster, "/early").fails(1, &["1 more node"]);
+    add(&mut cluster, &hosts, 2);
+    cluster.wait_healthy();
+
+    let token = cluster.dfs(["token", "create", "--for", "client"]).ok();
+    run(on(&cluster, &hosts, 4).args(["login", token.trim()])).ok();
+    run(on(&cluster, &hosts, 4).args(["login", "--profile", "second", token.trim()])).fails(1, &["used"]);
+    let files: Files = (0..4).map(|n| (format!("/file-{n}"), tree::bytes(50 + n, (5 << 20) + 17))).collect();
+    let upload = |path: &str, bytes: &[u8]| {
+        let local = cluster.path("local");
+        std::fs::write(&local, bytes).unwrap();
+        run(on(&cluster, &hosts, 4).arg("upload").arg(&local).arg(path)).ok();
+    };
+    let download = |path: &str| {
+        let local = cluster.path("back");
+        run(on(&cluster, &hosts, 4).args(["download", path]).arg(&local)).ok();
+        let bytes = std::fs::read(&local).unwrap();
+        std::fs::remove_file(local).unwrap();
+        bytes
+    };
+    for (path, bytes) in &files {
+        upload(path, bytes);
+    }
+    // The first host too, whose address is the first in every profile.
+    for lost in [0, 2] {
+        hosts.cable(lost, "down");
+        for (path, bytes) in &files {
+            assert!(download(path) == *bytes, "{path}");
+        }
+        upload(&format!("/meanwhile-{lost}"), &tree::bytes(60, 300_000));
+        let see = || -> serde_json::Value {
+            let ran = run(on(&cluster, &hosts, 4).args(["status", "--json"]));
+            serde_json::from_str(&ran.stdout).unwrap_or_default()
+        };
+        let address = Hosts::address(lost).to_string();
+        until("the host is seen down", Duration::from_secs(10), || {
+            let nodes = see()["nodes"].as_array().cloned().unwrap_or_default();
+            nodes.iter().any(|node| node["address"] == address.as_str() && node["state"] == "down")
+        });
+        hosts.cable(lost, "up");
+        cluster.wait_healthy();
+        cluster.wait_replicated(lost);
+    }
+
+    add(&mut cluster, &hosts, 3);
+    cluster.wait_healthy();
+    assert_eq!(cluster.node_status(3)["partitions"], 0);
+    let text = cluster.dfs(["nodes"]).ok();
+    assert!(text.contains("is a member without partitions"), "{text}");
+    for (path, bytes) in &files {
+        let local = cluster.path("back");
+        run(on(&cluster, &hosts, 4).args(["download", path]).arg(&local)).ok();
+        assert!(std::fs::read(&local).unwrap() == *bytes, "{path}");
+        std::fs::remove_file(local).unwrap();
+    }
+    drop(cluster);
+}
