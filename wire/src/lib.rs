@@ -25,6 +25,7 @@ pub mod chunk;
 pub mod cluster;
 pub mod frame;
 pub mod handshake;
+pub mod lease;
 pub mod namespace;
 pub mod quic;
 mod refusal;

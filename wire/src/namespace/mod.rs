@@ -17,14 +17,16 @@ pub use content::{
 pub use inode::{INODE_RANGE_LEN, Inode, InodeRange};
 pub use name::{Name, NameError, SYMLINK_LEN_MAX, XATTR_VALUE_LEN_MAX, XattrName};
 pub use op::{
-    AppendData, NewContent, NewGroup, NewInode, NewKind, Op, OpAnswer, OpDone, OpError, PunchMode, RenameMode, Replace,
-    Xattr, XattrMode,
+    AppendData, FileLock, LockKind, LockOwner, NewContent, NewGroup, NewInode, NewKind, Op, OpAnswer, OpDone, OpError,
+    PunchMode, RenameMode, Replace, Xattr, XattrMode,
 };
 pub use query::{Cookie, Entry, ListWant, Page, Query, QueryAnswer, Usage, WALK_LEN_MAX, WalkEnd, Walked};
 pub use session::{BATCH_OPS_MAX, Batch, NumberedOp, OpNumber, OpOutcome, SessionId, SessionNonce, WINDOW_LEN, Want};
 
 use ring::GcEpoch;
 use serde::{Deserialize, Serialize};
+
+use crate::lease::{LeaseAnswer, LeaseRequest};
 
 /// What is asked of the namespace; only the leader answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +61,13 @@ pub enum NamespaceRequest {
     Batch(Batch),
     /// Questions, answered linearizably from one state, in order; at most 256.
     Query(Vec<Query>),
+    /// Open a session that may hold leases: a mount. Otherwise as [`NamespaceRequest::OpenSession`].
+    OpenMount {
+        /// Random, chosen by the client.
+        nonce: SessionNonce,
+    },
+    /// About leases of such a session.
+    Lease(LeaseRequest),
 }
 
 /// What the namespace answers.
@@ -88,4 +97,6 @@ pub enum NamespaceAnswer {
     Batch(Vec<OpOutcome>),
     /// To queries: one answer each, in order.
     Query(Vec<Result<QueryAnswer, OpError>>),
+    /// About leases.
+    Lease(LeaseAnswer),
 }

@@ -294,6 +294,54 @@ pub enum Op {
         /// Set-id bits of the target.
         set_id: SetId,
     },
+    /// Locks a range: converts, splits and joins what the owner holds there already, as `fcntl(F_SETLK)`. Never waits:
+    /// [`OpError::Locked`] if another owner is in the way. Released by [`Op::Unlock`] and with the session. Changes
+    /// neither attributes nor times.
+    Lock {
+        /// Which inode.
+        inode: Inode,
+        /// The lock.
+        lock: FileLock,
+    },
+    /// Gives up what an owner holds in a range.
+    Unlock {
+        /// Which inode.
+        inode: Inode,
+        /// Whose.
+        owner: LockOwner,
+        /// First byte.
+        start: u64,
+        /// Last byte.
+        end: u64,
+    },
+}
+
+/// Who holds a lock within a session: what the kernel calls a lock owner.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub struct LockOwner(pub u64);
+
+/// Whether a lock admits others like it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum LockKind {
+    /// Others may read-lock the same bytes.
+    Read,
+    /// Nobody else may lock them.
+    Write,
+}
+
+/// An advisory lock on a range of a file, of `fcntl` or `flock` alike: one lock space, as on NFS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct FileLock {
+    /// Whose.
+    pub owner: LockOwner,
+    /// Process, for those who ask who is in the way.
+    pub pid: u32,
+    /// First byte.
+    pub start: u64,
+    /// Last byte; `u64::MAX` to the end of the file, wherever that is.
+    pub end: u64,
+    /// Read or write.
+    pub kind: LockKind,
 }
 
 /// What remains of an operation after it was executed: what a session's window keeps.
@@ -389,4 +437,10 @@ pub enum OpError {
     /// The operation breaks a limit of the protocol, or would change more than one command may: send it in halves.
     #[error("the operation breaks a limit")]
     TooLarge,
+    /// `EAGAIN`: another owner holds a lock that is in the way.
+    #[error("another process holds a lock in the way")]
+    Locked,
+    /// `ENOLCK`: more locks on the inode than it may have.
+    #[error("too many locks")]
+    TooManyLocks,
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Attr, Content, FileType, InlineData, Inode, Name, Xattr};
+use super::{Attr, Content, FileLock, FileType, InlineData, Inode, Name, SessionId, Xattr};
 
 /// Steps of one walk: `PATH_MAX` allows no more names of one byte than twice this.
 pub const WALK_LEN_MAX: usize = 1024;
@@ -64,6 +64,15 @@ pub enum Query {
     },
     /// How much is stored.
     Usage,
+    /// A lock that is in the way of this one, as `fcntl(F_GETLK)`.
+    Lock {
+        /// Which inode.
+        inode: Inode,
+        /// Whose the lock would be.
+        session: SessionId,
+        /// The lock.
+        lock: FileLock,
+    },
 }
 
 /// How a walk ended.
@@ -147,4 +156,6 @@ pub enum QueryAnswer {
     Xattrs(Vec<Xattr>),
     /// To a question for usage.
     Usage(Usage),
+    /// To a question for a lock: the first that is in the way.
+    Lock(Option<FileLock>),
 }
