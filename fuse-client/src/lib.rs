@@ -37,8 +37,10 @@
 pub mod cluster;
 pub mod config;
 pub mod download;
+pub mod fs;
 mod local;
 pub mod login;
+pub mod mount;
 pub mod namespace;
 mod path;
 pub mod session;

@@ -6,9 +6,10 @@ use clap::{Parser, Subcommand};
 
 use super::{
     cat::CatArguments, cp::CpArguments, dev::DevArguments, df::DfArguments, du::DuArguments, ln::LnArguments,
-    login::LoginArguments, ls::LsArguments, mkdir::MkdirArguments, mv::MvArguments, nodes::NodesArguments,
+    login::LoginArguments, ls::LsArguments, mkdir::MkdirArguments, mount::MountArguments, mv::MvArguments, nodes::NodesArguments,
     ring::RingArguments, rm::RmArguments, stat::StatArguments, status::StatusArguments, token::TokenArguments,
     transfer::download::DownloadArguments, transfer::upload::UploadArguments, tree::TreeArguments,
+    umount::UmountArguments,
 };
 
 /// A distributed file store: put files in, list them, get them back, on one machine or a thousand.
@@ -70,6 +71,10 @@ pub(crate) enum Command {
     Du(DuArguments),
     /// Show how much room there is
     Df(DfArguments),
+    /// Mount the store as a file system
+    Mount(MountArguments),
+    /// End a mount
+    Umount(UmountArguments),
     /// Show how the cluster is
     Status(StatusArguments),
     /// List the nodes of the cluster

@@ -21,6 +21,8 @@ pub(crate) struct Environment {
     pub(crate) config_home: Option<PathBuf>,
     /// `XDG_DATA_HOME`, likewise.
     pub(crate) data_home: Option<PathBuf>,
+    /// `XDG_STATE_HOME`, likewise.
+    pub(crate) state_home: Option<PathBuf>,
     /// `DFS_LOG`: what the library logs to standard error; nothing if unset.
     pub(crate) log: Option<String>,
     /// Effective user.
@@ -45,6 +47,7 @@ impl Environment {
             home: absolute(std::env::var_os("HOME")),
             config_home: absolute(std::env::var_os("XDG_CONFIG_HOME")),
             data_home: absolute(std::env::var_os("XDG_DATA_HOME")),
+            state_home: absolute(std::env::var_os("XDG_STATE_HOME")),
             log: std::env::var("DFS_LOG").ok().filter(|log| !log.is_empty()),
             uid: geteuid().as_raw(),
             gid: getegid().as_raw(),
@@ -64,6 +67,16 @@ impl Environment {
     /// Folder of the development cluster, if none is named.
     pub(crate) fn dev_dir(&self) -> Option<PathBuf> {
         under(self.data_home.as_deref(), self.home.as_deref(), ".local/share").map(|folder| folder.join("dfs/dev"))
+    }
+
+    /// Folder for the logs of programs that run in the background.
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        let own = under(self.state_home.as_deref(), self.home.as_deref(), ".local/state").map(|dir| dir.join("dfs"));
+        match own {
+            Some(dir) if self.uid != 0 || self.state_home.is_some() => dir,
+            _ if self.uid == 0 => PathBuf::from("/var/log/dfs"),
+            own => own.unwrap_or_else(|| PathBuf::from("/tmp")),
+        }
     }
 }
 

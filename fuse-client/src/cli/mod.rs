@@ -24,6 +24,7 @@ mod local_target;
 mod login;
 mod ls;
 mod mkdir;
+mod mount;
 mod mv;
 mod nodes;
 mod owners;
@@ -39,6 +40,7 @@ mod text;
 mod token;
 mod transfer;
 mod tree;
+mod umount;
 
 use std::{future::Future, io::IsTerminal, process::ExitCode, time::Duration};
 
@@ -57,7 +59,9 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
 /// Runs the command that the arguments ask for.
 pub(crate) fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let helper = words.first().is_some_and(|name| std::path::Path::new(name).ends_with("mount.fuse.dfs"));
+    let arguments = if helper { Arguments::parse_from(mount::from_fstab(&words)) } else { Arguments::parse() };
     let environment = Environment::read();
     log_to_stderr(environment.log.as_deref());
     // Becomes the node: no runtime, no threads before that.
@@ -69,7 +73,11 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return end(Err(Line::new("cannot start threads").because(&error).failed())),
     };
     let invocation = Invocation { environment, screen: Screen::new(), profile: arguments.profile };
-    let outcome = runtime.block_on(until_stopped(run(&invocation, arguments.command)));
+    let outcome = match arguments.command {
+        // A signal asks it to store what was written, and takes no part of it away.
+        Command::Mount(arguments) => runtime.block_on(mount::run(&invocation, arguments)),
+        command => runtime.block_on(until_stopped(run(&invocation, command))),
+    };
     // Tasks that were dropped remove their unfinished files now; a stuck disk must not keep the command alive.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     end(outcome)
@@ -125,6 +133,8 @@ async fn run(invocation: &Invocation, command: Command) -> Result<(), Failure> {
         Command::Ln(arguments) => ln::run(invocation, arguments).await,
         Command::Du(arguments) => du::run(invocation, arguments).await,
         Command::Df(arguments) => df::run(invocation, arguments).await,
+        Command::Mount(arguments) => mount::run(invocation, arguments).await,
+        Command::Umount(arguments) => umount::run(arguments).await,
         Command::Status(arguments) => status::run(invocation, arguments).await,
         Command::Nodes(arguments) => nodes::run(invocation, arguments).await,
         Command::Ring(arguments) => ring::run(invocation, arguments).await,

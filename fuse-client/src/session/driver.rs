@@ -9,10 +9,11 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use wire::{
     Answer, Refusal, Request,
-    namespace::{Batch, NamespaceAnswer, NamespaceRequest, NumberedOp, OpOutcome, Want},
+    lease::{LeaseAnswer, LeaseRequest},
+    namespace::{Batch, NamespaceAnswer, NamespaceRequest, NumberedOp, Op, OpOutcome, Want},
 };
 
-use super::{CLOSE_DEADLINE, ChangeError, Shared, window::Packed};
+use super::{CLOSE_DEADLINE, ChangeError, Shared, leasing::{Changed, Leasing}, window::Packed};
 use crate::cluster::ClusterError;
 
 /// A session lives 60 s of silence, and the cluster wants a word each 20 s.
@@ -77,6 +78,9 @@ async fn send(shared: Arc<Shared>, packed: Packed) -> Returned {
     let want = if packed.ops.len() <= WANT_ATTRS_OPS_MAX { Want::Attr } else { Want::Outcome };
     let Packed { lowest_unanswered, ops } = packed;
     let batch = Batch { session: shared.id, lowest_unanswered, ops, want };
+    if let Some(leasing) = &shared.leasing {
+        return send_under_leases(&shared, leasing, batch).await;
+    }
     let request = Request::Namespace(NamespaceRequest::Batch(batch));
     let answer = shared.cluster.call_leader(&request, shared.cluster.config().deadline).await;
     let Request::Namespace(NamespaceRequest::Batch(Batch { ops, .. })) = request else {
@@ -88,6 +92,55 @@ async fn send(shared: Arc<Shared>, packed: Packed) -> Returned {
         Err(error) => Err(error),
     };
     Returned { ops, outcome }
+}
+
+/// As [`send`], for a mount: what the changes touched is taken in before anybody who waits hears of it.
+async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch) -> Returned {
+    // What was touched is told of anyway.
+    batch.want = Want::Outcome;
+    let lowest = batch.lowest_unanswered;
+    let deadline = shared.cluster.config().deadline;
+    let until = Instant::now() + deadline;
+    loop {
+        let generation = leasing.generation();
+        let ops = batch.ops.clone();
+        let request = NamespaceRequest::Lease(LeaseRequest::Change { generation, batch });
+        let answer = shared.cluster.namespace(request).await;
+        let outcome = match answer {
+            Ok(NamespaceAnswer::Lease(LeaseAnswer::NotCurrent)) => {
+                let left = until.saturating_duration_since(Instant::now());
+                if !left.is_zero() && leasing.renewed_since(generation, left).await {
+                    batch = Batch { session: shared.id, lowest_unanswered: lowest, ops, want: Want::Outcome };
+                    continue;
+                }
+                Err(ClusterError::Refused(Refusal::Busy))
+            }
+            Ok(NamespaceAnswer::Lease(LeaseAnswer::Changed { mut outcomes, touched, unleased, number }))
+                if outcomes.len() == ops.len() =>
+            {
+                for answer in outcomes.iter_mut().flatten() {
+                    answer.attr = touched.iter().find(|attr| attr.inode == answer.done.inode).copied();
+                }
+                let made = made(&ops, &outcomes);
+                let changed = Changed { generation, number, made, touched, unleased };
+                leasing.handle_changed(&changed, &ops, &outcomes);
+                Ok(outcomes)
+            }
+            Ok(_) => Err(ClusterError::Confused),
+            Err(error) => Err(error),
+        };
+        return Returned { ops, outcome };
+    }
+}
+
+/// Inodes that the operations made.
+fn made(ops: &[NumberedOp], outcomes: &[OpOutcome]) -> Vec<wire::namespace::Inode> {
+    let done = ops.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
+    done.filter_map(|(numbered, _)| match &numbered.op {
+        Op::Create { new, .. } | Op::CreateUnnamed { new } => Some(new.inode),
+        _ => None,
+    })
+    .collect()
 }
 
 /// Tells those who wait. True if some operations are to be sent again a little later.

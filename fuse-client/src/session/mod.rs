@@ -12,6 +12,7 @@
 //! Who leads (`cluster`); what the operations mean (`namespace`).
 
 mod driver;
+mod leasing;
 mod ops;
 mod stamps;
 mod window;
@@ -34,6 +35,7 @@ use wire::namespace::{
 };
 
 use crate::cluster::{Cluster, ClusterError};
+pub(crate) use leasing::{Changed, Leasing, OnChanged};
 pub(crate) use stamps::GcStamp;
 use stamps::Stamps;
 use window::Window;
@@ -73,7 +75,6 @@ struct Handle {
 }
 
 /// What the handles share with the driver.
-#[derive(Debug)]
 struct Shared {
     cluster: Cluster,
     id: SessionId,
@@ -83,12 +84,25 @@ struct Shared {
     wake: Notify,
     room: Arc<Semaphore>,
     stamps: Stamps,
+    /// Of a mount.
+    leasing: Option<Leasing>,
+    /// Asked for with each keep-alive of a mount: the inodes that it has open.
+    open_inodes: Mutex<Option<OpenInodes>>,
     orphans_seen: AtomicU64,
     ended: AtomicBool,
     closing: AtomicBool,
     /// Numbers for new inodes; held while more are reserved.
     inodes: tokio::sync::Mutex<RangeInclusive<u64>>,
 }
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Tells which inodes are open.
+type OpenInodes = Box<dyn Fn() -> Vec<Inode> + Send + Sync>;
 
 /// Who waits for an outcome; frees the room when it has it.
 #[derive(Debug)]
@@ -110,7 +124,21 @@ impl Session {
     pub async fn open(cluster: &Cluster) -> Result<Self, ClusterError> {
         // The nonce is chosen once: a second attempt after a lost answer finds the same session.
         let nonce = SessionNonce(cluster.random_bytes());
-        let answer = cluster.namespace(NamespaceRequest::OpenSession { nonce }).await?;
+        Self::begin(cluster, NamespaceRequest::OpenSession { nonce }, None).await
+    }
+
+    /// Opens the session of a mount, whose changes go out under leases.
+    pub(crate) async fn open_mount(cluster: &Cluster, on_changed: OnChanged) -> Result<Self, ClusterError> {
+        let nonce = SessionNonce(cluster.random_bytes());
+        Self::begin(cluster, NamespaceRequest::OpenMount { nonce }, Some(Leasing::new(on_changed))).await
+    }
+
+    async fn begin(
+        cluster: &Cluster,
+        request: NamespaceRequest,
+        leasing: Option<Leasing>,
+    ) -> Result<Self, ClusterError> {
+        let answer = cluster.namespace(request).await?;
         let NamespaceAnswer::SessionOpened { session, inodes, gc_current } = answer else {
             return Err(ClusterError::Confused);
         };
@@ -121,6 +149,8 @@ impl Session {
             wake: Notify::new(),
             room: Arc::new(Semaphore::new(SUBMITTED_MAX)),
             stamps: Stamps::new(gc_current),
+            leasing,
+            open_inodes: Mutex::new(None),
             orphans_seen: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -128,6 +158,31 @@ impl Session {
         });
         let driver = tokio::spawn(driver::drive(Arc::clone(&shared)));
         Ok(Self { handle: Arc::new(Handle { shared, driver: Mutex::new(Some(driver)) }) })
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> SessionId {
+        self.handle.shared.id
+    }
+
+    /// Of a mount: what it shares with whoever keeps its leases.
+    pub(crate) fn leasing(&self) -> Option<&Leasing> {
+        self.handle.shared.leasing.as_ref()
+    }
+
+    /// Whether the cluster has ended it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.handle.shared.ended.load(Ordering::Acquire)
+    }
+
+    /// The cluster does not know it any more.
+    pub(crate) fn handle_unknown(&self) {
+        self.handle.shared.end();
+    }
+
+    /// Tells with each keep-alive which inodes are open.
+    pub(crate) fn tell_open_inodes(&self, open: OpenInodes) {
+        *self.handle.shared.open_inodes.lock() = Some(open);
     }
 
     /// Hands in a change; it travels with others in a batch. `after`: a change that must have been executed before.
@@ -206,12 +261,11 @@ impl Shared {
 
     /// Says that the session lives, and learns the current stamp.
     async fn keep_alive(&self) -> Result<(), ChangeError> {
-        let request = NamespaceRequest::KeepAlive {
-            session: self.id,
-            lowest_gc: self.stamps.lowest(),
-            orphans_seen: self.orphans_seen.load(Ordering::Acquire),
-            holds: Vec::new(),
-        };
+        // In this order: what is opened after the orphans were seen is looked at by whoever opens it.
+        let orphans_seen = self.orphans_seen.load(Ordering::Acquire);
+        let holds = self.open_inodes.lock().as_ref().map_or_else(Vec::new, |open| open());
+        let lowest_gc = self.stamps.lowest();
+        let request = NamespaceRequest::KeepAlive { session: self.id, lowest_gc, orphans_seen, holds };
         match self.cluster.namespace(request).await {
             Ok(NamespaceAnswer::Alive { gc_current, orphans_index }) => {
                 self.stamps.handle_current(gc_current);

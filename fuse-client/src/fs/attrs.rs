@@ -1,0 +1,86 @@
+//! Attributes of inodes, and how much room there is.
+
+use std::time::{Duration, Instant};
+
+use wire::namespace::{Attr, Inode, Op, Query, QueryAnswer, SetAttr, SetTime};
+
+use super::{FileSystem, FsError, Gate, Shared, names::Told};
+use crate::cluster::{ClusterError, now};
+
+/// How long figures of room are believed.
+const SPACE_TTL: Duration = Duration::from_secs(1);
+
+/// Room in the cluster, for files as a user counts them: one replica each.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// Bytes that fit in all.
+    pub total: u64,
+    /// Bytes that still fit.
+    pub free: u64,
+    /// Inodes that exist.
+    pub inodes: u64,
+}
+
+impl FileSystem {
+    /// Attributes, if they are known; the kernel is told.
+    pub fn attr_cached(&self, _gate: &Gate<'_>, inode: Inode) -> Option<Told> {
+        let ttl = self.shared.ttl()?;
+        let mut table = self.shared.table.lock();
+        let attr = self.shared.told_attr(&mut table, inode, now() + ttl)?;
+        Some(Told { attr, attr_ttl: ttl, entry_ttl: ttl })
+    }
+
+    /// Attributes, asked anew: for this moment only.
+    pub async fn load_attr(&self, inode: Inode) -> Result<Attr, FsError> {
+        self.shared.wait_settled(inode).await;
+        let attr = self.shared.ask_attr(inode).await?;
+        let table = self.shared.table.lock();
+        let file = table.get(inode).and_then(|node| node.file.clone());
+        Ok(file.map_or(attr, |file| file.state.lock().overlay(&attr)))
+    }
+
+    /// Changes attributes, the length among them.
+    pub async fn set_attr(&self, inode: Inode, set: SetAttr) -> Result<Attr, FsError> {
+        match set.size {
+            Some(size) => self.shared.set_len(inode, size, set).await,
+            None => self.shared.set_attr(inode, set).await,
+        }
+    }
+
+    /// How much room there is.
+    pub async fn space(&self) -> Result<Space, FsError> {
+        let kept = *self.shared.usage.lock();
+        if let Some((_, space)) = kept.filter(|(at, _)| at.elapsed() < SPACE_TTL) {
+            return Ok(space);
+        }
+        let status = self.shared.cluster.status().await?;
+        let replicas = u64::try_from(status.replicas.count()).unwrap_or(1).max(1);
+        let stores = status.nodes.iter().filter_map(|node| node.store.as_ref().filter(|_| node.partitions > 0));
+        let (used, free) = stores.fold((0_u64, 0_u64), |(used, free), store| (used + store.used, free + store.free));
+        let usage = match self.shared.cluster.query(vec![Query::Usage]).await?.pop() {
+            Some(Ok(QueryAnswer::Usage(usage))) => usage,
+            _ => return Err(ClusterError::Confused.into()),
+        };
+        let space = Space { total: (used + free) / replicas, free: free / replicas, inodes: usage.inodes };
+        *self.shared.usage.lock() = Some((Instant::now(), space));
+        Ok(space)
+    }
+}
+
+impl Shared {
+    async fn set_attr(&self, inode: Inode, set: SetAttr) -> Result<Attr, FsError> {
+        let answer = self.change(Op::SetAttr { inode, set }).await?;
+        let file = self.table.lock().get(inode).and_then(|node| node.file.clone());
+        if let Some(file) = &file
+            && set.modified != SetTime::Keep
+        {
+            // What was written before has this time now, whenever it is committed.
+            file.state.lock().modified = None;
+        }
+        let attr = match answer.attr {
+            Some(attr) => attr,
+            None => self.ask_attr(inode).await?,
+        };
+        Ok(file.map_or(attr, |file| file.state.lock().overlay(&attr)))
+    }
+}

@@ -1,0 +1,79 @@
+//! Why an operation of the file system failed. Each variant is another errno, or another thing to do.
+
+use std::sync::Arc;
+
+use wire::namespace::OpError;
+
+use crate::{cluster::ClusterError, download::ReadError, session::ChangeError, upload::PutError};
+
+/// Why an operation of the file system failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FsError {
+    /// The namespace refused it.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// The cluster could not be asked; for a change, its fate is not known.
+    #[error(transparent)]
+    Cluster(Arc<ClusterError>),
+    /// Bytes could not be read.
+    #[error(transparent)]
+    Read(Arc<ReadError>),
+    /// Bytes could not be made durable.
+    #[error(transparent)]
+    Put(Arc<PutError>),
+    /// The session ended while the operation was under way.
+    #[error("the session with the cluster ended meanwhile")]
+    SessionEnded,
+    /// Somebody else changed the file while bytes written here were not committed: they are lost.
+    #[error("the file was changed elsewhere before what was written here could be stored")]
+    Overtaken,
+    /// The operation took longer than any may.
+    #[error("the cluster did not answer in time")]
+    Deadline,
+    /// A name that is none: empty, too long, or with a slash.
+    #[error("the name is too long")]
+    NameTooLong,
+    /// Not a file, not open, a negative length.
+    #[error("invalid argument")]
+    Invalid,
+    /// The operation is not supported.
+    #[error("not supported")]
+    Unsupported,
+    /// The caller has a signal pending.
+    #[error("interrupted")]
+    Interrupted,
+    /// Nothing is there: `SEEK_DATA` and `SEEK_HOLE` beyond the end.
+    #[error("no such device or address")]
+    NothingThere,
+    /// More files open than the mount allows.
+    #[error("too many open files in this mount")]
+    TooManyOpen,
+}
+
+impl From<ClusterError> for FsError {
+    fn from(error: ClusterError) -> Self {
+        Self::Cluster(Arc::new(error))
+    }
+}
+
+impl From<ReadError> for FsError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(Arc::new(error))
+    }
+}
+
+impl From<PutError> for FsError {
+    fn from(error: PutError) -> Self {
+        Self::Put(Arc::new(error))
+    }
+}
+
+impl From<ChangeError> for FsError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Op(error) => Self::Op(error),
+            ChangeError::Cluster(error) => Self::Cluster(error),
+            ChangeError::SessionEnded => Self::SessionEnded,
+        }
+    }
+}

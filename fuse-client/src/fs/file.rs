@@ -1,0 +1,218 @@
+//! A file's own state on this client: what is written and not committed, and where its bytes are.
+//!
+//! # Invariants
+//! - Bytes written here lie over those that the namespace knows: first what is on its way (`flushing`), then what came
+//!   later (`dirty`).
+//! - Operations that change what is committed take turns (`turn`).
+
+use std::{ops::Range, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use wire::namespace::{Attr, Content, Inode, Mode, SetId, Timestamp};
+
+use super::{
+    dirty::{DirtyRanges, lay_over},
+    error::FsError,
+    extent_map::ExtentMap,
+};
+use crate::download::{Piece, pieces};
+
+/// A file that is open or has something to write.
+#[derive(Debug)]
+pub(crate) struct File {
+    pub(crate) inode: Inode,
+    /// Guards the state alone; taken after the table's.
+    pub(crate) state: Mutex<FileState>,
+    /// Whose turn it is to change what is committed.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+}
+
+/// What [`File`] guards.
+#[derive(Debug, Default)]
+pub(crate) struct FileState {
+    pub(crate) dirty: DirtyRanges,
+    /// Taken out of `dirty` by a flush that is under way.
+    pub(crate) flushing: Vec<(u64, Bytes)>,
+    /// When the oldest byte of `dirty` was written.
+    pub(crate) dirty_since: Option<Instant>,
+    /// When the last byte was written, by the clock on the wall.
+    pub(crate) modified: Option<Timestamp>,
+    /// Whether a write cleared the set-id bits.
+    pub(crate) set_id: SetId,
+    /// The data version on which what is dirty rests.
+    pub(crate) base: Option<u64>,
+    pub(crate) content: Option<Known>,
+    /// Memory for what is dirty.
+    pub(crate) room: Option<tokio::sync::OwnedSemaphorePermit>,
+    /// After a failure: when to try to commit again.
+    pub(crate) retry_at: Option<Instant>,
+    /// Of a deferred write, for the next `fsync` and `close`.
+    pub(crate) error: Option<FsError>,
+    /// Where the last read ended, and how many have followed one another.
+    pub(crate) read_end: u64,
+    pub(crate) reads_in_row: u32,
+}
+
+/// What is known of the committed bytes of one data version.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) version: u64,
+    pub(crate) body: KnownBody,
+}
+
+/// Where they are.
+#[derive(Clone, Debug)]
+pub(crate) enum KnownBody {
+    Inline(Bytes),
+    Extents(ExtentMap),
+}
+
+/// Bytes of a range, as far as they are here.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// All of them.
+    Here(Vec<u8>),
+    /// Some are in chunks: lay them in `buffer` first, then what is written here over it.
+    Fetch { buffer: Vec<u8>, pieces: Vec<Piece>, over: Vec<(u64, Bytes)> },
+    /// Where they are is not known.
+    Unknown,
+}
+
+impl File {
+    pub(crate) fn new(inode: Inode) -> Arc<Self> {
+        Arc::new(Self { inode, state: Mutex::default(), turn: tokio::sync::Mutex::new(()) })
+    }
+
+    /// The lease is gone: somebody else may change the bytes now.
+    pub(crate) fn forget_content(&self) {
+        self.state.lock().content = None;
+    }
+
+    /// Whether anything is written and not committed.
+    pub(crate) fn is_dirty(&self) -> bool {
+        let state = self.state.lock();
+        !state.dirty.is_empty() || !state.flushing.is_empty()
+    }
+}
+
+impl FileState {
+    /// First byte after everything written here.
+    fn end(&self) -> u64 {
+        let flushing = self.flushing.iter().map(|(start, bytes)| start + bytes.len() as u64).max();
+        self.dirty.end().max(flushing.unwrap_or(0))
+    }
+
+    fn has_news(&self) -> bool {
+        !self.dirty.is_empty() || !self.flushing.is_empty()
+    }
+
+    /// Length, with what is written here.
+    pub(crate) fn size(&self, attr: &Attr) -> u64 {
+        attr.size.max(self.end())
+    }
+
+    /// Attributes as they will be once everything is committed.
+    pub(crate) fn overlay(&self, attr: &Attr) -> Attr {
+        let mut attr = *attr;
+        if !self.has_news() {
+            return attr;
+        }
+        attr.size = self.size(&attr);
+        let waiting = self.dirty.len() + self.flushing.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        attr.allocated = attr.allocated.saturating_add(waiting).min(attr.size.next_multiple_of(4096));
+        if let Some(modified) = self.modified {
+            attr.modified = modified;
+            attr.changed = attr.changed.max(modified);
+        }
+        if self.set_id == SetId::Clear {
+            attr.mode = without_set_id(attr.mode);
+        }
+        attr
+    }
+
+    /// Takes in `data` at `offset`.
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8], now: Instant, time: Timestamp, set_id: SetId) {
+        self.dirty.write(offset, data);
+        self.dirty_since.get_or_insert(now);
+        self.modified = Some(time);
+        if set_id == SetId::Clear {
+            self.set_id = SetId::Clear;
+        }
+    }
+
+    /// Learns where bytes of `asked` are, of version `version`.
+    pub(crate) fn learn(&mut self, version: u64, asked: Range<u64>, content: &Content) {
+        let body = match content {
+            Content::Inline(data) if data.is_sound() => KnownBody::Inline(Bytes::copy_from_slice(&data.bytes)),
+            Content::Extents { extents, next } => {
+                let known = asked.start..next.unwrap_or(asked.end);
+                if let Some(Known { version: old, body: KnownBody::Extents(map) }) = &mut self.content
+                    && *old == version
+                {
+                    return map.learn(known, extents.clone());
+                }
+                KnownBody::Extents(ExtentMap::new(known, extents.clone()))
+            }
+            Content::Inline(_) | Content::Symlink(_) | Content::None => return,
+        };
+        self.content = Some(Known { version, body });
+    }
+
+    /// Bytes of `range`, which lies within the file.
+    pub(crate) fn plan(&self, attr: &Attr, range: Range<u64>) -> Plan {
+        let len = usize::try_from(range.end - range.start).expect("a read is at most some megabytes");
+        let mut buffer = vec![0; len];
+        if self.dirty.covers(range.clone()) {
+            self.dirty.overlay(range.start, &mut buffer);
+            return Plan::Here(buffer);
+        }
+        let committed = range.start..range.end.min(attr.size);
+        let mut data = Vec::new();
+        if !committed.is_empty() {
+            let Some(known) = self.content.as_ref().filter(|known| known.version == attr.data_version) else {
+                return Plan::Unknown;
+            };
+            match &known.body {
+                KnownBody::Inline(bytes) => lay_over(range.start, &mut buffer, 0, bytes),
+                KnownBody::Extents(map) => {
+                    let Some(extents) = map.find(committed.clone()) else { return Plan::Unknown };
+                    let Some(found) = pieces(&extents, committed.start, committed.end) else { return Plan::Unknown };
+                    data = found.into_iter().filter(|piece| matches!(piece, Piece::Data { .. })).collect();
+                }
+            }
+        }
+        if data.is_empty() {
+            self.lay_news_over(range.start, &mut buffer);
+            return Plan::Here(buffer);
+        }
+        Plan::Fetch { buffer, pieces: data, over: self.flushing.clone() }
+    }
+
+    /// Lays what is written here over `buffer`, which is the file from `offset` on.
+    pub(crate) fn lay_news_over(&self, offset: u64, buffer: &mut [u8]) {
+        for (start, bytes) in &self.flushing {
+            lay_over(offset, buffer, *start, bytes);
+        }
+        self.dirty.overlay(offset, buffer);
+    }
+
+    /// Notes a read; whether it goes on where another one ended.
+    pub(crate) fn note_read(&mut self, range: &Range<u64>) -> bool {
+        // Reads ahead of the kernel arrive a little out of order.
+        let follows = range.start <= self.read_end.saturating_add(1 << 20) && range.end.saturating_add(2 << 20) > self.read_end;
+        let follows = follows && (self.read_end > 0 || range.start == 0);
+        self.reads_in_row = if follows { self.reads_in_row.saturating_add(1) } else { 0 };
+        self.read_end = if follows { self.read_end.max(range.end) } else { range.end };
+        self.reads_in_row >= 2
+    }
+}
+
+/// As a write by somebody without privilege leaves the bits.
+pub(crate) fn without_set_id(mode: Mode) -> Mode {
+    let mut bits = mode.bits() & !Mode::SET_UID;
+    if bits & 0o010 != 0 {
+        bits &= !Mode::SET_GID;
+    }
+    Mode::new(bits)
+}

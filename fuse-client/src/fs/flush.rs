@@ -1,0 +1,527 @@
+//! Writing out: dirty ranges become chunks, chunks become stable, extents are committed.
+//!
+//! # Invariants
+//! - One flush of a file at a time ([`File::turn`]); what is on its way is still read from here until it is committed.
+//! - A commit names the data version that the bytes were written on; if that has changed, they are lost and the file's
+//!   next `fsync` and `close` say so.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{sync::OwnedSemaphorePermit, task::JoinSet, time::sleep};
+use tracing::warn;
+use wire::namespace::{
+    Attr, Content, EXTENTS_MAX, Extent, ExtentBody, INLINE_LEN_MAX, InlineData, NewExtent, Op, OpAnswer, OpError, Query,
+    QueryAnswer, SetId, SetTime,
+};
+
+use super::{
+    FileSystem, FsError, Shared,
+    dirty::{Packed, pack},
+    file::{File, Known, KnownBody},
+};
+use crate::{
+    cluster::{ClusterError, now, pool_units},
+    session::GcStamp,
+    upload::{PutError, Sealed, Stamped, put_chunk},
+};
+
+/// Bytes of one batch of a flush: eight full chunks.
+const BATCH_LEN: u64 = 32 << 20;
+
+/// Ranges of one batch: what one operation may commit.
+const BATCH_RANGES: usize = EXTENTS_MAX;
+
+/// How often a batch is put again because epoch or stamp had passed meanwhile, or its operation is cut in halves.
+const TRIES_MAX: u32 = 12;
+
+/// How often dirty files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Files that are written out at once.
+const FLUSHES_MAX: usize = 64;
+
+/// A file whose bytes cannot be committed at the moment is left alone for as long.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// What a flush takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Take {
+    /// Whole chunks only: more may come.
+    Full,
+    /// Everything.
+    All,
+}
+
+/// Whether the lease has to be taken first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum LeaseHeld {
+    /// It is held, and being given back.
+    Yes,
+    /// It has to be made sure of.
+    Unsure,
+}
+
+/// What was taken out of a file to be committed.
+struct Batch {
+    ranges: Vec<(u64, Bytes)>,
+    modified: SetTime,
+    set_id: SetId,
+    base: Option<u64>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// Looks after dirty files.
+pub(super) async fn write_out(shared: Arc<Shared>) {
+    let turns = Arc::new(tokio::sync::Semaphore::new(FLUSHES_MAX));
+    loop {
+        let pressed = tokio::select! {
+            () = shared.pressure.notified() => true,
+            () = sleep(LOOK_INTERVAL) => false,
+        };
+        for file in shared.due(pressed) {
+            let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
+            let task = Arc::clone(&shared);
+            shared.tasks.spawn(async move {
+                task.flush_deferred(&file, Take::All).await;
+                drop(turn);
+            });
+        }
+    }
+}
+
+impl FileSystem {
+    /// Writes out what a file that was closed holds.
+    pub(super) fn write_out_soon(&self, file: &Arc<File>) {
+        let (shared, file) = (Arc::clone(&self.shared), Arc::clone(file));
+        self.shared.tasks.spawn(async move { shared.flush_deferred(&file, Take::All).await });
+    }
+
+    /// Writes out the whole chunks of a file that is being written.
+    pub(super) fn write_out_full(&self, file: &Arc<File>) {
+        let (shared, file) = (Arc::clone(&self.shared), Arc::clone(file));
+        self.shared.tasks.spawn(async move { shared.flush_deferred(&file, Take::Full).await });
+    }
+
+    /// Writes everything out (bounded); what cannot be is told of in the log.
+    pub async fn flush_everything(&self) {
+        let mut flushes = JoinSet::new();
+        for file in self.shared.due(true) {
+            let shared = Arc::clone(&self.shared);
+            flushes.spawn(async move { (shared.flush(&file).await, file.inode) });
+        }
+        while let Some(flushed) = flushes.join_next().await {
+            if let Ok((Err(error), inode)) = flushed {
+                warn!(%inode, %error, "bytes written to a file could not be stored and are lost");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Files to be written out now.
+    fn due(&self, all: bool) -> Vec<Arc<File>> {
+        let files: Vec<Arc<File>> = {
+            let table = self.table.lock();
+            table.iter().filter_map(|(_, node)| node.file.clone()).collect()
+        };
+        let before = now().checked_sub(self.config.flush_after);
+        let due = |file: &Arc<File>| {
+            let state = file.state.lock();
+            let old = state.dirty_since.zip(before).is_some_and(|(since, before)| since <= before);
+            !state.dirty.is_empty() && (all || old) && state.retry_at.is_none_or(|at| at <= now())
+        };
+        files.into_iter().filter(due).collect()
+    }
+
+    /// Commits everything that is written to a file.
+    pub(super) async fn flush(&self, file: &Arc<File>) -> Result<(), FsError> {
+        if !file.is_dirty() {
+            return Ok(());
+        }
+        let turn = file.turn.lock().await;
+        let flushed = self.flush_in_turn(file, Take::All, LeaseHeld::Unsure).await;
+        drop(turn);
+        self.drop_file_if_idle(file.inode);
+        flushed
+    }
+
+    /// As [`Shared::flush`], by somebody whose turn it is.
+    pub(super) async fn flush_whose_turn_it_is(&self, file: &Arc<File>) -> Result<(), FsError> {
+        self.flush_in_turn(file, Take::All, LeaseHeld::Unsure).await
+    }
+
+    /// Commits what is written to a file whose lease is about to go.
+    pub(super) async fn flush_for_recall(&self, inode: wire::namespace::Inode) -> Result<(), FsError> {
+        let file = self.table.lock().get(inode).and_then(|node| node.file.clone());
+        let Some(file) = file.filter(|file| file.is_dirty()) else { return Ok(()) };
+        let turn = file.turn.lock().await;
+        let flushed = self.flush_in_turn(&file, Take::All, LeaseHeld::Yes).await;
+        drop(turn);
+        self.drop_file_if_idle(inode);
+        flushed
+    }
+
+    async fn flush_deferred(&self, file: &Arc<File>, take: Take) {
+        // Whoever has the turn takes what there is.
+        let Ok(turn) = file.turn.try_lock() else { return };
+        if let Err(error) = self.flush_in_turn(file, take, LeaseHeld::Unsure).await {
+            warn!(inode = %file.inode, %error, "bytes written to a file could not be stored yet");
+            file.state.lock().retry_at = Some(now() + AFTER_FAILURE);
+        }
+        drop(turn);
+        self.drop_file_if_idle(file.inode);
+    }
+
+    async fn flush_in_turn(&self, file: &Arc<File>, take: Take, lease: LeaseHeld) -> Result<(), FsError> {
+        loop {
+            if lease == LeaseHeld::Unsure && file.is_dirty() {
+                self.make_exclusive(file.inode).await.inspect_err(|error| self.give_up_if_gone(file, error))?;
+            }
+            let Some(batch) = take_batch(file, take) else { return Ok(()) };
+            match self.commit(file, batch).await {
+                Ok(()) => file.state.lock().retry_at = None,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A file that does not exist any more takes nothing.
+    fn give_up_if_gone(&self, file: &Arc<File>, error: &FsError) {
+        if matches!(error, FsError::Op(OpError::StaleInode)) {
+            let mut state = file.state.lock();
+            state.drop_news();
+            state.error = Some(error.clone());
+        }
+    }
+
+    /// Commits one batch; puts back what could not be.
+    async fn commit(&self, file: &Arc<File>, batch: Batch) -> Result<(), FsError> {
+        let Batch { ranges, modified, set_id, base, room } = batch;
+        let outcome = self.commit_ranges(file, ranges, (modified, set_id), base).await;
+        let mut state = file.state.lock();
+        let flushing = std::mem::take(&mut state.flushing);
+        match outcome {
+            Ok(()) => {
+                state.note_committed();
+                drop(state);
+                drop(room);
+                Ok(())
+            }
+            Err(error) if is_final(&error) => {
+                state.drop_news();
+                state.error = Some(error.clone());
+                Err(error)
+            }
+            Err(error) => {
+                for (offset, bytes) in flushing {
+                    state.dirty.put_back(offset, &bytes);
+                }
+                state.dirty_since.get_or_insert_with(now);
+                if set_id == SetId::Clear {
+                    state.set_id = SetId::Clear;
+                }
+                if let SetTime::To(time) = modified {
+                    state.modified.get_or_insert(time);
+                }
+                if let Some(room) = room {
+                    match &mut state.room {
+                        Some(held) => held.merge(room),
+                        None => state.room = Some(room),
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn commit_ranges(
+        &self,
+        file: &Arc<File>,
+        mut ranges: Vec<(u64, Bytes)>,
+        (modified, set_id): (SetTime, SetId),
+        base: Option<u64>,
+    ) -> Result<(), FsError> {
+        let attr = self.attr_of(file).await?;
+        if base.is_some_and(|base| base != attr.data_version) {
+            return Err(FsError::Overtaken);
+        }
+        let end = ranges.iter().map(|(start, bytes)| start + bytes.len() as u64).max().unwrap_or(0);
+        if attr.size <= INLINE_LEN_MAX as u64 {
+            if let Some(mut whole) = self.inline_bytes(file, &attr).await? {
+                if end <= INLINE_LEN_MAX as u64 {
+                    let len = usize::try_from(end.max(attr.size)).expect("inline bytes are few");
+                    whole.resize(len, 0);
+                    for (start, bytes) in &ranges {
+                        super::dirty::lay_over(0, &mut whole, *start, bytes);
+                    }
+                    return self.commit_inline(file, &attr, whole, (modified, set_id)).await;
+                }
+                add_below(&mut ranges, &whole);
+            }
+        }
+        let packed = pack(ranges);
+        self.commit_chunks(file, attr, packed, (modified, set_id)).await
+    }
+
+    /// Attributes of a file under the exclusive lease.
+    async fn attr_of(&self, file: &File) -> Result<Attr, FsError> {
+        let known = self.table.lock().get(file.inode).and_then(|node| node.attr);
+        match known {
+            Some(attr) => Ok(attr),
+            None => self.ask_attr(file.inode).await,
+        }
+    }
+
+    /// The committed bytes of a small file, if they are inline.
+    pub(super) async fn inline_bytes(&self, file: &File, attr: &Attr) -> Result<Option<Vec<u8>>, FsError> {
+        if attr.size == 0 && attr.allocated == 0 {
+            let known = file.state.lock().content.clone();
+            let extents = known.is_some_and(|known| matches!(known.body, KnownBody::Extents(_)));
+            if !extents {
+                return Ok(Some(Vec::new()));
+            }
+        }
+        {
+            let state = file.state.lock();
+            if let Some(known) = state.content.as_ref().filter(|known| known.version == attr.data_version) {
+                return Ok(match &known.body {
+                    KnownBody::Inline(bytes) => Some(bytes.to_vec()),
+                    KnownBody::Extents(_) => None,
+                });
+            }
+        }
+        let query = Query::Content { inode: file.inode, offset: 0, len: u64::MAX };
+        match self.ask_one(query).await? {
+            QueryAnswer::Content { content: Content::Inline(data), .. } if data.is_sound() => Ok(Some(data.bytes)),
+            QueryAnswer::Content { content: Content::Extents { .. }, .. } => Ok(None),
+            QueryAnswer::Content { .. } => Err(crate::download::ReadError::Unsound.into()),
+            _ => Err(ClusterError::Confused.into()),
+        }
+    }
+
+    async fn commit_inline(
+        &self,
+        file: &Arc<File>,
+        attr: &Attr,
+        whole: Vec<u8>,
+        (modified, set_id): (SetTime, SetId),
+    ) -> Result<(), FsError> {
+        let bytes = Bytes::copy_from_slice(&whole);
+        let (inode, content, if_version) = (file.inode, InlineData::new(whole), Some(attr.data_version));
+        match self.change(Op::WriteInline { inode, content, if_version, modified, set_id }).await {
+            Ok(answer) => {
+                self.committed(file, attr.data_version, &answer, |state| {
+                    state.content = Some(Known { version: answer.done.version, body: KnownBody::Inline(bytes) });
+                });
+                Ok(())
+            }
+            Err(FsError::Op(OpError::VersionChanged)) => Err(FsError::Overtaken),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn commit_chunks(
+        &self,
+        file: &Arc<File>,
+        mut attr: Attr,
+        packed: Vec<Packed>,
+        (modified, set_id): (SetTime, SetId),
+    ) -> Result<(), FsError> {
+        let mut waiting: std::collections::VecDeque<Vec<NewExtent>> = std::collections::VecDeque::new();
+        let mut stamps = Vec::new();
+        let mut tries = 0;
+        self.put_all(&packed, &mut waiting, &mut stamps).await?;
+        while let Some(extents) = waiting.pop_front() {
+            let op = Op::WriteExtents {
+                inode: file.inode,
+                extents: extents.clone(),
+                if_version: Some(attr.data_version),
+                modified,
+                set_id,
+            };
+            let answer = match self.change(op).await {
+                Ok(answer) => answer,
+                Err(FsError::Op(OpError::StaleEpoch | OpError::StaleGc)) if tries < TRIES_MAX => {
+                    tries += 1;
+                    self.cluster.refresh().await?;
+                    self.session().refresh_stamp().await?;
+                    waiting.clear();
+                    stamps.clear();
+                    self.put_all(&packed, &mut waiting, &mut stamps).await?;
+                    continue;
+                }
+                Err(FsError::Op(OpError::TooLarge)) if extents.len() > 1 => {
+                    let (first, second) = extents.split_at(extents.len() / 2);
+                    waiting.push_front(second.to_vec());
+                    waiting.push_front(first.to_vec());
+                    continue;
+                }
+                Err(FsError::Op(OpError::VersionChanged)) => return Err(FsError::Overtaken),
+                Err(error) => return Err(error),
+            };
+            self.committed(file, attr.data_version, &answer, |state| state.note_extents(&attr, &answer, &extents));
+            attr = self.attr_of(file).await?;
+            attr.data_version = answer.done.version;
+        }
+        Ok(())
+    }
+
+    /// Puts the chunks, side by side; their extents are what is to be committed.
+    async fn put_all(
+        &self,
+        packed: &[Packed],
+        waiting: &mut std::collections::VecDeque<Vec<NewExtent>>,
+        stamps: &mut Vec<GcStamp>,
+    ) -> Result<(), FsError> {
+        let mut puts = JoinSet::new();
+        for (index, Packed { bytes, .. }) in packed.iter().enumerate() {
+            let pool = Arc::clone(self.cluster.upload_pool());
+            let room = pool.acquire_many_owned(pool_units(bytes.len() as u64)).await.map_err(|_| FsError::Deadline)?;
+            let (cluster, session, bytes) = (self.cluster.clone(), self.session(), bytes.clone());
+            puts.spawn(async move {
+                let sealed = Sealed::new(bytes);
+                (index, put_chunk(&cluster, &session, sealed, room).await)
+            });
+        }
+        let mut stable: Vec<Option<NewExtent>> = vec![None; packed.len()];
+        while let Some(joined) = puts.join_next().await {
+            let (index, put) = joined.map_err(|_| FsError::Deadline)?;
+            let Stamped { durable, stamp } = put?;
+            stamps.push(stamp);
+            if let Some(place) = stable.get_mut(index) {
+                *place = Some(durable.extent(0));
+            }
+        }
+        let mut all = Vec::new();
+        for (Packed { parts, bytes }, whole) in packed.iter().zip(stable) {
+            let whole = whole.expect("every put has ended well");
+            if bytes.len() <= KEEP_LEN_MAX {
+                self.chunks.keep(whole.slice.key, bytes.clone());
+            }
+            all.extend(parts.iter().map(|part| {
+                let slice =
+                    wire::namespace::ChunkSlice { offset: part.chunk_offset, len: part.len, ..whole.slice };
+                NewExtent { offset: part.offset, slice, ..whole }
+            }));
+        }
+        all.sort_by_key(|extent| extent.offset);
+        waiting.extend(all.chunks(EXTENTS_MAX).map(<[_]>::to_vec));
+        Ok(())
+    }
+
+    /// A commit is done: what is known of the file moves on to its new version.
+    fn committed(
+        &self,
+        file: &File,
+        before: u64,
+        answer: &OpAnswer,
+        update: impl FnOnce(&mut super::file::FileState),
+    ) {
+        let mut table = self.table.lock();
+        let mut state = file.state.lock();
+        update(&mut state);
+        if state.base.is_some() {
+            state.base = Some(answer.done.version);
+        }
+        // The kernel's pages hold what was written here.
+        if let Some(node) = table.get_mut(file.inode)
+            && node.pages == Some(before)
+        {
+            node.pages = Some(answer.done.version);
+        }
+    }
+}
+
+/// Chunks up to this length are kept in memory after they were written: they are small files and pages of databases,
+/// which are read again soon.
+const KEEP_LEN_MAX: usize = 256 << 10;
+
+fn take_batch(file: &File, take: Take) -> Option<Batch> {
+    let mut state = file.state.lock();
+    let ranges = match take {
+        Take::Full => state.dirty.take_full(usize::try_from(BATCH_LEN / u64::from(wire::CHUNK_LEN_MAX)).unwrap_or(1)),
+        Take::All => state.dirty.take(BATCH_LEN, BATCH_RANGES),
+    };
+    if ranges.is_empty() {
+        return None;
+    }
+    let ranges: Vec<(u64, Bytes)> = ranges.into_iter().map(|(start, bytes)| (start, bytes.into())).collect();
+    // They are read from here until they are committed.
+    state.flushing = ranges.clone();
+    let units: u32 = ranges.iter().map(|(_, bytes)| pool_units(bytes.len() as u64)).sum();
+    let all = state.dirty.is_empty();
+    if all {
+        state.dirty_since = None;
+    }
+    let room = match &mut state.room {
+        Some(_) if all => state.room.take(),
+        Some(held) => {
+            let part = (units as usize).min(held.num_permits());
+            held.split(part)
+        }
+        None => None,
+    };
+    let modified = state.modified.map_or(SetTime::Keep, SetTime::To);
+    Some(Batch { ranges, modified, set_id: state.set_id, base: state.base, room })
+}
+
+/// Adds what inline bytes hold and `ranges` do not: extents must cover all of it.
+fn add_below(ranges: &mut Vec<(u64, Bytes)>, whole: &[u8]) {
+    let mut merged = super::dirty::DirtyRanges::default();
+    merged.write(0, whole);
+    for (start, bytes) in ranges.drain(..) {
+        merged.write(start, &bytes);
+    }
+    let merged = merged.take(u64::MAX, usize::MAX);
+    ranges.extend(merged.into_iter().map(|(start, bytes)| (start, bytes.into())));
+}
+
+/// Whether trying again later cannot help.
+fn is_final(error: &FsError) -> bool {
+    match error {
+        FsError::Overtaken => true,
+        FsError::Op(error) => !matches!(error, OpError::StaleEpoch | OpError::StaleGc | OpError::CutPending),
+        FsError::Put(error) => matches!(**error, PutError::NoSpace),
+        _ => false,
+    }
+}
+
+impl super::file::FileState {
+    /// Everything written here is given up.
+    fn drop_news(&mut self) {
+        self.dirty = super::dirty::DirtyRanges::default();
+        self.flushing.clear();
+        self.note_committed();
+        self.room = None;
+    }
+
+    /// A batch is committed; if nothing has come after it, nothing is left of it.
+    fn note_committed(&mut self) {
+        if self.dirty.is_empty() {
+            self.modified = None;
+            self.set_id = SetId::Keep;
+            self.base = None;
+        }
+    }
+
+    /// Extents were committed on top of `attr`.
+    fn note_extents(&mut self, attr: &Attr, answer: &OpAnswer, extents: &[NewExtent]) {
+        let version = answer.done.version;
+        match &mut self.content {
+            Some(Known { version: known, body: KnownBody::Extents(map) }) if *known == attr.data_version => {
+                for extent in extents {
+                    map.insert(Extent { offset: extent.offset, body: ExtentBody::Chunk(extent.slice) });
+                }
+                *known = version;
+            }
+            // Everything there was lay inline, and is among the extents now.
+            _ if attr.size == 0 || extents.first().is_some_and(|first| first.offset == 0 && u64::from(first.slice.len) >= attr.size) => {
+                let all = extents.iter().map(|extent| Extent { offset: extent.offset, body: ExtentBody::Chunk(extent.slice) });
+                let map = super::extent_map::ExtentMap::new(0..u64::MAX, all.collect());
+                self.content = Some(Known { version, body: KnownBody::Extents(map) });
+            }
+            _ => self.content = None,
+        }
+    }
+}

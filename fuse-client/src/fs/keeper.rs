@@ -1,0 +1,273 @@
+//! The task that keeps the leases: renews their term, reclaims them after a change of leader, opens a new session when
+//! the cluster has ended the old one.
+
+use std::{sync::Arc, sync::Weak, time::Duration};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc, watch},
+    time::{Instant, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+use wire::{
+    Answer, Refusal, Request,
+    lease::{LEASES_PER_MESSAGE_MAX, LeaseAnswer, LeaseGeneration, LeaseMode, LeaseRequest, TERM},
+    namespace::{Inode, NamespaceAnswer, NamespaceRequest},
+};
+
+use super::{Forget, FsConfig, Shared, Term, chunk_cache::ChunkCache, flush, open_files::Handles, recall};
+use crate::{
+    cluster::{Cluster, ClusterError, now, pool_units},
+    session::{OnChanged, Session},
+};
+
+/// Between two renewals: three in a term, so that two may be lost.
+const RENEW_INTERVAL: Duration = Duration::from_millis(900);
+
+/// How long a renewal may take: what comes later is of no use.
+const RENEW_DEADLINE: Duration = Duration::from_secs(4);
+
+/// Before another try when the cluster cannot be asked.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// Opens the session and starts the tasks.
+pub(super) async fn begin(
+    cluster: Cluster,
+    config: FsConfig,
+    forgets: mpsc::Sender<Forget>,
+) -> Result<Arc<Shared>, ClusterError> {
+    // The session's answers go into the table of what is made only after it.
+    let place: Arc<Mutex<Weak<Shared>>> = Arc::default();
+    let session = Session::open_mount(&cluster, on_changed(Arc::clone(&place))).await?;
+    let dirty = Semaphore::new(pool_units(config.dirty_bytes) as usize);
+    let shared = Arc::new(Shared {
+        gate: RwLock::new(()),
+        table: Mutex::default(),
+        term: Mutex::new(Term { until: now() }),
+        session: watch::Sender::new(session),
+        settled: watch::Sender::new(0),
+        keeper: Notify::new(),
+        pressure: Notify::new(),
+        dirty_pool: Arc::new(dirty),
+        chunks: ChunkCache::new(cluster.clone(), config.clean_bytes),
+        handles: Mutex::new(Handles::default()),
+        locked: Mutex::default(),
+        forgets,
+        usage: Mutex::new(None),
+        closing: std::sync::atomic::AtomicBool::new(false),
+        stop: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        cluster,
+        config,
+    });
+    *place.lock() = Arc::downgrade(&shared);
+    tell_open_inodes(&shared, &shared.session());
+    shared.tasks.spawn(until_stopped(Arc::clone(&shared), keep(Arc::clone(&shared))));
+    shared.tasks.spawn(until_stopped(Arc::clone(&shared), recall::listen(Arc::clone(&shared))));
+    shared.tasks.spawn(until_stopped(Arc::clone(&shared), flush::write_out(Arc::clone(&shared))));
+    Ok(shared)
+}
+
+async fn until_stopped(shared: Arc<Shared>, task: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => {}
+        () = task => {}
+    }
+}
+
+fn on_changed(place: Arc<Mutex<Weak<Shared>>>) -> OnChanged {
+    Box::new(move |changed, ops, outcomes| {
+        let Some(shared) = place.lock().upgrade() else { return };
+        let session = shared.session();
+        let mut table = shared.table.lock();
+        // What another generation granted is not held.
+        if session.leasing().is_some_and(|leasing| leasing.generation() == changed.generation) {
+            table.absorb_changed(changed, ops, outcomes);
+        }
+    })
+}
+
+/// Each keep-alive tells which inodes are open, so that they outlive their last name.
+fn tell_open_inodes(shared: &Arc<Shared>, session: &Session) {
+    let weak = Arc::downgrade(shared);
+    session.tell_open_inodes(Box::new(move || weak.upgrade().map_or_else(Vec::new, |shared| shared.open_inodes())));
+}
+
+/// How a word of the keeper ended.
+enum Word {
+    Kept,
+    NotCurrent,
+    SessionEnded,
+    Unheard,
+}
+
+async fn keep(shared: Arc<Shared>) {
+    let mut sweep = Instant::now();
+    loop {
+        let word = if shared.session().is_over() { Word::SessionEnded } else { renew(&shared).await };
+        let pause = match word {
+            Word::Kept => RENEW_INTERVAL,
+            Word::NotCurrent => match reclaim(&shared).await {
+                Word::Kept => Duration::ZERO,
+                Word::SessionEnded | Word::NotCurrent => Duration::ZERO,
+                Word::Unheard => RETRY_PAUSE,
+            },
+            Word::SessionEnded => reopen(&shared).await,
+            Word::Unheard => RETRY_PAUSE,
+        };
+        if sweep.elapsed() >= RENEW_INTERVAL {
+            sweep = Instant::now();
+            shared.release_excess().await;
+        }
+        tokio::select! {
+            () = shared.keeper.notified(), if pause < RENEW_INTERVAL || needs_care(&shared) => {}
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+/// Whether there is a reason to look before it is time.
+fn needs_care(shared: &Shared) -> bool {
+    shared.session().is_over() || shared.ttl().is_none()
+}
+
+async fn renew(shared: &Shared) -> Word {
+    let session = shared.session();
+    let Some(leasing) = session.leasing() else { return Word::SessionEnded };
+    let generation = leasing.generation();
+    let sent = now();
+    let request = LeaseRequest::Renew { session: session.id(), generation };
+    match say(shared, request).await {
+        Ok(LeaseAnswer::Renewed) => {
+            shared.extend(sent);
+            Word::Kept
+        }
+        Ok(LeaseAnswer::NotCurrent) => Word::NotCurrent,
+        Ok(_) => Word::Unheard,
+        Err(error) => judge(&session, &error),
+    }
+}
+
+fn judge(session: &Session, error: &ClusterError) -> Word {
+    if matches!(error, ClusterError::Refused(Refusal::UnknownSession)) {
+        session.handle_unknown();
+        return Word::SessionEnded;
+    }
+    Word::Unheard
+}
+
+/// Asks the leader, within the time in which its answer is of use.
+pub(super) async fn say(shared: &Shared, request: LeaseRequest) -> Result<LeaseAnswer, ClusterError> {
+    let request = Request::Namespace(NamespaceRequest::Lease(request));
+    match shared.cluster.call_leader(&request, RENEW_DEADLINE).await? {
+        Answer::Namespace(NamespaceAnswer::Lease(answer)) => Ok(answer),
+        _ => Err(ClusterError::Confused),
+    }
+}
+
+/// Tells a leader that does not know them which leases are held; begins the next generation with those it accepts.
+async fn reclaim(shared: &Arc<Shared>) -> Word {
+    let session = shared.session();
+    let Some(leasing) = session.leasing() else { return Word::SessionEnded };
+    let old = leasing.generation();
+    // Beyond the term nothing is held any more.
+    let held = if shared.ttl().is_some() { shared.table.lock().leases() } else { Vec::new() };
+    let sent = now();
+    let mut parts: Vec<Vec<(Inode, LeaseMode)>> = held.chunks(LEASES_PER_MESSAGE_MAX).map(<[_]>::to_vec).collect();
+    if parts.is_empty() {
+        parts.push(Vec::new());
+    }
+    let last = parts.len() - 1;
+    let mut refused: Vec<Inode> = Vec::new();
+    let mut generation = LeaseGeneration::default();
+    for (index, leases) in parts.into_iter().enumerate() {
+        let more = index < last;
+        let request = LeaseRequest::Reclaim { session: session.id(), generation: old, leases, more };
+        match say(shared, request).await {
+            Ok(LeaseAnswer::Reclaimed { generation: begun, refused: gone }) => {
+                generation = begun;
+                refused.extend(gone);
+            }
+            Ok(_) => return Word::Unheard,
+            Err(error) => return judge(&session, &error),
+        }
+    }
+    let kept: std::collections::HashSet<Inode> = held.iter().map(|(inode, _)| *inode).collect();
+    let lost: Vec<Inode> = {
+        let table = shared.table.lock();
+        let leased = table.leases().into_iter().map(|(inode, _)| inode);
+        leased.filter(|inode| !kept.contains(inode)).chain(refused).collect()
+    };
+    if !lost.is_empty() {
+        info!(lost = lost.len(), "leases are gone; what others changed meanwhile is read anew");
+    }
+    shared.lose(&lost).await;
+    shared.table.lock().begin_generation();
+    leasing.begin(generation);
+    shared.extend(sent);
+    shared.settle();
+    Word::Kept
+}
+
+/// The cluster has ended the session, with its locks: a new one takes its place.
+async fn reopen(shared: &Arc<Shared>) -> Duration {
+    let place = Arc::new(Mutex::new(Arc::downgrade(shared)));
+    let all: Vec<Inode> = shared.table.lock().leases().into_iter().map(|(inode, _)| inode).collect();
+    shared.lose(&all).await;
+    match Session::open_mount(&shared.cluster, on_changed(place)).await {
+        Ok(session) => {
+            warn!("the session with the cluster had ended (60 s of silence); locks of this mount are gone");
+            tell_open_inodes(shared, &session);
+            shared.table.lock().begin_generation();
+            shared.session.send_replace(session);
+            shared.settle();
+            Duration::ZERO
+        }
+        Err(_) => RETRY_PAUSE,
+    }
+}
+
+impl Shared {
+    /// The term runs from when its renewal was sent.
+    fn extend(&self, sent: std::time::Instant) {
+        let mut term = self.term.lock();
+        term.until = term.until.max(sent + TERM);
+    }
+
+    /// Leases that are gone: what rested on them is dropped, here and in the kernel.
+    pub(super) async fn lose(&self, inodes: &[Inode]) {
+        if inodes.is_empty() {
+            return;
+        }
+        {
+            let mut table = self.table.lock();
+            for inode in inodes {
+                table.entry(*inode).revoking = true;
+            }
+        }
+        // Answers under way that rest on them are given first.
+        drop(self.gate.write());
+        let mut forgets = Vec::new();
+        {
+            let mut table = self.table.lock();
+            let now = now();
+            for inode in inodes {
+                forgets.push((*inode, table.lose(*inode, None, now)));
+            }
+        }
+        for (inode, forgotten) in forgets {
+            self.tell_kernel(inode, forgotten).await;
+        }
+        self.kernel_has_forgotten().await;
+        {
+            let mut table = self.table.lock();
+            for inode in inodes {
+                table.entry(*inode).revoking = false;
+                table.drop_if_idle(*inode);
+            }
+        }
+        self.settle();
+    }
+}

@@ -1,0 +1,128 @@
+//! Questions under leases: the leader grants with the answer.
+
+use std::{collections::HashSet, time::Duration};
+
+use tokio::time::{Instant, timeout};
+use wire::{
+    Refusal,
+    lease::{LeaseAnswer, LeaseRequest},
+    namespace::{Attr, Inode, NamespaceAnswer, NamespaceRequest, OpError, Query, QueryAnswer},
+};
+
+use super::{FsError, OP_DEADLINE, Shared};
+use crate::cluster::ClusterError;
+
+/// Between two looks at an inode whose lease the leader does not grant at the moment.
+pub(super) const CONTENTION_PAUSE: Duration = Duration::from_millis(2);
+
+impl Shared {
+    /// Asks; every inode that the answers tell of is leased, those of `exclusive` exclusively, as far as the leader
+    /// grants it now.
+    pub(super) async fn ask(
+        &self,
+        exclusive: Vec<Inode>,
+        queries: Vec<Query>,
+    ) -> Result<Vec<Result<QueryAnswer, OpError>>, FsError> {
+        let until = Instant::now() + OP_DEADLINE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(FsError::Deadline);
+            }
+            let session = self.session();
+            let Some(leasing) = session.leasing() else { return Err(FsError::SessionEnded) };
+            let generation = leasing.generation();
+            if generation.term == 0 || session.is_over() {
+                self.keeper.notify_one();
+                self.wait_for_news(left).await;
+                continue;
+            }
+            let (id, exclusive, queries) = (session.id(), exclusive.clone(), queries.clone());
+            let request = LeaseRequest::Ask { session: id, generation, exclusive: exclusive.clone(), queries: queries.clone() };
+            match self.cluster.namespace(NamespaceRequest::Lease(request)).await {
+                Ok(NamespaceAnswer::Lease(LeaseAnswer::Asked { answers, unleased, number })) => {
+                    if answers.len() != queries.len() {
+                        return Err(ClusterError::Confused.into());
+                    }
+                    let unleased: HashSet<Inode> = unleased.into_iter().collect();
+                    let mut table = self.table.lock();
+                    // What another generation granted is not held.
+                    if leasing.generation() == generation {
+                        table.absorb_asked(number, &exclusive, &unleased, &queries, &answers);
+                    }
+                    return Ok(answers);
+                }
+                Ok(NamespaceAnswer::Lease(LeaseAnswer::NotCurrent)) => {
+                    self.keeper.notify_one();
+                    leasing.renewed_since(generation, left).await;
+                }
+                Err(ClusterError::Refused(Refusal::UnknownSession)) => {
+                    session.handle_unknown();
+                    self.keeper.notify_one();
+                    self.wait_for_news(left).await;
+                }
+                Ok(_) => return Err(ClusterError::Confused.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// One question.
+    pub(super) async fn ask_one(&self, query: Query) -> Result<QueryAnswer, FsError> {
+        let answer = self.ask(Vec::new(), vec![query]).await?.pop();
+        Ok(answer.ok_or_else(|| FsError::from(ClusterError::Confused))??)
+    }
+
+    /// Attributes of an inode, and a shared lease on it.
+    pub(super) async fn ask_attr(&self, inode: Inode) -> Result<Attr, FsError> {
+        match self.ask_one(Query::Attr { inode }).await? {
+            QueryAnswer::Attr(attr) => Ok(attr),
+            _ => Err(ClusterError::Confused.into()),
+        }
+    }
+
+    /// Waits until a lease was given back or a generation has begun, or a moment has passed.
+    async fn wait_for_news(&self, at_most: Duration) {
+        let mut settled = self.settled.subscribe();
+        let mut sessions = self.session.subscribe();
+        let news = async {
+            tokio::select! {
+                _ = settled.changed() => {}
+                _ = sessions.changed() => {}
+            }
+        };
+        // The loops that call this look again whatever happened.
+        let _in_time = timeout(at_most.min(Duration::from_millis(200)), news).await.is_ok();
+    }
+
+    /// Waits until `inode` is not being given back any more.
+    pub(super) async fn wait_settled(&self, inode: Inode) {
+        let mut settled = self.settled.subscribe();
+        let until = Instant::now() + OP_DEADLINE;
+        while self.table.lock().get(inode).is_some_and(|node| node.revoking) && Instant::now() < until {
+            let left = until.saturating_duration_since(Instant::now());
+            let _in_time = timeout(left, settled.changed()).await.is_ok();
+        }
+    }
+
+    /// Makes sure that bytes of `inode` may be changed here: an exclusive lease, whose term runs.
+    pub(super) async fn make_exclusive(&self, inode: Inode) -> Result<(), FsError> {
+        let until = Instant::now() + OP_DEADLINE;
+        loop {
+            self.wait_settled(inode).await;
+            if self.ttl().is_some() && self.table.lock().get(inode).is_some_and(|node| node.is_exclusive() && node.attr.is_some()) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(FsError::Deadline);
+            }
+            let mut answers = self.ask(vec![inode], vec![Query::Attr { inode }]).await?;
+            answers.pop().ok_or_else(|| FsError::from(ClusterError::Confused))??;
+            let granted = self.table.lock().get(inode).is_some_and(|node| node.is_exclusive() && node.attr.is_some());
+            if !granted || self.ttl().is_none() {
+                self.keeper.notify_one();
+                tokio::time::sleep(CONTENTION_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The file system in our own types: what a kernel, or anybody, asks of a mounted cluster.
+//!
+//! Every inode that is cached here stands under a lease. What is cached is answered at once; the rest asks the leader,
+//! who grants the lease with the answer. Bytes written stay here, under an exclusive lease, until somebody wants them
+//! (`fsync`, another mount, memory) or a moment has passed.
+//!
+//! # Invariants
+//! - What an answer rests on is looked at, and the answer given, within one passage of the [`Gate`]: a recall closes the
+//!   gate, and so waits for the answers under way, before it lets go.
+//! - Bytes are committed only on the data version that they were written on.
+//! - Every call but a blocked lock ends within [`OP_DEADLINE`].
+//!
+//! # Not here
+//! The kernel's protocol (`mount`); permissions, which the kernel checks by the attributes it gets.
+
+mod attrs;
+mod chunk_cache;
+mod dirty;
+pub mod error;
+mod extent_map;
+mod file;
+mod flush;
+mod keeper;
+mod leases;
+mod locks;
+mod names;
+mod open_files;
+mod ranges;
+mod read;
+mod recall;
+mod table;
+mod write;
+mod xattrs;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wire::namespace::{Inode, Name};
+
+pub use attrs::Space;
+pub use error::FsError;
+pub use names::{Lookup, Making, Told};
+pub use open_files::{HandleId, OpenMode, Opened};
+pub use ranges::CopyRange;
+pub use read::{Seek, Stand};
+pub use write::{Write, WriteKind};
+use table::Table;
+
+use crate::{
+    cluster::{Cluster, ClusterError, now},
+    session::{Session, Submitted},
+};
+
+/// How long any operation but a blocked lock may take: a change of leader and a lost client's lease, several times.
+pub const OP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often an answer is looked for again because the lease was lost in between.
+const LOOKS_MAX: u32 = 16;
+
+/// How a mount behaves.
+#[derive(Clone, Debug)]
+pub struct FsConfig {
+    /// Bytes written and not committed; 48 MiB: one batch of chunks on its way, one being filled.
+    pub dirty_bytes: u64,
+    /// Verified bytes kept in memory; 64 MiB.
+    pub clean_bytes: u64,
+    /// Bytes written lie here at most that long; 1 s.
+    pub flush_after: Duration,
+    /// Open files; 65,536, as many as one session can tell of.
+    pub open_files: usize,
+}
+
+impl Default for FsConfig {
+    fn default() -> Self {
+        Self { dirty_bytes: 48 << 20, clean_bytes: 64 << 20, flush_after: Duration::from_secs(1), open_files: 65_536 }
+    }
+}
+
+/// What the kernel must forget.
+#[derive(Debug)]
+pub enum Forget {
+    /// Attributes and pages of an inode.
+    Inode(Inode),
+    /// An entry of a directory.
+    Entry(Inode, Name),
+    /// Nothing: tells when everything before it is done.
+    Done(tokio::sync::oneshot::Sender<()>),
+}
+
+/// Notices to the kernel that wait to be sent.
+const FORGETS_MAX: usize = 65_536;
+
+/// A mounted cluster. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct FileSystem {
+    shared: Arc<Shared>,
+}
+
+/// An answer is being given; see [`FileSystem::gate`].
+pub type Gate<'a> = RwLockReadGuard<'a, ()>;
+
+#[derive(Debug)]
+struct Shared {
+    cluster: Cluster,
+    config: FsConfig,
+    /// Read by whoever gives an answer that rests on a lease, written by a recall. Taken before all others.
+    gate: RwLock<()>,
+    /// Guards the table alone. Taken after the gate, before the state of a file.
+    table: Mutex<Table>,
+    /// Guards the term alone.
+    term: Mutex<Term>,
+    session: watch::Sender<Session>,
+    /// A lease has been given back, or a generation begun: who waits for an inode looks again.
+    settled: watch::Sender<u64>,
+    /// The keeper should look at once.
+    keeper: Notify,
+    /// Somebody needs memory: write out now.
+    pressure: Notify,
+    dirty_pool: Arc<Semaphore>,
+    chunks: Arc<chunk_cache::ChunkCache>,
+    handles: Mutex<open_files::Handles>,
+    /// Owners that have locked something. Guards itself alone.
+    locked: Mutex<std::collections::HashSet<(Inode, wire::namespace::LockOwner)>>,
+    forgets: mpsc::Sender<Forget>,
+    usage: Mutex<Option<(Instant, attrs::Space)>>,
+    closing: AtomicBool,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Until when the leases count.
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    until: Instant,
+}
+
+impl FileSystem {
+    /// Opens a session with the cluster and begins to keep its leases. What the kernel must forget comes out of the
+    /// receiver, which has to be emptied by somebody who holds nothing.
+    pub async fn open(cluster: Cluster, config: FsConfig) -> Result<(Self, mpsc::Receiver<Forget>), ClusterError> {
+        let (forgets, receiver) = mpsc::channel(FORGETS_MAX);
+        let shared = keeper::begin(cluster, config, forgets).await?;
+        Ok((Self { shared }, receiver))
+    }
+
+    /// While it is held, no lease is let go. Taken for the moment in which an answer is looked up and given; never
+    /// across an await.
+    pub fn gate(&self) -> Gate<'_> {
+        self.shared.gate.read()
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.shared.cluster
+    }
+
+    /// Runs `work` in the background; [`FileSystem::close`] waits for it.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.shared.tasks.spawn(work);
+    }
+
+    /// Writes everything out and ends the session (bounded).
+    pub async fn close(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.flush_everything().await;
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        let ended = tokio::time::timeout(OP_DEADLINE, self.shared.tasks.wait()).await;
+        if ended.is_err() {
+            tracing::warn!("operations of the mount did not end in time");
+        }
+        self.shared.cluster.drain().await;
+        let session = self.shared.session.borrow().clone();
+        session.close().await;
+        self.shared.cluster.close().await;
+    }
+}
+
+impl Shared {
+    fn session(&self) -> Session {
+        self.session.borrow().clone()
+    }
+
+    /// How long the kernel may believe what it is told now; none if the leases do not count.
+    fn ttl(&self) -> Option<Duration> {
+        let left = self.term.lock().until.saturating_duration_since(now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Hands in a change and waits for what becomes of it.
+    async fn change(&self, op: wire::namespace::Op) -> Result<wire::namespace::OpAnswer, FsError> {
+        Ok(self.submit(op).await?.outcome().await?)
+    }
+
+    async fn submit(&self, op: wire::namespace::Op) -> Result<Submitted, FsError> {
+        Ok(self.session().submit(op, None).await?)
+    }
+
+    /// Somebody who waits for an inode should look again.
+    fn settle(&self) {
+        self.settled.send_modify(|count| *count += 1);
+    }
+}

@@ -1,0 +1,219 @@
+//! Handles: open files and directories.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use wire::namespace::{Cookie, Entry, Inode, OpError, Query, QueryAnswer};
+
+use super::{FileSystem, FsError, Gate, Shared, file::File};
+
+/// Number of a handle.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct HandleId(pub u64);
+
+/// How a file was opened.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct OpenMode {
+    /// Writes go to the end, wherever that is.
+    pub append: bool,
+    /// Writes are durable when they return.
+    pub synced: bool,
+}
+
+/// A handle was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// Its number.
+    pub handle: HandleId,
+    /// The kernel's pages of the file are those of its bytes now.
+    pub keep_pages: bool,
+}
+
+/// All handles.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    next: u64,
+    files: HashMap<HandleId, OpenFile>,
+    directories: HashMap<HandleId, Arc<OpenDirectory>>,
+}
+
+/// An open file.
+#[derive(Clone, Debug)]
+pub(super) struct OpenFile {
+    pub(super) file: Arc<File>,
+    pub(super) mode: OpenMode,
+}
+
+/// An open directory, and the page that was read last.
+#[derive(Debug)]
+pub(super) struct OpenDirectory {
+    pub(super) inode: Inode,
+    /// Guards the page alone.
+    pub(super) page: Mutex<Option<DirectoryPage>>,
+}
+
+/// Entries that follow `after`.
+#[derive(Clone, Debug)]
+pub(super) struct DirectoryPage {
+    pub(super) after: Cookie,
+    pub(super) entries: Arc<Vec<Entry>>,
+    pub(super) end: bool,
+}
+
+impl Handles {
+    fn number(&mut self) -> HandleId {
+        self.next += 1;
+        HandleId(self.next)
+    }
+}
+
+impl FileSystem {
+    /// Opens a file of which everything needed is known.
+    pub fn open_cached(&self, _gate: &Gate<'_>, inode: Inode, mode: OpenMode) -> Option<Opened> {
+        self.shared.ttl()?;
+        let mut table = self.shared.table.lock();
+        let node = table.get_mut(inode)?;
+        let attr = node.attr.filter(|_| node.is_leased())?;
+        if attr.links == 0 || self.shared.is_crowded() {
+            return None;
+        }
+        node.opens += 1;
+        Some(self.shared.register(node, inode, &attr, mode))
+    }
+
+    /// Opens a file.
+    pub async fn open_file(&self, inode: Inode, mode: OpenMode) -> Result<Opened, FsError> {
+        if self.shared.is_crowded() {
+            return Err(FsError::TooManyOpen);
+        }
+        // It counts as open before it is looked at: what is looked at afterwards cannot be reclaimed unseen.
+        let was_open = {
+            let mut table = self.shared.table.lock();
+            let node = table.entry(inode);
+            node.opens += 1;
+            node.opens > 1
+        };
+        let looked = self.shared.ask_one(Query::Content { inode, offset: 0, len: u64::MAX }).await;
+        let attr = match looked {
+            Ok(QueryAnswer::Content { attr, .. }) if attr.links > 0 || was_open => Ok(attr),
+            // Its last name is gone, and the cluster was told that it is not open here.
+            Ok(QueryAnswer::Content { .. }) => Err(OpError::StaleInode.into()),
+            Ok(_) => Err(FsError::Invalid),
+            Err(error) => Err(error),
+        };
+        match attr {
+            Ok(attr) => {
+                let mut table = self.shared.table.lock();
+                let node = table.entry(inode);
+                Ok(self.shared.register(node, inode, &attr, mode))
+            }
+            Err(error) => {
+                self.shared.drop_open(inode);
+                Err(error)
+            }
+        }
+    }
+
+    /// The last reference to a handle is gone; what is dirty is written out soon.
+    pub fn release_file(&self, handle: HandleId) {
+        let open = self.shared.handles.lock().files.remove(&handle);
+        let Some(OpenFile { file, .. }) = open else { return };
+        let inode = file.inode;
+        if file.is_dirty() {
+            self.write_out_soon(&file);
+        }
+        drop(file);
+        self.shared.drop_open(inode);
+    }
+
+    /// Opens a directory.
+    pub fn open_directory(&self, inode: Inode) -> HandleId {
+        self.shared.table.lock().entry(inode).opens += 1;
+        let mut handles = self.shared.handles.lock();
+        let handle = handles.number();
+        handles.directories.insert(handle, Arc::new(OpenDirectory { inode, page: Mutex::new(None) }));
+        handle
+    }
+
+    /// Closes a directory.
+    pub fn release_directory(&self, handle: HandleId) {
+        let open = self.shared.handles.lock().directories.remove(&handle);
+        if let Some(directory) = open {
+            self.shared.drop_open(directory.inode);
+        }
+    }
+}
+
+impl Shared {
+    fn is_crowded(&self) -> bool {
+        self.handles.lock().files.len() >= self.config.open_files
+    }
+
+    fn register(
+        &self,
+        node: &mut super::table::Node,
+        inode: Inode,
+        attr: &wire::namespace::Attr,
+        mode: OpenMode,
+    ) -> Opened {
+        let file = Arc::clone(node.file.get_or_insert_with(|| File::new(inode)));
+        // Bytes that came with a listing are as good as asked for.
+        if let Some((version, content)) = node.content.take().filter(|(version, _)| *version == attr.data_version) {
+            let known_to = match &content {
+                wire::namespace::Content::Extents { next: Some(next), .. } => *next,
+                _ => u64::MAX,
+            };
+            file.state.lock().learn(version, 0..known_to, &content);
+        }
+        let keep_pages = node.pages == Some(attr.data_version) && node.is_leased();
+        node.pages = Some(attr.data_version);
+        let mut handles = self.handles.lock();
+        let handle = handles.number();
+        handles.files.insert(handle, OpenFile { file, mode });
+        Opened { handle, keep_pages }
+    }
+
+    pub(super) fn file_of(&self, handle: HandleId) -> Result<OpenFile, FsError> {
+        self.handles.lock().files.get(&handle).cloned().ok_or(FsError::Invalid)
+    }
+
+    pub(super) fn directory_of(&self, handle: HandleId) -> Result<Arc<OpenDirectory>, FsError> {
+        self.handles.lock().directories.get(&handle).cloned().ok_or(FsError::Invalid)
+    }
+
+    /// One handle of an inode less.
+    fn drop_open(&self, inode: Inode) {
+        let mut table = self.table.lock();
+        if let Some(node) = table.get_mut(inode) {
+            node.opens = node.opens.saturating_sub(1);
+            if node.opens == 0 && node.file.as_ref().is_some_and(|file| !file.is_dirty()) {
+                node.file = None;
+            }
+        }
+        table.drop_if_idle(inode);
+    }
+
+    /// A file that is not open and has nothing to write any more needs no state.
+    pub(super) fn drop_file_if_idle(&self, inode: Inode) {
+        let mut table = self.table.lock();
+        if let Some(node) = table.get_mut(inode)
+            && node.opens == 0
+            && node.file.as_ref().is_some_and(|file| !file.is_dirty() && file.state.lock().error.is_none())
+        {
+            node.file = None;
+        }
+        table.drop_if_idle(inode);
+    }
+
+    /// Inodes that are open, or have something to write.
+    pub(super) fn open_inodes(&self) -> Vec<Inode> {
+        let table = self.table.lock();
+        table.iter().filter(|(_, node)| node.opens > 0 || node.file.is_some()).map(|(inode, _)| inode).collect()
+    }
+
+    /// The file's state, made if there is none.
+    pub(super) fn file(&self, inode: Inode) -> Arc<File> {
+        let mut table = self.table.lock();
+        Arc::clone(table.entry(inode).file.get_or_insert_with(|| File::new(inode)))
+    }
+}

@@ -1,0 +1,267 @@
+//! Bytes of open files: what is written here over what is committed, every committed byte verified.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use wire::namespace::{Attr, Content, ExtentBody, Inode, Query, QueryAnswer};
+
+use super::{
+    FileSystem, FsError, Gate, LOOKS_MAX, Shared,
+    dirty::lay_over,
+    file::{File, Plan},
+    open_files::HandleId,
+};
+use crate::{cluster::ClusterError, download::Piece};
+
+/// Slices of one read on their way at once.
+const FETCHES: usize = 8;
+
+/// Chunks fetched ahead of somebody who reads on: 16 MiB, what three nodes send while one chunk is copied.
+const AHEAD: usize = 4;
+
+/// What an answer rests on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Stand {
+    inode: Inode,
+    losses: u64,
+}
+
+/// Where `SEEK_DATA` and `SEEK_HOLE` lead.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Seek {
+    /// To the next byte that is data.
+    Data,
+    /// To the next byte that is not.
+    Hole,
+}
+
+impl FileSystem {
+    /// Bytes that are here; none if anything has to be asked for.
+    pub fn read_cached(
+        &self,
+        _gate: &Gate<'_>,
+        handle: HandleId,
+        offset: u64,
+        len: u32,
+    ) -> Option<Vec<u8>> {
+        self.shared.ttl()?;
+        let file = self.shared.file_of(handle).ok()?.file;
+        let attr = {
+            let table = self.shared.table.lock();
+            table.get(file.inode).filter(|node| node.is_leased())?.attr?
+        };
+        let mut state = file.state.lock();
+        let range = clip(offset, len, state.size(&attr));
+        if range.is_empty() {
+            return Some(Vec::new());
+        }
+        match state.plan(&attr, range.clone()) {
+            Plan::Here(bytes) => {
+                state.note_read(&range);
+                Some(bytes)
+            }
+            Plan::Fetch { mut buffer, pieces, .. } => {
+                for piece in &pieces {
+                    let Piece::Data { offset, slice } = piece else { continue };
+                    let bytes = self.shared.chunks.peek(slice)?;
+                    lay_over(range.start, &mut buffer, *offset, &bytes);
+                }
+                let reads_on = state.note_read(&range);
+                state.lay_news_over(range.start, &mut buffer);
+                if reads_on {
+                    self.shared.read_ahead(&state, &attr, range.end);
+                }
+                Some(buffer)
+            }
+            Plan::Unknown => None,
+        }
+    }
+
+    /// Bytes, and what they rest on: they may be given, and cached by the kernel, if it still stands
+    /// ([`FileSystem::stands`]).
+    pub async fn read(&self, handle: HandleId, offset: u64, len: u32) -> Result<(Vec<u8>, Stand), FsError> {
+        let file = self.shared.file_of(handle)?.file;
+        self.shared.read(&file, offset, len).await
+    }
+
+    /// Whether what an answer rests on is as it was.
+    pub fn stands(&self, _gate: &Gate<'_>, stand: Stand) -> bool {
+        let leased = {
+            let table = self.shared.table.lock();
+            table.get(stand.inode).is_some_and(|node| node.is_leased() && node.losses == stand.losses)
+        };
+        leased && self.shared.ttl().is_some()
+    }
+
+    /// The next data or hole at or after `offset`.
+    pub async fn seek(&self, handle: HandleId, offset: u64, seek: Seek) -> Result<u64, FsError> {
+        let file = self.shared.file_of(handle)?.file;
+        self.shared.flush(&file).await?;
+        let mut at = offset;
+        loop {
+            let query = Query::Content { inode: file.inode, offset: at, len: u64::MAX };
+            let QueryAnswer::Content { attr, content } = self.shared.ask_one(query).await? else {
+                return Err(ClusterError::Confused.into());
+            };
+            if offset >= attr.size {
+                return Err(FsError::NothingThere);
+            }
+            match seek_in(&content, at, attr.size, seek) {
+                Found::At(found) => return Ok(found.max(offset)),
+                Found::Nowhere => {
+                    return if seek == Seek::Hole { Ok(attr.size) } else { Err(FsError::NothingThere) };
+                }
+                Found::GoOn(next) => at = next,
+            }
+        }
+    }
+}
+
+/// What a page of extents says of the next data or hole.
+enum Found {
+    At(u64),
+    GoOn(u64),
+    Nowhere,
+}
+
+fn seek_in(content: &Content, from: u64, size: u64, seek: Seek) -> Found {
+    let (extents, next) = match content {
+        Content::Extents { extents, next } => (extents.as_slice(), *next),
+        // Inline bytes are all data.
+        Content::Inline(_) | Content::Symlink(_) | Content::None => {
+            return if seek == Seek::Data { Found::At(from) } else { Found::At(size) };
+        }
+    };
+    let mut at = from;
+    for extent in extents {
+        let data = matches!(extent.body, ExtentBody::Chunk(_));
+        if extent.offset > at && seek == Seek::Hole {
+            return Found::At(at);
+        }
+        match (seek, data) {
+            (Seek::Data, true) => return Found::At(extent.offset.max(at)),
+            // Room that was never written reads as zeros: a hole, as on other file systems.
+            (Seek::Hole, false) => return Found::At(extent.offset.max(at)),
+            _ => at = extent.end().max(at),
+        }
+    }
+    match next {
+        Some(next) => Found::GoOn(next),
+        None if seek == Seek::Hole => Found::At(at.min(size)),
+        None => Found::Nowhere,
+    }
+}
+
+/// What of a read lies within the file.
+fn clip(offset: u64, len: u32, size: u64) -> Range<u64> {
+    let end = offset.saturating_add(u64::from(len)).min(size);
+    offset.min(end)..end
+}
+
+impl Shared {
+    pub(super) async fn read(&self, file: &Arc<File>, offset: u64, len: u32) -> Result<(Vec<u8>, Stand), FsError> {
+        for _ in 0..LOOKS_MAX {
+            let (attr, stand) = self.stand(file.inode).await?;
+            let planned = {
+                let mut state = file.state.lock();
+                let range = clip(offset, len, state.size(&attr));
+                let reads_on = state.note_read(&range);
+                let plan = if range.is_empty() { Plan::Here(Vec::new()) } else { state.plan(&attr, range.clone()) };
+                if reads_on && !matches!(plan, Plan::Unknown) {
+                    self.read_ahead(&state, &attr, range.start);
+                }
+                (plan, range, reads_on)
+            };
+            match planned {
+                (Plan::Here(bytes), _, _) => return Ok((bytes, stand)),
+                (Plan::Unknown, range, _) => self.learn(file, range).await?,
+                (Plan::Fetch { mut buffer, pieces, over }, range, reads_on) => {
+                    self.fetch(&mut buffer, range.start, pieces, reads_on || len >= 128 << 10).await?;
+                    for (start, bytes) in &over {
+                        lay_over(range.start, &mut buffer, *start, bytes);
+                    }
+                    file.state.lock().lay_news_over(range.start, &mut buffer);
+                    return Ok((buffer, stand));
+                }
+            }
+        }
+        Err(FsError::Deadline)
+    }
+
+    /// Attributes of an inode under a lease, and what they rest on.
+    async fn stand(&self, inode: Inode) -> Result<(Attr, Stand), FsError> {
+        let until = tokio::time::Instant::now() + super::OP_DEADLINE;
+        loop {
+            self.wait_settled(inode).await;
+            if self.ttl().is_some() {
+                let table = self.table.lock();
+                let node = table.get(inode).filter(|node| node.is_leased());
+                if let Some((attr, losses)) = node.and_then(|node| node.attr.map(|attr| (attr, node.losses))) {
+                    return Ok((attr, Stand { inode, losses }));
+                }
+            }
+            if tokio::time::Instant::now() >= until {
+                return Err(FsError::Deadline);
+            }
+            self.ask_attr(inode).await?;
+            let leased = self.table.lock().get(inode).is_some_and(|node| node.is_leased() && node.attr.is_some());
+            if !leased || self.ttl().is_none() {
+                self.keeper.notify_one();
+                tokio::time::sleep(super::leases::CONTENTION_PAUSE).await;
+            }
+        }
+    }
+
+    /// Asks where the bytes of a range are.
+    async fn learn(&self, file: &Arc<File>, range: Range<u64>) -> Result<(), FsError> {
+        // A little before and much after: who reads here reads on.
+        let query = Query::Content { inode: file.inode, offset: range.start, len: u64::MAX - range.start };
+        let QueryAnswer::Content { attr, content } = self.ask_one(query).await? else {
+            return Err(ClusterError::Confused.into());
+        };
+        let asked = match content {
+            Content::Inline(_) => 0..u64::MAX,
+            _ => range.start..u64::MAX,
+        };
+        file.state.lock().learn(attr.data_version, asked, &content);
+        Ok(())
+    }
+
+    /// Lays the slices into `buffer`, which is the file from `start` on.
+    async fn fetch(&self, buffer: &mut [u8], start: u64, pieces: Vec<Piece>, whole: bool) -> Result<(), FsError> {
+        let slices = pieces.into_iter().filter_map(|piece| match piece {
+            Piece::Data { offset, slice } => Some((offset, slice)),
+            Piece::Zeros { .. } => None,
+        });
+        let chunks = &self.chunks;
+        let mut fetched = stream::iter(slices)
+            .map(|(offset, slice)| async move { Ok::<(u64, Bytes), FsError>((offset, chunks.get(&slice, whole).await?)) })
+            .buffer_unordered(FETCHES);
+        while let Some((offset, bytes)) = fetched.try_next().await? {
+            lay_over(start, buffer, offset, &bytes);
+        }
+        Ok(())
+    }
+
+    /// Begins to bring the chunks that follow `from`.
+    fn read_ahead(&self, state: &super::file::FileState, attr: &Attr, from: u64) {
+        let Some(known) = state.content.as_ref().filter(|known| known.version == attr.data_version) else { return };
+        let super::file::KnownBody::Extents(map) = &known.body else { return };
+        let window = (AHEAD as u64) * u64::from(wire::CHUNK_LEN_MAX);
+        let to = from.saturating_add(window).min(attr.size);
+        let Some(extents) = map.find(from..to.max(from)) else { return };
+        let mut last = None;
+        for extent in extents {
+            if let ExtentBody::Chunk(slice) = extent.body
+                && last != Some(slice.key)
+            {
+                // Pieces of large chunks are read at random; only those that a reader passes whole are brought ahead.
+                if slice.len >= slice.chunk_len / 4 {
+                    self.chunks.prefetch(&slice);
+                }
+                last = Some(slice.key);
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Recalls: the leader wants leases back, for somebody else.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, time::sleep};
+use tracing::debug;
+use wire::{
+    Answer, Request,
+    lease::{LeaseAnswer, LeaseGeneration, LeaseNumber, LeaseRequest, Recall, Release},
+    namespace::{Inode, NamespaceAnswer, NamespaceRequest},
+};
+
+use super::{Forget, Shared, keeper::say, table::Forgotten};
+use crate::cluster::now;
+
+/// How long a wait for recalls may take: the leader answers within ten seconds.
+const LISTEN_DEADLINE: Duration = Duration::from_secs(14);
+
+/// How long what is dirty may take to be committed before its lease is let go without it.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Before another try when the cluster cannot be asked.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a release is tried; after that the generation is over anyway.
+const RELEASES_MAX: u32 = 50;
+
+/// Leases that the client may keep before it lets go of those it has not used lately.
+const LEASES_KEPT_MAX: usize = 100_000;
+
+/// Listens for recalls and answers them.
+pub(super) async fn listen(shared: Arc<Shared>) {
+    let mut known = (LeaseGeneration::default(), LeaseNumber::default());
+    loop {
+        let session = shared.session();
+        let Some(leasing) = session.leasing() else { return };
+        let generation = leasing.generation();
+        if generation.term == 0 || session.is_over() {
+            sleep(RETRY_PAUSE).await;
+            continue;
+        }
+        if known.0 != generation {
+            known = (generation, LeaseNumber::default());
+        }
+        let request = LeaseRequest::Recalls { session: session.id(), generation, known: known.1 };
+        let request = Request::Namespace(NamespaceRequest::Lease(request));
+        match shared.cluster.call_leader(&request, LISTEN_DEADLINE).await {
+            Ok(Answer::Namespace(NamespaceAnswer::Lease(LeaseAnswer::Recalls(recalls)))) => {
+                for recall in recalls {
+                    known.1 = known.1.max(recall.number);
+                    let shared = Arc::clone(&shared);
+                    shared.tasks.clone().spawn(async move { shared.give_back(recall, generation).await });
+                }
+            }
+            Ok(Answer::Namespace(NamespaceAnswer::Lease(LeaseAnswer::NotCurrent))) => {
+                shared.keeper.notify_one();
+                leasing.renewed_since(generation, RETRY_PAUSE).await;
+            }
+            Ok(_) | Err(_) => sleep(RETRY_PAUSE).await,
+        }
+    }
+}
+
+impl Shared {
+    /// Lets go of a lease: writes out what rests on it, forgets what is cached, tells the leader.
+    async fn give_back(&self, recall: Recall, generation: LeaseGeneration) {
+        let Recall { inode, keep, number } = recall;
+        let holds_more = self.table.lock().begin_recall(&recall);
+        if holds_more {
+            // Answers under way, and writes that were let in, come to their end.
+            drop(self.gate.write());
+            let flushed = tokio::time::timeout(FLUSH_DEADLINE, self.flush_for_recall(inode)).await;
+            if !matches!(flushed, Ok(Ok(()))) {
+                debug!(%inode, "what was written could not be committed before its lease went");
+            }
+            let forgotten = self.table.lock().lose(inode, keep, now());
+            self.tell_kernel(inode, forgotten).await;
+            self.kernel_has_forgotten().await;
+        }
+        let number = {
+            let mut table = self.table.lock();
+            let node = table.entry(inode);
+            number.max(node.granted)
+        };
+        self.release(vec![Release { number, inode, keep }], generation).await;
+        {
+            let mut table = self.table.lock();
+            table.entry(inode).revoking = false;
+            table.drop_if_idle(inode);
+        }
+        self.settle();
+    }
+
+    /// Tells the leader, as long as the generation lasts.
+    async fn release(&self, releases: Vec<Release>, generation: LeaseGeneration) {
+        for _ in 0..RELEASES_MAX {
+            let session = self.session();
+            if session.leasing().is_none_or(|leasing| leasing.generation() != generation) {
+                return;
+            }
+            let request = LeaseRequest::Release { session: session.id(), generation, releases: releases.clone() };
+            match say(self, request).await {
+                Ok(LeaseAnswer::Released | LeaseAnswer::NotCurrent) => return,
+                Ok(_) | Err(_) => sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    /// Hands notices for the kernel to the thread that sends them.
+    pub(super) async fn tell_kernel(&self, inode: Inode, forgotten: Forgotten) {
+        let names = forgotten.names.into_iter().map(|name| Forget::Entry(inode, name));
+        let pages = forgotten.pages.then_some(Forget::Inode(inode));
+        for forget in names.chain(pages) {
+            // Nobody listens any more when the mount is gone.
+            let _told = self.forgets.send(forget).await.is_ok();
+        }
+    }
+
+    /// Waits until the kernel has forgotten everything it was told to forget (bounded: a page that is being read waits
+    /// for the answer to that read).
+    pub(super) async fn kernel_has_forgotten(&self) {
+        let (done, forgotten) = oneshot::channel();
+        if self.forgets.send(Forget::Done(done)).await.is_ok() {
+            let _in_time = tokio::time::timeout(FLUSH_DEADLINE, forgotten).await.is_ok();
+        }
+    }
+
+    /// Lets go of leases that have not been used lately, when there are too many.
+    pub(super) async fn release_excess(&self) {
+        let session = self.session();
+        let Some(leasing) = session.leasing() else { return };
+        let generation = leasing.generation();
+        let excess: Vec<(Inode, LeaseNumber)> = {
+            let table = self.table.lock();
+            let leased = table.iter().filter(|(_, node)| node.lease.is_some()).count();
+            let over = leased.saturating_sub(LEASES_KEPT_MAX);
+            if over == 0 {
+                return;
+            }
+            let at = now();
+            let idle = table.iter().filter(|(_, node)| {
+                node.lease.is_some()
+                    && !node.revoking
+                    && node.opens == 0
+                    && node.file.is_none()
+                    && node.told_until.is_none_or(|until| until < at)
+            });
+            // A grant after this one is not meant by the release.
+            idle.map(|(inode, node)| (inode, node.granted)).take(over + LEASES_KEPT_MAX / 10).collect()
+        };
+        for part in excess.chunks(1024) {
+            let inodes: Vec<Inode> = part.iter().map(|(inode, _)| *inode).collect();
+            self.lose(&inodes).await;
+            let releases = part.iter().map(|(inode, number)| Release { number: *number, inode: *inode, keep: None }).collect();
+            self.release(releases, generation).await;
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Bytes written: they lie here, under an exclusive lease, until they are committed.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::OwnedSemaphorePermit;
+use wire::namespace::{FILE_LEN_MAX, OpError, SetId, Timestamp};
+
+use super::{
+    FileSystem, FsError, Gate, LOOKS_MAX, OP_DEADLINE, Shared,
+    open_files::{HandleId, OpenFile},
+};
+use crate::cluster::{now, pool_units};
+
+/// Where a write comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WriteKind {
+    /// From `write`.
+    Plain,
+    /// From the kernel's pages, which somebody changed through a mapping.
+    Mapped,
+}
+
+/// A write.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// Through which handle.
+    pub handle: HandleId,
+    /// Where, unless the handle appends.
+    pub offset: u64,
+    /// What.
+    pub data: &'a [u8],
+    /// From where.
+    pub kind: WriteKind,
+    /// Set-id bits.
+    pub set_id: SetId,
+}
+
+impl FileSystem {
+    /// Takes in a write if nothing has to be asked or waited for first; how many bytes.
+    pub fn write_cached(&self, gate: &Gate<'_>, write: Write<'_>) -> Option<Result<u32, FsError>> {
+        let open = match self.shared.file_of(write.handle) {
+            Ok(open) => open,
+            Err(error) => return Some(Err(error)),
+        };
+        if open.mode.synced {
+            return None;
+        }
+        let room = self.shared.room_now(write.data.len())?;
+        self.take_in(gate, &open, write, room)
+    }
+
+    /// Takes in a write.
+    pub async fn write(&self, write: Write<'_>) -> Result<u32, FsError> {
+        let open = self.shared.file_of(write.handle)?;
+        let mut written = None;
+        for _ in 0..LOOKS_MAX {
+            if write.kind == WriteKind::Plain {
+                self.shared.make_exclusive(open.file.inode).await?;
+            }
+            let room = self.shared.room(write.data.len()).await?;
+            written = {
+                let gate = self.gate();
+                self.take_in(&gate, &open, write, room)
+            };
+            if written.is_some() {
+                break;
+            }
+        }
+        let count = written.ok_or(FsError::Deadline)??;
+        if open.mode.synced {
+            self.shared.flush(&open.file).await?;
+        }
+        Ok(count)
+    }
+
+    /// None if the lease does not allow it at this moment.
+    fn take_in(
+        &self,
+        _gate: &Gate<'_>,
+        open: &OpenFile,
+        write: Write<'_>,
+        room: OwnedSemaphorePermit,
+    ) -> Option<Result<u32, FsError>> {
+        let lasting = self.shared.ttl().is_some();
+        let attr = {
+            let table = self.shared.table.lock();
+            let node = table.get(open.file.inode);
+            let exclusive = node.filter(|node| lasting && node.is_exclusive()).and_then(|node| node.attr);
+            match write.kind {
+                WriteKind::Plain => Some(exclusive?),
+                // A page that is given back must not wait for the lease that it is given back for.
+                WriteKind::Mapped => exclusive,
+            }
+        };
+        let mut state = open.file.state.lock();
+        let offset = match (open.mode.append && write.kind == WriteKind::Plain, &attr) {
+            (true, Some(attr)) => state.size(attr),
+            _ => write.offset,
+        };
+        let end = offset.checked_add(write.data.len() as u64).filter(|end| *end <= FILE_LEN_MAX);
+        if end.is_none() {
+            return Some(Err(OpError::FileTooLarge.into()));
+        }
+        if state.dirty.is_empty() && state.flushing.is_empty() {
+            state.base = attr.map(|attr| attr.data_version);
+        }
+        state.write(offset, write.data, now(), wall_clock(), write.set_id);
+        match &mut state.room {
+            Some(held) => held.merge(room),
+            None => state.room = Some(room),
+        }
+        let full = state.dirty.has_full_chunk();
+        drop(state);
+        if full {
+            self.write_out_full(&open.file);
+        }
+        Some(Ok(u32::try_from(write.data.len()).expect("a write is at most some megabytes")))
+    }
+
+    /// Makes everything written to a file durable; reports what went wrong since the last time.
+    pub async fn sync(&self, handle: HandleId) -> Result<(), FsError> {
+        let file = self.shared.file_of(handle)?.file;
+        let flushed = self.shared.flush(&file).await;
+        let deferred = file.state.lock().error.take();
+        deferred.map_or(flushed, Err)
+    }
+
+    /// A handle is being closed: reports what went wrong with deferred writes so far.
+    pub fn deferred_error(&self, handle: HandleId) -> Result<(), FsError> {
+        let file = self.shared.file_of(handle)?.file;
+        let deferred = file.state.lock().error.take();
+        deferred.map_or(Ok(()), Err)
+    }
+}
+
+impl Shared {
+    fn room_now(&self, len: usize) -> Option<OwnedSemaphorePermit> {
+        let pool = std::sync::Arc::clone(&self.dirty_pool);
+        pool.try_acquire_many_owned(pool_units(len as u64)).ok()
+    }
+
+    /// Waits for memory; what is dirty is written out meanwhile.
+    async fn room(&self, len: usize) -> Result<OwnedSemaphorePermit, FsError> {
+        if let Some(room) = self.room_now(len) {
+            return Ok(room);
+        }
+        let pool = std::sync::Arc::clone(&self.dirty_pool);
+        let waiting = pool.acquire_many_owned(pool_units(len as u64));
+        tokio::pin!(waiting);
+        let until = tokio::time::Instant::now() + OP_DEADLINE;
+        loop {
+            self.pressure.notify_one();
+            match tokio::time::timeout(Duration::from_millis(100), &mut waiting).await {
+                Ok(room) => return room.map_err(|_| FsError::Deadline),
+                Err(_) if tokio::time::Instant::now() >= until => return Err(FsError::Deadline),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// The time of day: what a file that was written here shows as its mtime.
+pub(super) fn wall_clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::new(seconds, since.subsec_nanos()).expect("nanoseconds of a second are fewer than a billion")
+}

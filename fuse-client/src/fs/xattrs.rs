@@ -1,0 +1,94 @@
+//! Extended attributes, and those that tell where the bytes of a file are.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use wire::namespace::{Content, ExtentBody, Inode, Op, OpError, Query, QueryAnswer, Xattr, XattrMode, XattrName};
+
+use super::{FileSystem, FsError};
+use crate::cluster::ClusterError;
+
+/// Tells which nodes hold the chunks of a file.
+const LOCATIONS: &[u8] = b"user.dfs.locations";
+
+/// Tells which chunks hold the bytes of a file.
+const CHUNKS: &[u8] = b"user.dfs.chunks";
+
+impl FileSystem {
+    /// All extended attributes of an inode.
+    pub async fn xattrs(&self, inode: Inode) -> Result<Arc<Vec<Xattr>>, FsError> {
+        if self.shared.ttl().is_some() {
+            let table = self.shared.table.lock();
+            let node = table.get(inode).filter(|node| node.is_leased());
+            if let Some(xattrs) = node.and_then(|node| node.xattrs.clone()) {
+                return Ok(xattrs);
+            }
+        }
+        self.shared.wait_settled(inode).await;
+        match self.shared.ask_one(Query::Xattrs { inode }).await? {
+            QueryAnswer::Xattrs(xattrs) => Ok(Arc::new(xattrs)),
+            _ => Err(ClusterError::Confused.into()),
+        }
+    }
+
+    /// Value of an extended attribute.
+    pub async fn xattr(&self, inode: Inode, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        if name == LOCATIONS || name == CHUNKS {
+            return self.whereabouts(inode, name).await;
+        }
+        let xattrs = self.xattrs(inode).await?;
+        let found = xattrs.iter().find(|xattr| xattr.name.as_bytes() == name);
+        Ok(found.ok_or(OpError::NoXattr)?.value.clone())
+    }
+
+    /// Sets an extended attribute.
+    pub async fn set_xattr(&self, inode: Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<(), FsError> {
+        if name.starts_with(b"user.dfs.") {
+            return Err(OpError::NotPermitted.into());
+        }
+        let name = XattrName::new(name).map_err(|_| FsError::Invalid)?;
+        self.shared.change(Op::SetXattr { inode, xattr: Xattr { name, value: value.to_vec() }, mode }).await?;
+        Ok(())
+    }
+
+    /// Removes an extended attribute.
+    pub async fn remove_xattr(&self, inode: Inode, name: &[u8]) -> Result<(), FsError> {
+        let name = XattrName::new(name).map_err(|_| OpError::NoXattr)?;
+        self.shared.change(Op::RemoveXattr { inode, name }).await?;
+        Ok(())
+    }
+
+    /// A line for each extent of a file (the first thousand): offset, length, and its chunk or the nodes that hold it.
+    async fn whereabouts(&self, inode: Inode, what: &[u8]) -> Result<Vec<u8>, FsError> {
+        self.shared.flush_if_dirty(inode).await?;
+        let answer = self.shared.ask_one(Query::Content { inode, offset: 0, len: u64::MAX }).await?;
+        let QueryAnswer::Content { content, .. } = answer else { return Err(ClusterError::Confused.into()) };
+        let map = self.shared.cluster.map();
+        let mut text = String::new();
+        match content {
+            Content::Inline(data) => {
+                let whose = if what == CHUNKS { "inline" } else { "namespace" };
+                writeln!(text, "0 {} {whose}", data.bytes.len()).expect("a string takes everything");
+            }
+            Content::Extents { extents, .. } => {
+                for extent in extents {
+                    let ExtentBody::Chunk(slice) = extent.body else { continue };
+                    write!(text, "{} {}", extent.offset, slice.len).expect("a string takes everything");
+                    if what == CHUNKS {
+                        writeln!(text, " {}+{}", slice.key, slice.offset).expect("a string takes everything");
+                        continue;
+                    }
+                    if let Some(ring) = &map.ring {
+                        for node in ring.owners(ring.bits().partition_of(&slice.key)) {
+                            let address = map.node(node).map(|row| row.address.to_string()).unwrap_or_default();
+                            write!(text, " {address}").expect("a string takes everything");
+                        }
+                    }
+                    text.push('\n');
+                }
+            }
+            Content::Symlink(_) | Content::None => return Err(OpError::NoXattr.into()),
+        }
+        text.truncate(wire::namespace::XATTR_VALUE_LEN_MAX);
+        Ok(text.into_bytes())
+    }
+}
