@@ -24,7 +24,7 @@ pub(super) fn op_weight(op: &Op) -> usize {
                 AppendData::Inline(content) => content.bytes.len(),
                 AppendData::Slices { slices, .. } => slices.len() * EXTENT,
             },
-            Op::SetAttr { .. } | Op::Punch { .. } | Op::Clone { .. } => 0,
+            Op::SetAttr { .. } | Op::Punch { .. } | Op::Clone { .. } | Op::Lock { .. } | Op::Unlock { .. } => 0,
         }
 }
 
