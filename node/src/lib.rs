@@ -8,6 +8,7 @@ pub mod config;
 pub mod consensus;
 pub mod disk;
 pub mod kv;
+pub mod lease;
 pub mod membership;
 pub mod namespace;
 pub mod node;

@@ -29,6 +29,7 @@ use crate::{
     consensus::{Consensus, ConsensusConfig, RaftTransport, TransportError, WallClock},
     disk::Disk,
     kv::KvStore,
+    lease::Leases,
     membership::{Detector, Founding, Sessions},
     namespace,
     repair::RepairState,
@@ -119,6 +120,8 @@ pub struct Node {
     pub clock: Arc<dyn WallClock>,
     /// What the leader knows and does not replicate. Guards itself alone; never held across an await.
     pub leader: Mutex<Option<LeaderState>>,
+    /// Rung when something that requests wait for at the leases may have happened.
+    pub lease_bells: LeaseBells,
     /// What is lacking here and being fetched.
     pub repair: RepairState,
     /// Stops everything.
@@ -151,6 +154,17 @@ pub struct LeaderState {
     pub detector: Detector,
     /// What sessions said.
     pub sessions: Sessions,
+    /// What sessions may cache.
+    pub leases: Leases,
+}
+
+/// For requests that wait at the leases: the table itself is pure.
+#[derive(Debug, Default)]
+pub struct LeaseBells {
+    /// An inode, a lease, or the grace.
+    pub freed: tokio::sync::Notify,
+    /// Recalls.
+    pub recalled: tokio::sync::Notify,
 }
 
 impl fmt::Debug for Node {
@@ -194,6 +208,7 @@ impl Node {
             peers,
             clock: parts.clock,
             leader: Mutex::new(None),
+            lease_bells: LeaseBells::default(),
             repair: RepairState::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -325,22 +340,39 @@ impl Node {
 
     /// Runs `f` on the soft state of the term that this node leads; none if it does not lead.
     pub fn with_leader_state<T>(&self, f: impl FnOnce(&mut LeaderState) -> T) -> Option<T> {
-        let view = self.consensus.watch().borrow().clone();
+        let (role, term) = {
+            let view = self.consensus.watch();
+            let view = view.borrow();
+            (view.role, view.term)
+        };
         let mut state = self.leader.lock();
-        if view.role != RaftRole::Leader {
+        if role != RaftRole::Leader {
             *state = None;
             return None;
         }
-        if state.as_ref().is_none_or(|state| state.term != view.term) {
+        if state.as_ref().is_none_or(|state| state.term != term) {
             let now = Instant::now();
             let membership = &self.config.membership;
             *state = Some(LeaderState {
-                term: view.term,
+                term,
                 detector: Detector::new(membership.down_after, now),
                 sessions: Sessions::new(membership.session_lifetime, now),
+                leases: Leases::new(term, now),
             });
         }
         state.as_mut().map(f)
+    }
+
+    /// Runs `f` on the leases of the term that this node leads, and wakes who waits for what it did.
+    pub fn with_leases<T>(&self, f: impl FnOnce(&mut Leases) -> T) -> Option<T> {
+        let (done, wakes) = self.with_leader_state(|leader| (f(&mut leader.leases), leader.leases.take_wakes()))?;
+        if wakes.freed {
+            self.lease_bells.freed.notify_waiters();
+        }
+        if wakes.recalled {
+            self.lease_bells.recalled.notify_waiters();
+        }
+        Some(done)
     }
 
     /// Asks another node over its control connection.

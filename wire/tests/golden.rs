@@ -19,6 +19,7 @@ use wire::{
     cluster::{ClusterAnswer, ClusterId, ClusterRequest, TokenPurpose},
     frame,
     handshake::{Hello, HelloReply, Welcome},
+    lease::{LeaseAnswer, LeaseRequest},
     namespace::{NamespaceAnswer, NamespaceRequest, Op},
     token::Token,
 };
@@ -57,7 +58,11 @@ fn golden() -> Golden {
         golden.add(name, &Ok::<_, wire::Refusal>(answer));
     }
     golden.add("refusals", &values::refusals());
-    golden.add("op_errors", &values::op_errors());
+    // A list grows at its beginning: what came later has a line of its own.
+    let op_errors = values::op_errors();
+    let (first, locks) = op_errors.split_at(23);
+    golden.add("op_errors", &first.to_vec());
+    golden.add("op_errors.locks", &locks.to_vec());
     golden.add("file_types", &values::file_types());
     golden.add("reply.refusal", &Reply::Err(wire::Refusal::Busy));
     golden.add("ring", &values::ring());
@@ -121,15 +126,29 @@ fn every_variant_has_its_line() {
         })
         .collect();
     assert_eq!(ops, (0..OPS).collect());
+    let mut leases = [std::collections::BTreeSet::new(), std::collections::BTreeSet::new()];
+    for (_, request) in values::requests() {
+        if let Request::Namespace(NamespaceRequest::Lease(request)) = request {
+            leases[0].insert(postcard::to_stdvec(&request).unwrap()[0]);
+        }
+    }
+    for (_, answer) in values::answers() {
+        if let wire::Answer::Namespace(NamespaceAnswer::Lease(answer)) = answer {
+            leases[1].insert(postcard::to_stdvec(&answer).unwrap()[0]);
+        }
+    }
+    assert_eq!(leases, [(0..LEASE_REQUESTS).collect(), (0..LEASE_ANSWERS).collect()]);
 }
 
 const CHUNK_REQUESTS: u8 = 6;
-const NAMESPACE_REQUESTS: u8 = 6;
+const NAMESPACE_REQUESTS: u8 = 8;
 const CLUSTER_REQUESTS: u8 = 7;
 const CHUNK_ANSWERS: u8 = 6;
-const NAMESPACE_ANSWERS: u8 = 6;
+const NAMESPACE_ANSWERS: u8 = 7;
 const CLUSTER_ANSWERS: u8 = 7;
-const OPS: u8 = 14;
+const LEASE_REQUESTS: u8 = 6;
+const LEASE_ANSWERS: u8 = 7;
+const OPS: u8 = 16;
 
 /// Breaks the build when a variant is added, so that the counts above and the values are brought up to date.
 #[allow(dead_code, reason = "only its compilation matters")]
@@ -138,13 +157,17 @@ fn counted(
     answered: (&ChunkAnswer, &NamespaceAnswer, &ClusterAnswer),
 ) {
     use {ChunkAnswer as CA, ChunkRequest as CR, ClusterAnswer as KA, ClusterRequest as KR};
-    use {NamespaceAnswer as NA, NamespaceRequest as NR};
+    use {LeaseAnswer as LA, LeaseRequest as LR, NamespaceAnswer as NA, NamespaceRequest as NR};
     match asked.0 {
         CR::Put { .. } | CR::Sync { .. } | CR::Has { .. } | CR::Get { .. } | CR::List { .. } | CR::Suspect { .. } => {}
     }
     match asked.1 {
         NR::OpenSession { .. } | NR::KeepAlive { .. } | NR::CloseSession { .. } => {}
-        NR::ReserveInodes { .. } | NR::Batch(_) | NR::Query(_) => {}
+        NR::ReserveInodes { .. } | NR::Batch(_) | NR::Query(_) | NR::OpenMount { .. } => {}
+        NR::Lease(request) => match request {
+            LR::Ask { .. } | LR::Change { .. } | LR::Renew { .. } | LR::Reclaim { .. } => {}
+            LR::Recalls { .. } | LR::Release { .. } => {}
+        },
     }
     match asked.2 {
         KR::Map { .. } | KR::Heartbeat { .. } | KR::Status | KR::CreateToken { .. } => {}
@@ -154,7 +177,7 @@ fn counted(
         Op::Create { .. } | Op::CreateUnnamed { .. } | Op::Link { .. } | Op::Unlink { .. } => {}
         Op::RemoveDirectory { .. } | Op::Rename { .. } | Op::SetAttr { .. } | Op::SetXattr { .. } => {}
         Op::RemoveXattr { .. } | Op::WriteExtents { .. } | Op::WriteInline { .. } | Op::Append { .. } => {}
-        Op::Punch { .. } | Op::Clone { .. } => {}
+        Op::Punch { .. } | Op::Clone { .. } | Op::Lock { .. } | Op::Unlock { .. } => {}
     }
     match answered.0 {
         CA::Put { .. } | CA::Synced { .. } | CA::Has { .. } | CA::Got { .. } | CA::Listed { .. } | CA::Noted => {}
@@ -162,6 +185,10 @@ fn counted(
     match answered.1 {
         NA::SessionOpened { .. } | NA::Alive { .. } | NA::SessionClosed => {}
         NA::InodesReserved(_) | NA::Batch(_) | NA::Query(_) => {}
+        NA::Lease(answer) => match answer {
+            LA::Asked { .. } | LA::Changed { .. } | LA::Renewed | LA::Reclaimed { .. } => {}
+            LA::Recalls(_) | LA::Released | LA::NotCurrent => {}
+        },
     }
     match answered.2 {
         KA::Map { .. } | KA::Heard { .. } | KA::Status(_) | KA::Token(_) => {}

@@ -241,11 +241,13 @@ async fn end_silent_sessions(node: &Node) -> Result<(), Refusal> {
     let now = Instant::now();
     let expired = node.with_leader_state(|leader| {
         leader.sessions.retain(&live);
+        leader.leases.retain(|session| live.contains_key(&session));
         leader.sessions.expired(&live, now)
     });
     for session in expired.unwrap_or_default() {
         info!(?session, "a silent session ends");
         propose(node, CommandBody::CloseSession { session }).await?;
+        node.with_leases(|leases| leases.handle_session_end(session));
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use super::{
     edit::{Edit, Fault, ROWS_MAX},
     extents::{PIECES_MAX, ROWS_PER_EXTENT},
     row::{InodeRow, Outcome, SessionRow},
-    table,
+    session, table,
 };
 
 /// Rows kept back while operations run: the session's, the removal of outcomes, and one to spare.
@@ -57,7 +57,9 @@ pub fn cost(op: &Op) -> usize {
         | Op::RemoveDirectory { .. }
         | Op::Rename { .. }
         | Op::SetXattr { .. }
-        | Op::RemoveXattr { .. } => BASE,
+        | Op::RemoveXattr { .. }
+        | Op::Lock { .. }
+        | Op::Unlock { .. } => BASE,
         Op::SetAttr { set, .. } if set.size.is_none() => BASE,
         // One extent put in, and one or two that it narrows or replaces.
         Op::WriteExtents { extents, .. } => BASE + 2 * ROWS_PER_EXTENT * extents.len() + ROWS_PER_EXTENT,
@@ -101,7 +103,8 @@ impl Edit<'_> {
         }
         self.limit_to(ROWS_MAX);
         self.trim_outcomes(batch.session)?;
-        Ok(CommandOutcome::Batch(outcomes))
+        let touched = if session::has_mounts(self)? { self.touched()? } else { Vec::new() };
+        Ok(CommandOutcome::Batch { outcomes, touched })
     }
 
     /// Answers one operation: from the window, or by executing it. [`Fault::Overflow`] if others left it no room.
@@ -218,6 +221,8 @@ impl Edit<'_> {
                 offset = done;
                 (to, row)
             }
+            Op::Lock { inode, lock } => (*inode, self.lock(session, *inode, lock)?),
+            Op::Unlock { inode, owner, start, end } => (*inode, self.unlock(session, *inode, *owner, (*start, *end))?),
         };
         Ok((OpDone { inode, version: row.data_version, offset }, row))
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use wire::{
     Refusal,
     cluster::{Access, ClientId, ClusterId, KeyFingerprint, Newcomer, NodeRow, Peer, TokenPurpose},
-    namespace::{Batch, Inode, InodeRange, OpOutcome, SessionId, SessionNonce, Timestamp},
+    namespace::{Attr, Batch, Inode, InodeRange, OpOutcome, SessionId, SessionNonce, Timestamp},
 };
 
 /// An entry of the Raft log: a change, stamped by the leader that proposed it.
@@ -56,6 +56,15 @@ pub enum CommandBody {
     },
     /// About the cluster.
     Cluster(ClusterCommand),
+    /// Open a session that may hold leases; otherwise as [`CommandBody::OpenSession`].
+    OpenMount {
+        /// Whose.
+        client: Peer,
+        /// Chosen by the client.
+        nonce: SessionNonce,
+    },
+    /// Changes nothing. Once it is applied, what the same leader proposed before has been decided.
+    Nothing,
 }
 
 /// A change of members, tokens, clients, ring.
@@ -118,12 +127,18 @@ pub enum CommandOutcome {
         /// Stamp for puts.
         gc_current: GcEpoch,
     },
-    /// To a close, a cut, a reclaim.
+    /// To a close, a cut, a reclaim, to nothing.
     Done,
     /// To a reservation.
     InodesReserved(InodeRange),
     /// To a batch.
-    Batch(Vec<OpOutcome>),
+    Batch {
+        /// One for each operation, in order.
+        outcomes: Vec<OpOutcome>,
+        /// Attributes, after the batch, of every inode that its operations changed and that can still be seen. Left
+        /// empty while there is no mount: nobody holds a lease then, and bulk uploads need not pay for it.
+        touched: Vec<Attr>,
+    },
     /// To a change of the cluster.
     Cluster(ClusterOutcome),
     /// The command was refused whole.

@@ -7,9 +7,9 @@ use std::{
 
 use ring::GcEpoch;
 use serde::{Serialize, de::DeserializeOwned};
-use wire::namespace::{OpError, Timestamp};
+use wire::namespace::{Attr, Inode, OpError, Timestamp};
 
-use super::{LogIndex, row, row::Counters, table};
+use super::{LogIndex, reach, row, row::Counters, table};
 use crate::kv::{KvError, KvRead, KvVisit, WriteBatch};
 
 /// Rows that one command may change: bounds how long it holds up the others, and the size of its batch.
@@ -146,6 +146,20 @@ impl<'a> Edit<'a> {
     /// The stamp that dead chunks get.
     pub(super) fn gc_current(&self) -> Result<GcEpoch, KvError> {
         Ok(self.counters()?.map_or_else(GcEpoch::default, |counters| counters.gc_current))
+    }
+
+    /// Attributes of every inode that was changed so far and can still be seen.
+    pub(super) fn touched(&self) -> Result<Vec<Attr>, KvError> {
+        let (from, to) = table::rows_of_table(table::INODE);
+        let mut touched = Vec::new();
+        for (key, value) in self.changes.range(from..to) {
+            let Some(value) = value else { continue };
+            let row: row::InodeRow = row::decode(key, value)?;
+            if reach::is_visible(&row) {
+                touched.push(row.attr(Inode(table::first_number(key).unwrap_or(0))));
+            }
+        }
+        Ok(touched)
     }
 
     /// The changes to commit.

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::kv::{KvError, KvRead};
 
+/// Rows of locks that one command removes together with their inode.
+const LOCK_ROWS_MAX: usize = 16;
+
 /// Commands that the leader should propose: cuts and closes that one command did not finish. At most `limit`.
 pub fn pending_work(rows: &dyn KvRead, limit: usize) -> Result<Vec<CommandBody>, KvError> {
     let mut work = Vec::new();
@@ -79,6 +82,10 @@ impl Edit<'_> {
         let row: Option<InodeRow> = self.read(&table::inode(inode))?;
         let Some(mut row) = row else { return Ok(()) };
         let Standing::Orphan(index) = row.standing else { return Ok(()) };
+        // Many locks leave no room for the rest, which comes again: it stays an orphan.
+        if self.remove_locks(inode)? > LOCK_ROWS_MAX {
+            return Ok(());
+        }
         self.remove(table::orphan(index, inode))?;
         row.standing = Standing::Reclaiming;
         match OpenFile::check(inode, row.clone()) {

@@ -12,6 +12,9 @@ use super::{
     table,
 };
 
+/// Seconds that a client's clock may be ahead of the leader's before its times are no times of writes.
+const CLOCK_AHEAD_MAX: i64 = 60;
+
 impl Edit<'_> {
     /// The inode, unless it does not exist or is being released.
     pub(super) fn inode(&self, inode: Inode) -> Result<InodeRow, Fault> {
@@ -42,6 +45,16 @@ impl Edit<'_> {
         self.touch(row);
         row.data_version += 1;
         row.modified = self.time(row, modified, row.modified);
+    }
+
+    /// When the bytes were written, if the asker knows better than the leader: a mount tells of a write some time after
+    /// it was made. A time well ahead of the leader's clock is none of a write, but one that somebody set.
+    pub(super) fn time_of_write(&self, modified: SetTime) -> Option<Timestamp> {
+        let latest = (self.stamp.seconds().saturating_add(CLOCK_AHEAD_MAX), self.stamp.nanoseconds());
+        match modified {
+            SetTime::To(time) => Some(time).filter(|time| (time.seconds(), time.nanoseconds()) <= latest),
+            SetTime::Keep | SetTime::Now => None,
+        }
     }
 
     fn time(&self, row: &InodeRow, set: SetTime, old: Timestamp) -> Timestamp {

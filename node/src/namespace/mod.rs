@@ -9,7 +9,7 @@
 //! - A failed operation changes nothing.
 //!
 //! # Not here
-//! Who may do what: clients with write access are trusted for uid and gid, as with NFS `sys`. Leases, locks. When to
+//! Who may do what: clients with write access are trusted for uid and gid, as with NFS `sys`. Leases (`lease`). When to
 //! propose what (`serve`, `consensus`).
 
 mod batch;
@@ -23,8 +23,10 @@ mod file;
 mod garbage;
 mod inode;
 mod list;
+mod locks;
 mod punch;
 mod query;
+mod reach;
 mod row;
 mod session;
 pub mod table;
@@ -38,8 +40,10 @@ pub use cluster::{authority, cluster_epoch, cluster_id, cluster_map, identify};
 pub use command::{ClusterCommand, ClusterOutcome, Command, CommandBody, CommandOutcome};
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};
+pub use locks::LOCKS_MAX;
+pub use reach::{led_to, made, named};
 pub use row::SealedAuthority;
-pub use session::{SessionSummary, session_list, session_owner};
+pub use session::{SessionSummary, is_mount, mount_sessions, session_list, session_owner};
 pub use xattrs::{XATTRS_LEN_MAX, XATTRS_MAX};
 
 use edit::{Edit, Fault};
@@ -67,6 +71,8 @@ pub fn apply(rows: &dyn KvRead, index: LogIndex, command: &Command) -> Result<(W
         CommandBody::ContinueCut { inode } => edit.continue_cut(*inode),
         CommandBody::ReclaimOrphans { inodes } => edit.reclaim_orphans(inodes),
         CommandBody::Cluster(command) => edit.cluster(command),
+        CommandBody::OpenMount { client, nonce } => edit.open_mount(*client, *nonce),
+        CommandBody::Nothing => Ok(CommandOutcome::Done),
     };
     match outcome {
         // A command that is refused whole changes nothing.

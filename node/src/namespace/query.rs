@@ -6,8 +6,8 @@ use wire::namespace::{
 
 use super::{
     extents::extents_of,
-    list, row,
-    row::{Body, Dentry, InodeRow, Standing, Storage},
+    list, locks, reach, row,
+    row::{Body, Dentry, InodeRow, Storage},
     table, xattrs,
 };
 use crate::kv::{KvError, KvRead};
@@ -57,12 +57,16 @@ pub(super) fn answer(rows: &dyn KvRead, query: &Query) -> Result<QueryAnswer, Qu
             let usage: Option<Usage> = row::read(rows, &table::single(table::USAGE))?;
             QueryAnswer::Usage(usage.unwrap_or_default())
         }
+        Query::Lock { inode, session, lock } => {
+            inode_row(rows, *inode)?;
+            QueryAnswer::Lock(locks::conflict(rows, *inode, *session, lock)?)
+        }
     })
 }
 
 fn inode_row(rows: &dyn KvRead, inode: Inode) -> Result<InodeRow, QueryFault> {
     let row: Option<InodeRow> = row::read(rows, &table::inode(inode))?;
-    Ok(row.filter(|row| row.standing != Standing::Reclaiming).ok_or(OpError::StaleInode)?)
+    Ok(row.filter(reach::is_visible).ok_or(OpError::StaleInode)?)
 }
 
 fn walk(rows: &dyn KvRead, from: Inode, path: &[Name]) -> Result<Walked, QueryFault> {

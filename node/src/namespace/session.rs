@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - A number is handed out once, and names at most one inode, ever.
-//! - A closed session leaves nothing: what it held unnamed becomes orphans, in as many commands as that takes.
+//! - A closed session leaves nothing: its locks are released, and what it held unnamed becomes orphans, in as many
+//!   commands as that takes.
 
 use wire::{
     Refusal,
@@ -55,7 +56,34 @@ pub fn session_owner(rows: &dyn KvRead, session: SessionId) -> Result<Option<Pee
     Ok(row.filter(|row| row.state == SessionState::Open).map(|row| row.client))
 }
 
+/// Sessions that may hold leases.
+pub fn mount_sessions(rows: &dyn KvRead) -> Result<Vec<SessionId>, KvError> {
+    let (from, to) = table::rows_of_table(table::MOUNT);
+    let found = collect(rows, &from, &to, usize::MAX)?;
+    Ok(found.iter().filter_map(|(key, _)| table::first_number(key)).map(SessionId).collect())
+}
+
+/// Whether a session may hold leases.
+pub fn is_mount(rows: &dyn KvRead, session: SessionId) -> Result<bool, KvError> {
+    Ok(rows.get(&table::number(table::MOUNT, session.0))?.is_some())
+}
+
+/// Whether there are any.
+pub(super) fn has_mounts(rows: &dyn KvRead) -> Result<bool, KvError> {
+    let (from, to) = table::rows_of_table(table::MOUNT);
+    Ok(!collect(rows, &from, &to, 1)?.is_empty())
+}
+
 impl Edit<'_> {
+    /// Opens a session that may hold leases.
+    pub(super) fn open_mount(&mut self, client: Peer, nonce: SessionNonce) -> Result<CommandOutcome, Fault> {
+        let outcome = self.open_session(client, nonce)?;
+        if let CommandOutcome::SessionOpened { session, .. } = outcome {
+            self.put(table::number(table::MOUNT, session.0), &())?;
+        }
+        Ok(outcome)
+    }
+
     /// Opens a session, or finds the one that this client opened with this nonce.
     pub(super) fn open_session(&mut self, client: Peer, nonce: SessionNonce) -> Result<CommandOutcome, Fault> {
         let Some(counters) = self.counters()? else { return Ok(CommandOutcome::Refused(Refusal::NotServing)) };
@@ -149,7 +177,12 @@ impl Edit<'_> {
             row.state = SessionState::Ending;
             self.put(table::session(session), &row)?;
             self.put(table::number(table::ENDING, session.0), &())?;
+            let mount = table::number(table::MOUNT, session.0);
+            if self.exists(&mount)? {
+                self.remove(mount)?;
+            }
         }
+        self.release_locks(session)?;
         let (from, to) = table::rows_of(table::UNNAMED, session.0);
         // Its own row, the orphan's, and that it was unnamed; beside them the counters and the end of the session.
         for (key, _) in self.rows(&from, &to, self.room().saturating_sub(8) / 3)? {
@@ -167,7 +200,7 @@ impl Edit<'_> {
             }
         }
         let mut left = 0;
-        for table in [table::UNNAMED, table::RANGE, table::OUTCOME] {
+        for table in [table::LOCK_OF, table::UNNAMED, table::RANGE, table::OUTCOME] {
             let (from, to) = table::rows_of(table, session.0);
             left += self.rows(&from, &to, 1)?.len();
         }

@@ -10,11 +10,14 @@
 //! | `INODE_CHUNK` | inode, chunk | number of its extents |
 //! | `CHUNK` | chunk | number of inodes |
 //! | `XATTR` | inode, name | bytes |
+//! | `LOCK` | inode | [`super::locks::HeldLock`]s |
 //! | `SESSION` | session | [`super::row::SessionRow`] |
 //! | `NONCE` | client, nonce | session |
 //! | `RANGE` | session, first inode | bitmap of the numbers used |
 //! | `OUTCOME` | session, number | [`super::row::Outcome`] |
 //! | `UNNAMED` | session, inode | nothing |
+//! | `LOCK_OF` | session, inode | nothing: the session holds locks there |
+//! | `MOUNT` | session | nothing: the session may hold leases |
 //! | `ORPHAN` | log index, inode | nothing |
 //! | `DEAD` | chunk | gc epoch |
 //! | `CUT` | inode | nothing: a cut is under way |
@@ -58,6 +61,8 @@ pub(super) const INODE_CHUNK: u8 = 0x15;
 pub(super) const CHUNK: u8 = 0x16;
 /// Table of extended attributes.
 pub(super) const XATTR: u8 = 0x17;
+/// Table of locks.
+pub(super) const LOCK: u8 = 0x18;
 /// Table of sessions.
 pub(super) const SESSION: u8 = 0x20;
 /// Table of the nonces of sessions.
@@ -68,6 +73,10 @@ pub(super) const RANGE: u8 = 0x22;
 pub(super) const OUTCOME: u8 = 0x23;
 /// Table of unnamed inodes.
 pub(super) const UNNAMED: u8 = 0x24;
+/// Table of the inodes that each session has locked.
+pub(super) const LOCK_OF: u8 = 0x25;
+/// Table of sessions that may hold leases.
+pub(super) const MOUNT: u8 = 0x26;
 /// Table of orphans.
 pub(super) const ORPHAN: u8 = 0x30;
 /// Table of dead chunks.
@@ -181,6 +190,15 @@ pub(super) fn dead(chunk: &ChunkKey) -> Key {
 
 pub(super) fn xattr(inode: Inode, name: &XattrName) -> Key {
     key(XATTR, &[&inode.0.to_be_bytes(), name.as_bytes()])
+}
+
+pub(super) fn locks(inode: Inode) -> Key {
+    number(LOCK, inode.0)
+}
+
+/// That a session holds locks on an inode.
+pub(super) fn lock_of(session: SessionId, inode: Inode) -> Key {
+    numbers(LOCK_OF, session.0, inode.0)
 }
 
 pub(super) fn session(session: SessionId) -> Key {

@@ -9,9 +9,13 @@
 
 pub(crate) use chunk::put_refusal;
 
+mod change;
 mod chunk;
 mod cluster;
+mod desk;
+mod lease;
 mod namespace;
+mod question;
 mod redeem;
 
 pub(crate) use self::namespace::propose;

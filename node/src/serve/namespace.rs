@@ -3,21 +3,23 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::warn;
 use wire::{
     Answer, Refusal,
-    namespace::{BATCH_OPS_MAX, Batch, NamespaceAnswer, NamespaceRequest, Query, SessionId},
+    namespace::{Batch, NamespaceAnswer, NamespaceRequest, Query, SessionId},
 };
 
-use super::{Asker, Served};
+use super::{
+    Asker, Served, change,
+    change::OpenChange,
+    desk::{Desk, broken},
+    lease,
+    question::{self, QUERIES_MAX},
+};
 use crate::{
     membership::HOLDS_MAX,
     namespace::{self, CommandBody, CommandOutcome},
     node::Node,
 };
-
-/// Questions in one request.
-const QUERIES_MAX: usize = 256;
 
 /// Answers one request.
 pub(super) async fn handle(
@@ -27,16 +29,15 @@ pub(super) async fn handle(
     deadline: Duration,
 ) -> Result<Served, Refusal> {
     let client = asker.peer;
+    let until = Instant::now() + deadline;
     let answer = match request {
-        NamespaceRequest::Query(queries) => return query(node, &queries, deadline).await,
+        NamespaceRequest::Query(queries) => return query(node, &queries, until).await,
+        NamespaceRequest::Lease(request) => return lease::handle(node, asker, request, until).await,
         NamespaceRequest::OpenSession { nonce } => {
-            match propose(node, CommandBody::OpenSession { client, nonce }, deadline).await? {
-                CommandOutcome::SessionOpened { session, inodes, gc_current } => {
-                    heard(node, session);
-                    NamespaceAnswer::SessionOpened { session, inodes, gc_current }
-                }
-                _ => return Err(Refusal::Internal),
-            }
+            open_session(node, CommandBody::OpenSession { client, nonce }, deadline).await?
+        }
+        NamespaceRequest::OpenMount { nonce } => {
+            open_session(node, CommandBody::OpenMount { client, nonce }, deadline).await?
         }
         NamespaceRequest::KeepAlive { session, lowest_gc: _, orphans_seen, holds } => {
             if holds.len() > HOLDS_MAX {
@@ -55,6 +56,7 @@ pub(super) async fn handle(
         NamespaceRequest::CloseSession { session } => {
             must_own(node, asker, session, deadline).await?;
             propose(node, CommandBody::CloseSession { session }, deadline).await?;
+            node.with_leases(|leases| leases.handle_session_end(session));
             NamespaceAnswer::SessionClosed
         }
         NamespaceRequest::ReserveInodes { session } => {
@@ -67,62 +69,43 @@ pub(super) async fn handle(
         NamespaceRequest::Batch(batch) => {
             asker.may_write()?;
             heard(node, batch.session);
-            batch_outcomes(node, asker, batch, deadline).await?
+            batch_outcomes(node, asker, batch, until).await?
         }
     };
     Ok(Answer::Namespace(answer).into())
 }
 
-/// Proposes a batch, in as many entries as its rows need.
+async fn open_session(node: &Node, command: CommandBody, deadline: Duration) -> Result<NamespaceAnswer, Refusal> {
+    match propose(node, command, deadline).await? {
+        CommandOutcome::SessionOpened { session, inodes, gc_current } => {
+            heard(node, session);
+            Ok(NamespaceAnswer::SessionOpened { session, inodes, gc_current })
+        }
+        _ => Err(Refusal::Internal),
+    }
+}
+
+/// Changes of a session, which may hold leases or none.
 async fn batch_outcomes(
-    node: &Node,
+    node: &Arc<Node>,
     asker: Asker,
     batch: Batch,
-    deadline: Duration,
+    deadline: Instant,
 ) -> Result<NamespaceAnswer, Refusal> {
-    if batch.ops.len() > BATCH_OPS_MAX {
-        return Err(Refusal::Malformed);
-    }
-    let mut outcomes = Vec::with_capacity(batch.ops.len());
-    for part in split(batch) {
-        let command = CommandBody::Batch { client: asker.peer, batch: part };
-        match propose(node, command, deadline).await? {
-            CommandOutcome::Batch(part) => outcomes.extend(part),
-            _ => return Err(Refusal::Internal),
-        }
-    }
-    Ok(NamespaceAnswer::Batch(outcomes))
+    change::check(&batch)?;
+    let desk = Desk::open(node, deadline).await?;
+    let mut change = OpenChange::of_batch(&desk, &batch, deadline).await?;
+    let applied = change.apply(asker, batch, deadline).await?;
+    change.end()?;
+    Ok(NamespaceAnswer::Batch(applied.outcomes))
 }
 
-/// Cuts a batch between operations, so that no command touches more rows than it may.
-fn split(batch: Batch) -> Vec<Batch> {
-    let mut parts: Vec<Batch> = Vec::new();
-    let mut rows = 0;
-    for op in batch.ops {
-        let cost = namespace::cost(&op.op);
-        match parts.last_mut() {
-            Some(part) if rows + cost <= namespace::ROWS_MAX => {
-                rows += cost;
-                part.ops.push(op);
-            }
-            _ => {
-                rows = cost;
-                let (session, lowest_unanswered) = (batch.session, batch.lowest_unanswered);
-                parts.push(Batch { session, lowest_unanswered, ops: vec![op], want: batch.want });
-            }
-        }
-    }
-    parts
-}
-
-async fn query(node: &Node, queries: &[Query], deadline: Duration) -> Result<Served, Refusal> {
+async fn query(node: &Arc<Node>, queries: &[Query], deadline: Instant) -> Result<Served, Refusal> {
     if queries.len() > QUERIES_MAX {
         return Err(Refusal::Malformed);
     }
-    let store = node.consensus.read(deadline).await.map_err(Refusal::from)?;
-    let rows = store.snapshot();
-    let answers = queries.iter().map(|query| namespace::query(&*rows, query)).collect::<Result<Vec<_>, _>>();
-    let answers = answers.map_err(|error| broken(&error))?;
+    let desk = Desk::open(node, deadline).await?;
+    let (answers, ()) = question::answer(&desk, None, queries, deadline, |_, _, _| ()).await?;
     Ok(Answer::Namespace(NamespaceAnswer::Query(answers)).into())
 }
 
@@ -144,9 +127,4 @@ async fn must_own(node: &Node, asker: Asker, session: SessionId, deadline: Durat
 
 fn heard(node: &Node, session: SessionId) {
     node.with_leader_state(|leader| leader.sessions.handle_request(session, Instant::now()));
-}
-
-fn broken(error: &crate::kv::KvError) -> Refusal {
-    warn!(%error, "the state of the namespace cannot be read");
-    Refusal::Internal
 }

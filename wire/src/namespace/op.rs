@@ -236,7 +236,9 @@ pub enum Op {
         extents: Vec<NewExtent>,
         /// Refuse with [`OpError::VersionChanged`] if the data version is another.
         if_version: Option<u64>,
-        /// mtime.
+        /// mtime. With [`super::SetTime::To`] it is also when the bytes were written, which a mount tells some time
+        /// after: ctime becomes it, unless ctime is later already, or it lies more than a minute ahead of the leader's
+        /// clock; otherwise ctime becomes the leader's time, as with every other change.
         modified: super::SetTime,
         /// Set-id bits.
         set_id: SetId,
@@ -249,7 +251,7 @@ pub enum Op {
         content: InlineData,
         /// Refuse with [`OpError::VersionChanged`] if the data version is another.
         if_version: Option<u64>,
-        /// mtime.
+        /// mtime, and ctime as with [`Op::WriteExtents`].
         modified: super::SetTime,
         /// Set-id bits.
         set_id: SetId,

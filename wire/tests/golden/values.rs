@@ -11,12 +11,13 @@ use wire::{
         Newcomer, NodeRow, NodeState, NodeStatus, Peer, PeerAccess, RaftRole, Redeem, Redeemed, SealKey, StoreReport,
         TokenPurpose,
     },
+    lease::{LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, Recall, Release},
     namespace::{
-        AppendData, Attr, Batch, ChunkSlice, Content, Cookie, Entry, Extent, ExtentBody, FileType, InlineData, Inode,
-        InodeRange, ListWant, Mode, Name, NamespaceAnswer, NamespaceRequest, NewContent, NewExtent, NewGroup, NewInode,
-        NewKind, NumberedOp, Op, OpAnswer, OpDone, OpError, OpNumber, Page, PunchMode, Query, QueryAnswer, RenameMode,
-        Replace, SessionId, SessionNonce, SetAttr, SetId, SetTime, Times, Timestamp, Usage, WalkEnd, Walked, Want,
-        Xattr, XattrMode, XattrName,
+        AppendData, Attr, Batch, ChunkSlice, Content, Cookie, Entry, Extent, ExtentBody, FileLock, FileType,
+        InlineData, Inode, InodeRange, ListWant, LockKind, LockOwner, Mode, Name, NamespaceAnswer, NamespaceRequest,
+        NewContent, NewExtent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpAnswer, OpDone, OpError, OpNumber, Page,
+        PunchMode, Query, QueryAnswer, RenameMode, Replace, SessionId, SessionNonce, SetAttr, SetId, SetTime, Times,
+        Timestamp, Usage, WalkEnd, Walked, Want, Xattr, XattrMode, XattrName,
     },
 };
 
@@ -171,9 +172,69 @@ fn namespace_requests() -> Vec<(&'static str, NamespaceRequest)> {
         ("request.namespace.close", NamespaceRequest::CloseSession { session }),
         ("request.namespace.reserve", NamespaceRequest::ReserveInodes { session }),
         ("request.namespace.query", NamespaceRequest::Query(queries())),
+        ("request.namespace.query.lock", NamespaceRequest::Query(vec![lock_query()])),
+        ("request.namespace.open_mount", NamespaceRequest::OpenMount { nonce: SessionNonce([9; 16]) }),
     ];
+    all.extend(lease_requests().into_iter().map(|(name, request)| (name, NamespaceRequest::Lease(request))));
     all.extend(ops().into_iter().map(|(name, op)| (name, NamespaceRequest::Batch(batch(op)))));
     all
+}
+
+fn lock() -> FileLock {
+    FileLock { owner: LockOwner(1 << 40), pid: 4242, start: 100, end: u64::MAX, kind: LockKind::Write }
+}
+
+fn lock_query() -> Query {
+    Query::Lock { inode: Inode(4097), session: SessionId(700), lock: FileLock { kind: LockKind::Read, ..lock() } }
+}
+
+const GENERATION: LeaseGeneration = LeaseGeneration { term: 9, life: 2 };
+
+fn lease_requests() -> Vec<(&'static str, LeaseRequest)> {
+    let (session, generation) = (SessionId(700), GENERATION);
+    let leases = vec![(Inode::ROOT, LeaseMode::Shared), (Inode(4097), LeaseMode::Exclusive)];
+    let release = |keep| Release { number: LeaseNumber(300), inode: Inode(4097), keep };
+    let releases = vec![release(None), release(Some(LeaseMode::Shared)), release(Some(LeaseMode::Exclusive))];
+    let change = batch(Op::Unlock { inode: Inode(4097), owner: LockOwner(1 << 40), start: 0, end: 99 });
+    vec![
+        (
+            "request.lease.ask",
+            LeaseRequest::Ask { session, generation, exclusive: vec![Inode(4097)], queries: queries() },
+        ),
+        ("request.lease.change", LeaseRequest::Change { generation, batch: change }),
+        ("request.lease.renew", LeaseRequest::Renew { session, generation }),
+        ("request.lease.reclaim", LeaseRequest::Reclaim { session, generation, leases, more: true }),
+        (
+            "request.lease.reclaim.first",
+            LeaseRequest::Reclaim { session, generation: LeaseGeneration::default(), leases: Vec::new(), more: false },
+        ),
+        ("request.lease.recalls", LeaseRequest::Recalls { session, generation, known: LeaseNumber(299) }),
+        ("request.lease.release", LeaseRequest::Release { session, generation, releases }),
+    ]
+}
+
+fn lease_answers() -> Vec<(&'static str, LeaseAnswer)> {
+    let recall = |keep| Recall { number: LeaseNumber(300), inode: Inode(4097), keep };
+    let answers = vec![Ok(QueryAnswer::Lock(Some(lock()))), Ok(QueryAnswer::Lock(None)), Err(OpError::StaleInode)];
+    let done = OpDone { inode: Inode(4097), version: 6, offset: 0 };
+    let (unleased, number) = (vec![Inode(4097)], LeaseNumber(301));
+    vec![
+        ("answer.lease.asked", LeaseAnswer::Asked { answers, unleased: unleased.clone(), number }),
+        (
+            "answer.lease.changed",
+            LeaseAnswer::Changed {
+                outcomes: vec![Ok(OpAnswer { done, attr: None }), Err(OpError::Locked), Err(OpError::TooManyLocks)],
+                touched: vec![attr(FileType::File), attr(FileType::Directory)],
+                unleased,
+                number,
+            },
+        ),
+        ("answer.lease.renewed", LeaseAnswer::Renewed),
+        ("answer.lease.reclaimed", LeaseAnswer::Reclaimed { generation: GENERATION, refused: vec![Inode::ROOT] }),
+        ("answer.lease.recalls", LeaseAnswer::Recalls(vec![recall(None), recall(Some(LeaseMode::Shared))])),
+        ("answer.lease.released", LeaseAnswer::Released),
+        ("answer.lease.not_current", LeaseAnswer::NotCurrent),
+    ]
 }
 
 fn batch(op: Op) -> Batch {
@@ -278,6 +339,8 @@ fn data_ops() -> Vec<(&'static str, Op)> {
         ("op.punch.zero", punch(PunchMode::Zero)),
         ("op.punch.allocate_keep_size", punch(PunchMode::AllocateKeepSize)),
         ("op.punch.allocate", punch(PunchMode::Allocate)),
+        ("op.lock", Op::Lock { inode, lock: lock() }),
+        ("op.unlock", Op::Unlock { inode, owner: LockOwner(1 << 40), start: 0, end: u64::MAX }),
         ("op.clone", Op::Clone { from: inode, from_offset: 1, to: Inode(5), to_offset: 2, len: 3, if_version, set_id }),
     ]
 }
@@ -330,7 +393,7 @@ fn namespace_answers() -> Vec<(&'static str, NamespaceAnswer)> {
         Ok(OpAnswer { done, attr: Some(attr(FileType::File)) }),
         Err(OpError::NotFound),
     ];
-    vec![
+    let mut all = vec![
         (
             "answer.namespace.opened",
             NamespaceAnswer::SessionOpened { session: SessionId(700), inodes, gc_current: GcEpoch(4) },
@@ -340,7 +403,9 @@ fn namespace_answers() -> Vec<(&'static str, NamespaceAnswer)> {
         ("answer.namespace.reserved", NamespaceAnswer::InodesReserved(inodes)),
         ("answer.namespace.batch", NamespaceAnswer::Batch(batch)),
         ("answer.namespace.query", NamespaceAnswer::Query(query_answers())),
-    ]
+    ];
+    all.extend(lease_answers().into_iter().map(|(name, answer)| (name, NamespaceAnswer::Lease(answer))));
+    all
 }
 
 fn contents() -> [Content; 4] {
@@ -479,6 +544,8 @@ pub(crate) fn op_errors() -> Vec<OpError> {
         OpError::OutOfOrder,
         OpError::BelowWindow,
         OpError::TooLarge,
+        OpError::Locked,
+        OpError::TooManyLocks,
     ]
 }
 

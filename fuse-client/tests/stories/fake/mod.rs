@@ -372,6 +372,7 @@ fn namespace(index: usize, request: NamespaceRequest, state: &mut State) -> Say 
             state.names.close(session);
             Ok(NamespaceAnswer::SessionClosed)
         }
+        NamespaceRequest::OpenMount { .. } | NamespaceRequest::Lease(_) => Err(Refusal::NotAllowed),
         NamespaceRequest::Batch(batch) => return execute(batch, state),
         NamespaceRequest::Query(queries) => {
             Ok(NamespaceAnswer::Query(queries.iter().map(|query| state.names.query(query)).collect()))

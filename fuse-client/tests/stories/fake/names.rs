@@ -158,9 +158,12 @@ impl Names {
                 file.xattrs.push(xattr);
                 inode
             }),
-            Op::RemoveXattr { .. } | Op::WriteInline { .. } | Op::Append { .. } | Op::Punch { .. } => {
-                Err(OpError::Invalid)
-            }
+            Op::RemoveXattr { .. }
+            | Op::WriteInline { .. }
+            | Op::Append { .. }
+            | Op::Punch { .. }
+            | Op::Lock { .. }
+            | Op::Unlock { .. } => Err(OpError::Invalid),
             Op::Clone { .. } => unreachable!("clones are done above"),
         };
         (0, done)
@@ -356,6 +359,7 @@ impl Names {
                 Ok(QueryAnswer::Page(self.list(file(dir)?, *after, *limit, *want)))
             }
             Query::Xattrs { inode } => Ok(QueryAnswer::Xattrs(file(inode)?.xattrs.clone())),
+            Query::Lock { .. } => Err(OpError::Invalid),
             Query::Usage => Ok(QueryAnswer::Usage(Usage { inodes: self.files.len() as u64, bytes: 0 })),
         }
     }

@@ -226,7 +226,7 @@ impl Client {
 
 pub(super) fn outcomes(outcome: CommandOutcome) -> Vec<OpOutcome> {
     match outcome {
-        CommandOutcome::Batch(outcomes) => outcomes,
+        CommandOutcome::Batch { outcomes, .. } => outcomes,
         other => panic!("{other:?}"),
     }
 }

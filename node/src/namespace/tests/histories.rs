@@ -457,7 +457,9 @@ fn touched(op: &Op) -> Vec<Inode> {
         | Op::WriteExtents { inode, .. }
         | Op::WriteInline { inode, .. }
         | Op::Append { inode, .. }
-        | Op::Punch { inode, .. } => vec![*inode],
+        | Op::Punch { inode, .. }
+        | Op::Lock { inode, .. }
+        | Op::Unlock { inode, .. } => vec![*inode],
     }
 }
 

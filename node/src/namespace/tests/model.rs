@@ -340,6 +340,8 @@ impl Model {
             Op::Clone { from, from_offset, to, to_offset, len, set_id, .. } => {
                 self.clone_range((from.0, *from_offset), (to.0, *to_offset), *len, *set_id)
             }
+            // They have a model of their own.
+            Op::Lock { inode, .. } | Op::Unlock { inode, .. } => Ok((inode.0, 0)),
         }
     }
 
@@ -526,11 +528,16 @@ impl Model {
         let now = self.now;
         let node = self.node(inode)?;
         node.clear_set_id(set_id);
+        let before = node.changed;
         node.touch(now);
         match modified {
             SetTime::Keep => {}
             SetTime::Now => node.modified = node.changed,
-            SetTime::To(time) => node.modified = time,
+            SetTime::To(time) => {
+                node.modified = time;
+                // When it was written; the histories set no times ahead of the clock.
+                node.changed = before.max(time);
+            }
         }
         Ok(())
     }
