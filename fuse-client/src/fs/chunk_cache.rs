@@ -42,6 +42,7 @@ type Fetched = Option<Result<Bytes, FsError>>;
 #[derive(Debug)]
 pub(crate) struct ChunkCache {
     cluster: Cluster,
+    runtime: tokio::runtime::Handle,
     /// Guards the table alone.
     state: Mutex<State>,
     len_max: u64,
@@ -59,7 +60,7 @@ impl ChunkCache {
     pub(crate) fn new(cluster: Cluster, len_max: u64) -> Arc<Self> {
         let entries = NonZeroUsize::new(ENTRIES_MAX).expect("not zero");
         let state = State { kept: LruCache::new(entries), len: 0, fetching: HashMap::new() };
-        Arc::new(Self { cluster, state: Mutex::new(state), len_max })
+        Arc::new(Self { cluster, runtime: tokio::runtime::Handle::current(), state: Mutex::new(state), len_max })
     }
 
     /// The bytes of `slice`, if they are here.
@@ -131,7 +132,7 @@ impl ChunkCache {
             }
         };
         let cache = Arc::clone(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let fetched = cache.bring(wanted).await;
             let mut state = cache.state.lock();
             state.fetching.remove(&name);

@@ -82,7 +82,7 @@ pub(super) async fn write_out(shared: Arc<Shared>) {
         for file in shared.due(pressed) {
             let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
             let task = Arc::clone(&shared);
-            shared.tasks.spawn(async move {
+            shared.spawn(async move {
                 task.flush_deferred(&file, Take::All).await;
                 drop(turn);
             });
@@ -94,13 +94,13 @@ impl FileSystem {
     /// Writes out what a file that was closed holds.
     pub(super) fn write_out_soon(&self, file: &Arc<File>) {
         let (shared, file) = (Arc::clone(&self.shared), Arc::clone(file));
-        self.shared.tasks.spawn(async move { shared.flush_deferred(&file, Take::All).await });
+        self.shared.spawn(async move { shared.flush_deferred(&file, Take::All).await });
     }
 
     /// Writes out the whole chunks of a file that is being written.
     pub(super) fn write_out_full(&self, file: &Arc<File>) {
         let (shared, file) = (Arc::clone(&self.shared), Arc::clone(file));
-        self.shared.tasks.spawn(async move { shared.flush_deferred(&file, Take::Full).await });
+        self.shared.spawn(async move { shared.flush_deferred(&file, Take::Full).await });
     }
 
     /// Writes everything out (bounded); what cannot be is told of in the log.

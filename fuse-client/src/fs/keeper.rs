@@ -57,15 +57,16 @@ pub(super) async fn begin(
         usage: Mutex::new(None),
         closing: std::sync::atomic::AtomicBool::new(false),
         stop: CancellationToken::new(),
+        runtime: tokio::runtime::Handle::current(),
         tasks: TaskTracker::new(),
         cluster,
         config,
     });
     *place.lock() = Arc::downgrade(&shared);
     tell_open_inodes(&shared, &shared.session());
-    shared.tasks.spawn(until_stopped(Arc::clone(&shared), keep(Arc::clone(&shared))));
-    shared.tasks.spawn(until_stopped(Arc::clone(&shared), recall::listen(Arc::clone(&shared))));
-    shared.tasks.spawn(until_stopped(Arc::clone(&shared), flush::write_out(Arc::clone(&shared))));
+    shared.spawn(until_stopped(Arc::clone(&shared), keep(Arc::clone(&shared))));
+    shared.spawn(until_stopped(Arc::clone(&shared), recall::listen(Arc::clone(&shared))));
+    shared.spawn(until_stopped(Arc::clone(&shared), flush::write_out(Arc::clone(&shared))));
     Ok(shared)
 }
 

@@ -133,6 +133,8 @@ struct Shared {
     usage: Mutex<Option<(Instant, attrs::Space)>>,
     closing: AtomicBool,
     stop: CancellationToken,
+    /// Where tasks run: threads of the kernel's questions are not of the runtime.
+    runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
 }
 
@@ -164,7 +166,7 @@ impl FileSystem {
 
     /// Runs `work` in the background; [`FileSystem::close`] waits for it.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.shared.tasks.spawn(work);
+        self.shared.spawn(work);
     }
 
     /// Writes everything out and ends the session (bounded).
@@ -185,6 +187,10 @@ impl FileSystem {
 }
 
 impl Shared {
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(work, &self.runtime);
+    }
+
     fn session(&self) -> Session {
         self.session.borrow().clone()
     }

@@ -48,8 +48,8 @@ pub(super) async fn listen(shared: Arc<Shared>) {
             Ok(Answer::Namespace(NamespaceAnswer::Lease(LeaseAnswer::Recalls(recalls)))) => {
                 for recall in recalls {
                     known.1 = known.1.max(recall.number);
-                    let shared = Arc::clone(&shared);
-                    shared.tasks.clone().spawn(async move { shared.give_back(recall, generation).await });
+                    let task = Arc::clone(&shared);
+                    shared.spawn(async move { task.give_back(recall, generation).await });
                 }
             }
             Ok(Answer::Namespace(NamespaceAnswer::Lease(LeaseAnswer::NotCurrent))) => {

@@ -221,7 +221,6 @@ impl At {
         let inode = self.numbers.inode(ino);
         let owner = owner.map(|owner| wire::namespace::LockOwner(owner.0));
         let owner = owner.filter(|owner| self.fs.may_have_locked(inode, *owner));
-        let _running = self.runtime.enter();
         self.fs.release_file(HandleId(fh.0));
         let Some(owner) = owner else { return reply.ok() };
         let at = Arc::clone(self);

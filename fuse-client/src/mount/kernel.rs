@@ -7,7 +7,6 @@ use fuser::{
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
     ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use tokio::runtime::Handle;
 use tracing::warn;
 use wire::namespace::{Mode, SetAttr, SetId};
 
@@ -33,13 +32,12 @@ pub(super) struct Kernel {
 #[derive(Debug)]
 pub(super) struct At {
     pub(super) fs: FileSystem,
-    pub(super) runtime: Handle,
     pub(super) numbers: Numbers,
 }
 
 impl Kernel {
-    pub(super) fn new(fs: FileSystem, runtime: Handle, numbers: Numbers) -> Self {
-        Self { at: Arc::new(At { fs, runtime, numbers }) }
+    pub(super) fn new(fs: FileSystem, numbers: Numbers) -> Self {
+        Self { at: Arc::new(At { fs, numbers }) }
     }
 }
 
@@ -57,7 +55,6 @@ impl At {
 
     /// As [`At::spawn`], without a deadline: for locks that somebody waits for.
     pub(super) fn spawn_unbounded(self: &Arc<Self>, answer: impl Future<Output = ()> + Send + 'static) {
-        let _running = self.runtime.enter();
         self.fs.spawn(answer);
     }
 }

@@ -24,7 +24,6 @@ use std::{
 };
 
 use fuser::{Config, MountOption, Notifier, Session, SessionACL};
-use tokio::runtime::Handle;
 use tracing::warn;
 use wire::namespace::Inode;
 
@@ -84,7 +83,7 @@ impl Mount {
     pub async fn begin(cluster: Cluster, path: &Path, config: MountConfig) -> Result<Self, MountError> {
         let (fs, forgets) = FileSystem::open(cluster, config.fs.clone()).await?;
         let numbers = Numbers { root: config.root };
-        let kernel = Kernel::new(fs.clone(), Handle::current(), numbers);
+        let kernel = Kernel::new(fs.clone(), numbers);
         let mount_path = path.to_owned();
         let options = options(&config);
         // Mounting talks to the kernel, and maybe to a program, and waits.
