@@ -50,6 +50,9 @@ fn what_is_missing_in_the_way_or_too_long_is_said_in_one_line() {
     cluster.dfs(["download", "/file", &format!("{file}/x")]).fails(1, &["ot a directory"]);
     cluster.dfs(["download", "-T", "/file", dir.to_str().unwrap()]).fails(1, &["a directory is in the way of a file"]);
     cluster.dfs(["download", "-rT", "/dir", &file]).fails(1, &[&file, "a file is in the way of a directory"]);
+    let null = cluster.path("null");
+    std::os::unix::fs::symlink("/dev/null", &null).unwrap();
+    cluster.dfs(["download", "/file", null.to_str().unwrap()]).fails(1, &["null: a device is in the way of a file"]);
 
     assert_eq!(cluster.dfs(["ls", "/"]).ok(), "dir\nfile\n");
     assert_eq!(cluster.dfs(["cat", "/file"]).ok(), "bytes");
@@ -156,6 +159,32 @@ fn an_ordinary_user_may_what_modes_and_owners_say_as_root() {
     let target = cluster.path("copy");
     nobody(&["download", "/theirs/readable", target.to_str().unwrap()]).fails(1, &["Permission denied"]);
     assert!(!target.exists());
+}
+
+#[test]
+fn an_ordinary_user_downloads_read_only_files_into_a_directory_of_somebody_else_as_root() {
+    let cluster = Cluster::start();
+    let tree = cluster.path("tree");
+    fs::create_dir(&tree).unwrap();
+    for (name, len) in [("small", 5), ("large", 50_000)] {
+        fs::write(tree.join(name), tree::bytes(1, len)).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(tree.join(name), "user.origin", b"here", flags).unwrap();
+        fs::set_permissions(tree.join(name), Permissions::from_mode(0o444)).unwrap();
+    }
+    cluster.dfs(["upload", "-r", tree.to_str().unwrap(), "/"]).ok();
+    let (dfs, profile) = for_everybody(&cluster);
+    let copy = cluster.path("copy");
+    fs::create_dir(&copy).unwrap();
+    fs::set_permissions(&copy, Permissions::from_mode(0o1777)).unwrap();
+    run(nobody(&dfs, &profile).args(["download", "-rT", "/tree", copy.to_str().unwrap()])).ok();
+    for name in ["small", "large"] {
+        let mut value = [0; 100];
+        let len = rustix::fs::getxattr(copy.join(name), "user.origin", &mut value[..]).unwrap();
+        assert_eq!(&value[..len], b"here");
+        assert_eq!(fs::metadata(copy.join(name)).unwrap().permissions().mode() & 0o7777, 0o444);
+    }
+    assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o7777, 0o1777);
 }
 
 #[test]

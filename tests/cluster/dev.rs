@@ -153,6 +153,49 @@ fn an_up_that_was_killed_is_finished_by_the_next() {
 }
 
 #[test]
+fn a_node_that_joined_before_it_was_noted_is_not_joined_again() {
+    let dev = Dev::new();
+    dev.dev(&["up", "--nodes", "2"]).ok();
+    let before = dev.pids();
+    // As an `up` leaves it that is killed right after the join.
+    let path = dev.dir().join("dev.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    state["nodes"][1]["stage"] = "planned".into();
+    fs::write(&path, state.to_string()).unwrap();
+    dev.dev(&["up"]).ok();
+    assert_eq!(dev.pids(), before);
+}
+
+#[test]
+fn purge_forgets_the_default_profile_also_after_another_login() {
+    let dev = Dev::new();
+    dev.dev(&["up", "--nodes", "1"]).ok();
+    let token = dev.dfs(&["token", "create", "--for", "client"]).ok();
+    dev.dfs(&["login", token.trim()]).ok();
+    let profiles = [dev.dir().join("profile"), dev.config().join("dfs/default")];
+    let [ours, theirs] = profiles.map(|profile| fs::read(profile.join("key.der")).unwrap());
+    assert_ne!(ours, theirs);
+    dev.dev(&["down", "--purge"]).ok();
+    assert!(!dev.config().join("dfs/default").exists());
+}
+
+#[test]
+fn a_purge_that_was_interrupted_is_finished_by_the_next_as_root() {
+    let dev = Dev::new();
+    dev.dev(&["up", "--nodes", "1"]).ok();
+    // What is mounted cannot be deleted: it stops the purge somewhere in the middle.
+    let stuck = dev.dir().join("node-1/data/stuck");
+    fs::create_dir(&stuck).unwrap();
+    run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&stuck)).ok();
+    let first = dev.dev(&["down", "--purge"]);
+    run(Command::new("umount").arg(&stuck)).ok();
+    first.fails(1, &["cannot delete"]);
+    assert!(dev.dir().join("dev.json").is_file());
+    dev.dev(&["down", "--purge"]).ok();
+    assert!(!dev.dir().exists());
+}
+
+#[test]
 fn purge_deletes_everything_and_nothing_else() {
     let dev = Dev::new();
     let not_ours = dev.home.path().join("not ours");

@@ -116,6 +116,40 @@ fn a_download_that_is_interrupted_leaves_whole_files_only_and_goes_on() {
     tree::assert_same(&dir, &copy);
 }
 
+/// Whether the process has a handler of its own for SIGINT: before that it would simply end.
+fn handles_interrupts(child: &Child) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & 0b10 != 0
+}
+
+#[test]
+fn ctrl_c_ends_a_command_that_waits_for_its_reader_or_for_its_input() {
+    let cluster = Cluster::start();
+    let file = cluster.path("file");
+    fs::write(&file, tree::bytes(1, 9 << 20)).unwrap();
+    cluster.dfs(["upload", file.to_str().unwrap(), "/file"]).ok();
+    let mut command = cluster.command();
+    command.args(["cat", "/file"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Held, and never read: the pipe is full after 64 KiB.
+    let stdout = child.stdout.take().unwrap();
+    let full = || rustix::io::ioctl_fionread(&stdout).unwrap() >= 64 << 10;
+    until("the pipe is full", Duration::from_secs(20), full);
+    let (code, _, said) = end(child, Signal::INT, Duration::ZERO);
+    assert_eq!((code, said.as_str()), (Some(130), "dfs: interrupted\n"));
+
+    let mut command = cluster.command();
+    command.args(["login", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // `wait_with_output` would close it.
+    let stdin = child.stdin.take().unwrap();
+    until("it listens", Duration::from_secs(20), || handles_interrupts(&child));
+    let (code, _, said) = end(child, Signal::INT, Duration::from_millis(50));
+    assert_eq!((code, said.as_str()), (Some(130), "dfs: interrupted\n"));
+    drop(stdin);
+}
+
 /// Fails the test if a file under its final name is not whole; notes temporary files.
 fn whole_files(expected: &Path, found: &Path, temporary: &mut Vec<String>) {
     let entries = match fs::read_dir(found) {

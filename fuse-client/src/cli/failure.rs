@@ -1,6 +1,6 @@
 //! How a command ends badly: the one line it says, and its exit status.
 
-use std::{fmt, io, process::ExitCode};
+use std::{fmt, io};
 
 /// Why a command did not succeed. Each variant is another exit status or another thing to print.
 #[derive(Debug)]
@@ -123,15 +123,15 @@ impl Failure {
     }
 
     /// 1 for a failed operation, 2 for wrong usage, 128 and the signal's number as a shell reports it.
-    pub(crate) fn status(&self) -> ExitCode {
-        ExitCode::from(match self {
+    pub(crate) fn status(&self) -> u8 {
+        match self {
             Self::Failed(_) | Self::Reported => 1,
             Self::Usage(_) => 2,
             Self::Stopped(StopSignal::HangUp) => 128 + 1,
             Self::Stopped(StopSignal::Interrupt) => 128 + 2,
             Self::StdoutClosed => 128 + 13,
             Self::Stopped(StopSignal::Terminate) => 128 + 15,
-        })
+        }
     }
 
     /// A failed write to standard output.

@@ -38,7 +38,7 @@ pub(crate) struct LoginArguments {
 pub(crate) async fn run(invocation: &Invocation, arguments: LoginArguments) -> Result<(), Failure> {
     use std::os::unix::ffi::OsStrExt;
 
-    let text = if arguments.token == "-" { read_token()? } else { arguments.token };
+    let text = if arguments.token == "-" { token_from_stdin().await? } else { arguments.token };
     let token: Token = text.trim().parse().map_err(|error| Line::new("cannot log in").because(&error).failed())?;
     let name = invocation.profile_name();
     let folder = invocation.profile_places().new_folder(&name);
@@ -55,7 +55,12 @@ pub(crate) async fn run(invocation: &Invocation, arguments: LoginArguments) -> R
         .print(&format!("Logged in to cluster {cluster}: profile {} {may}. Try: dfs status\n", quoted(name.as_bytes())))
 }
 
-/// The first line of standard input.
+/// The first line of standard input, which may never come: on a thread of its own, so that Ctrl-C is seen.
+async fn token_from_stdin() -> Result<String, Failure> {
+    let read = tokio::task::spawn_blocking(read_token).await;
+    read.unwrap_or_else(|error| Err(Line::new("cannot read the token from standard input").because(&error).failed()))
+}
+
 fn read_token() -> Result<String, Failure> {
     let mut line = String::new();
     let read = io::Read::take(io::stdin().lock(), TOKEN_LEN_MAX).read_line(&mut line);

@@ -35,6 +35,7 @@ mod rm;
 mod screen;
 mod stat;
 mod status;
+mod stop;
 mod target;
 mod text;
 mod token;
@@ -45,14 +46,14 @@ mod umount;
 use std::{future::Future, io::IsTerminal, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use arguments::{Arguments, Command};
 use environment::Environment;
-use failure::{Failure, Line, StopSignal};
+use failure::{Failure, Line};
 use invocation::Invocation;
 use screen::{Screen, say};
+use stop::{Over, StopSignals};
 
 /// Longest wait for what is still going on when the command is over.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
@@ -73,11 +74,13 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return end(Err(Line::new("cannot start threads").because(&error).failed())),
     };
     let invocation = Invocation { environment, screen: Screen::new(), profile: arguments.profile };
+    let over = Over::default();
     let outcome = match arguments.command {
         // A signal asks it to store what was written, and takes no part of it away.
         Command::Mount(arguments) => runtime.block_on(mount::run(&invocation, arguments)),
-        command => runtime.block_on(until_stopped(run(&invocation, command))),
+        command => runtime.block_on(until_stopped(&over, run(&invocation, command))),
     };
+    over.handle_end();
     // Tasks that were dropped remove their unfinished files now; a stuck disk must not keep the command alive.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     end(outcome)
@@ -91,7 +94,7 @@ fn end(outcome: Result<(), Failure>) -> ExitCode {
     if let Some(line) = failure.line() {
         say(&line);
     }
-    failure.status()
+    failure.status().into()
 }
 
 /// Events of the library at the levels of `DFS_LOG`, in the syntax of `RUST_LOG`; none without it.
@@ -104,16 +107,12 @@ fn log_to_stderr(levels: Option<&str>) {
 }
 
 /// Runs a command until it ends or a signal asks it to stop; then it is dropped, and with it unfinished files.
-async fn until_stopped(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Line::new("cannot listen for signals").because(&error).failed());
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hang_up = listen(SignalKind::hangup())?;
+async fn until_stopped(over: &Over, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let mut signals = StopSignals::listen()?;
+    tokio::spawn(over.clone().enforce(StopSignals::listen()?));
     tokio::select! {
         outcome = command => outcome,
-        _ = interrupt.recv() => Err(Failure::Stopped(StopSignal::Interrupt)),
-        _ = terminate.recv() => Err(Failure::Stopped(StopSignal::Terminate)),
-        _ = hang_up.recv() => Err(Failure::Stopped(StopSignal::HangUp)),
+        signal = signals.next() => Err(Failure::Stopped(signal)),
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::{fmt, net::SocketAddr};
 
+use wire::quic::{CallError, ConnectError};
+
 /// The last outcome by address, in the order in which they were first asked.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
     outcomes: Vec<(SocketAddr, String)>,
     no_quorum: bool,
+    untrusted: bool,
 }
 
 /// A message with all nodes of a large cluster in it helps nobody.
@@ -26,6 +29,17 @@ impl Attempts {
     /// A node answered, but there is no leader.
     pub(crate) fn note_leaderless(&mut self) {
         self.no_quorum = true;
+    }
+
+    /// `address` was asked in vain.
+    pub(crate) fn note_failure(&mut self, address: SocketAddr, error: &CallError) {
+        self.untrusted |= matches!(error, CallError::NotSent(ConnectError::Untrusted { .. }));
+        self.note(address, error);
+    }
+
+    /// Whether a node does not accept who we are, or is none that we accept.
+    pub(crate) fn is_untrusted(&self) -> bool {
+        self.untrusted
     }
 
     /// Whether somebody answered.

@@ -46,6 +46,15 @@ pub enum ClusterError {
         /// Who was asked and what came of it.
         tried: String,
     },
+    /// A node answers, and does not know this identity, or is not known to it.
+    #[error(
+        "the identity of this profile is refused ({tried}): it was removed, or is of another cluster; log in again with \
+         a new token (dfs login TOKEN), or choose another profile with --profile"
+    )]
+    Untrusted {
+        /// Who was asked and what came of it.
+        tried: String,
+    },
     /// Nodes answer, but none can lead.
     #[error("the cluster has no quorum ({tried}); try again when a majority of its voting nodes runs")]
     NoQuorum {

@@ -54,7 +54,11 @@ impl Cluster {
                     return Ok(cluster);
                 }
                 None if Instant::now() >= until => {
-                    return Err(ClusterError::Unreachable { tried: attempts.to_string() });
+                    let tried = attempts.to_string();
+                    return Err(match attempts.is_untrusted() {
+                        true => ClusterError::Untrusted { tried },
+                        false => ClusterError::Unreachable { tried },
+                    });
                 }
                 None => sleep(ROUND_PAUSE).await,
             }
@@ -143,7 +147,7 @@ async fn first_answer(
                 attempts.note(seed, &refusal);
                 refused = Some(refusal);
             }
-            Ok(Err(error)) => attempts.note(seed, error),
+            Ok(Err(error)) => attempts.note_failure(seed, &error),
             Ok(Ok(Ok(Answer::Cluster(ClusterAnswer::Map { map: Some(map), leader })))) => {
                 return Ok(Some((map, leader)));
             }
@@ -154,7 +158,13 @@ async fn first_answer(
             Ok(Ok(Ok(_))) => attempts.note(seed, "an answer to another question"),
         }
     }
-    refused.map_or(Ok(None), |refusal| Err(ClusterError::Refused(refusal)))
+    match refused {
+        None => Ok(None),
+        Some(Refusal::UnknownPeer | Refusal::OtherCluster) => {
+            Err(ClusterError::Untrusted { tried: attempts.to_string() })
+        }
+        Some(refusal) => Err(ClusterError::Refused(refusal)),
+    }
 }
 
 async fn ask_seed(peers: &Peers, seed: SocketAddr) -> Result<Reply, CallError> {

@@ -44,9 +44,10 @@ impl Cluster {
             let pause = search.handle_refusal(members);
             if Instant::now() + pause >= until {
                 let tried = attempts.to_string();
-                return Err(match attempts.is_leaderless() {
-                    true => ClusterError::NoQuorum { tried },
-                    false => ClusterError::Unreachable { tried },
+                return Err(match (attempts.is_leaderless(), attempts.is_untrusted()) {
+                    (true, _) => ClusterError::NoQuorum { tried },
+                    (false, true) => ClusterError::Untrusted { tried },
+                    (false, false) => ClusterError::Unreachable { tried },
                 });
             }
             if !pause.is_zero() {
@@ -90,7 +91,7 @@ impl Cluster {
                 if matches!(error, CallError::Malformed) {
                     attempts.note(address, "a reply that cannot be read; do client and nodes have the same version?");
                 } else {
-                    attempts.note(address, error);
+                    attempts.note_failure(address, &error);
                 }
                 self.shared.leader.lock().handle_failure(node, now());
                 self.shared.health.lock().handle_failure(node, now());

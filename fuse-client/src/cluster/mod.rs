@@ -20,7 +20,10 @@ mod leader_call;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -72,6 +75,8 @@ struct Shared {
     rng: Mutex<StdRng>,
     /// Who refreshes the map holds it; the others wait for its result.
     refreshing: tokio::sync::Mutex<()>,
+    /// Refreshes that ended, well or not.
+    refreshes: AtomicU64,
     upload_pool: Arc<Semaphore>,
     straggler_pool: Arc<Semaphore>,
     download_pool: Arc<Semaphore>,
@@ -92,6 +97,7 @@ impl Cluster {
             flushers: Mutex::default(),
             rng: Mutex::new(config.rng_seed.map_or_else(StdRng::from_os_rng, StdRng::from_seed)),
             refreshing: tokio::sync::Mutex::new(()),
+            refreshes: AtomicU64::new(0),
             upload_pool: pool(config.upload_pool_bytes),
             straggler_pool: pool(config.upload_pool_bytes / 2),
             download_pool: pool(config.download_pool_bytes),
@@ -113,17 +119,25 @@ impl Cluster {
 
     /// Asks for a newer map.
     pub async fn refresh(&self) -> Result<Arc<ClusterMap>, ClusterError> {
-        self.refresh_beyond(None).await
+        let _turn = self.shared.refreshing.lock().await;
+        let fetched = self.fetch_map(&self.map()).await;
+        self.shared.refreshes.fetch_add(1, Ordering::AcqRel);
+        fetched?;
+        Ok(self.map())
     }
 
-    /// Asks for a newer map, unless the one at hand is newer than `old` already.
-    pub(crate) async fn refresh_beyond(&self, old: Option<Epoch>) -> Result<Arc<ClusterMap>, ClusterError> {
+    /// Asks for a newer map, unless the one at hand is newer than `old` already. Those who ask while somebody else is
+    /// asking take what that one is told, be it nothing: a hundred chunks that fail at once cost one question.
+    pub(crate) async fn refresh_beyond(&self, old: Epoch) -> Result<Arc<ClusterMap>, ClusterError> {
+        let before = self.shared.refreshes.load(Ordering::Acquire);
         let _turn = self.shared.refreshing.lock().await;
         let map = self.map();
-        if old.is_some_and(|old| map.epoch > old) {
+        if map.epoch > old || self.shared.refreshes.load(Ordering::Acquire) > before {
             return Ok(map);
         }
-        self.fetch_map(&map).await?;
+        let fetched = self.fetch_map(&map).await;
+        self.shared.refreshes.fetch_add(1, Ordering::AcqRel);
+        fetched?;
         Ok(self.map())
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use ring::{ChunkKey, NodeId};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use wire::{
     Refusal,
     chunk::{ChunkAnswer, ChunkRequest},
@@ -58,6 +58,7 @@ pub(crate) async fn fetch_slice(cluster: &Cluster, slice: ChunkSlice) -> Result<
     let until = Instant::now() + FETCH_DEADLINE;
     loop {
         let mut failures = Vec::new();
+        let epoch = cluster.map().epoch;
         if let Some(bytes) = one_round(cluster, slice, until, &mut failures).await {
             return Ok(bytes);
         }
@@ -67,7 +68,7 @@ pub(crate) async fn fetch_slice(cluster: &Cluster, slice: ChunkSlice) -> Result<
         }
         sleep(ROUND_PAUSE).await;
         // An old map may send us to the wrong nodes; without a newer one the old has to do.
-        let _newer = cluster.refresh_beyond(None).await.is_ok();
+        let _newer = timeout_at(until, cluster.refresh_beyond(epoch)).await.is_ok();
     }
 }
 

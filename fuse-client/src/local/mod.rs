@@ -23,7 +23,8 @@ use std::{
 pub(crate) use meta::LocalMeta;
 pub(crate) use scan::{Body, Found, Group, ScanItem, scan};
 pub(crate) use sink::{
-    NewLocal, Restore, TempFile, TempNames, create_dir, hard_link, make_node, make_symlink, restore,
+    MadeDir, NewLocal, Restore, TempFile, TempNames, create_dir, finish_dir, hard_link, make_node, make_symlink,
+    restore, sync_file,
 };
 pub(crate) use source::LocalSource;
 

@@ -6,7 +6,7 @@ use std::{
     io,
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+        fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -16,7 +16,10 @@ use rustix::fs::{AtFlags, CWD, FileType as NodeType, Timespec, Timestamps};
 use wire::namespace::{Attr, FileType, Mode, Name, Times, Timestamp, Xattr};
 
 use super::{failed, meta::decode_device, xattrs};
-use crate::{namespace::Caller, transfer::TransferError};
+use crate::{
+    namespace::Caller,
+    transfer::{LocalDurability, TransferError},
+};
 
 /// Makes names that nobody uses. One for each transfer.
 #[derive(Debug)]
@@ -120,7 +123,7 @@ impl TempFile {
         Ok(Self { file, named: NotNamed { temporary, renamed: false }, path: path.to_owned() })
     }
 
-    /// Its length; what is not written is a hole.
+    /// Its length, once everything is written: what comes after the last byte is a hole.
     pub(crate) fn set_len(&self, len: u64) -> Result<(), TransferError> {
         self.file.set_len(len).map_err(|error| failed(&self.path, "writing it", error))
     }
@@ -129,15 +132,18 @@ impl TempFile {
         self.file.write_all_at(bytes, offset).map_err(|error| failed(&self.path, "writing it", error))
     }
 
-    /// Makes the bytes stable.
-    pub(crate) fn sync(&self) -> Result<(), TransferError> {
-        self.file.sync_all().map_err(|error| failed(&self.path, "syncing it", error))
-    }
-
     /// Gives it attributes and its name, in place of a file that has the name.
-    pub(crate) fn finish(self, new: &NewLocal) -> Result<(), TransferError> {
+    ///
+    /// Unless the caller wants it synced, nothing is: after a power cut the name, the size and the time may be there
+    /// without all of the bytes, as after `cp`, and the next download would skip the file. No order of writes helps (a
+    /// file system may write the last block first; ext4 flushes at a rename only if it replaces a file), and to sync
+    /// each large file would make a download as slow as the disk. So the help says it: `--sync` for those who must
+    /// know, `--checksum` for those who want to look.
+    pub(crate) fn finish(self, new: &NewLocal, durability: LocalDurability) -> Result<(), TransferError> {
         let Self { file, named, path } = self;
         let dressed = (|| {
+            // A mode without the right to write forbids even the owner to add these later.
+            xattrs::write(&file, &new.xattrs)?;
             let Restore { mode, owner, times } = &new.restore;
             if let Some((uid, gid)) = owner {
                 rustix::fs::fchown(
@@ -147,11 +153,14 @@ impl TempFile {
                 )?;
             }
             rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(u32::from(mode.bits())))?;
-            xattrs::write(&named.temporary, &new.xattrs)?;
+            // The times come last: by them the next download knows that all of it was written.
             rustix::fs::futimens(&file, &timestamps(times))?;
             Ok(())
         })();
         dressed.map_err(|error| failed(&path, "setting its attributes", error))?;
+        if durability == LocalDurability::Synced {
+            file.sync_all().map_err(|error| failed(&path, "syncing it", error))?;
+        }
         named.rename(&path)
     }
 }
@@ -200,12 +209,21 @@ pub(crate) fn hard_link(names: &TempNames, from: &Path, path: &Path) -> Result<(
     Ok(())
 }
 
-/// A directory for its owner alone, until it is restored. False if there is one already.
-pub(crate) fn create_dir(path: &Path) -> Result<bool, TransferError> {
+/// How a directory came to be there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum MadeDir {
+    /// It was made.
+    Fresh,
+    /// It was there, and is this user's.
+    Found { owner: u32 },
+}
+
+/// A directory for its owner alone, until it is restored; or the one that is there already.
+pub(crate) fn create_dir(path: &Path) -> Result<MadeDir, TransferError> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => Ok(true),
+        Ok(()) => Ok(MadeDir::Fresh),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match fs::symlink_metadata(path) {
-            Ok(there) if there.is_dir() => Ok(false),
+            Ok(there) if there.is_dir() => Ok(MadeDir::Found { owner: there.uid() }),
             Ok(_) => Err(TransferError::InTheWay {
                 path: path.display().to_string(),
                 reason: "a file is in the way of a directory",
@@ -216,9 +234,31 @@ pub(crate) fn create_dir(path: &Path) -> Result<bool, TransferError> {
     }
 }
 
-/// Gives a file or directory that is there its attributes.
+/// Gives a file that is there its attributes.
 pub(crate) fn restore(path: &Path, restore: &Restore, file_type: FileType) -> Result<(), TransferError> {
     dress(path, restore, file_type).map_err(|error| failed(path, "setting its attributes", error))
+}
+
+/// Makes a file that is there stable.
+pub(crate) fn sync_file(path: &Path) -> Result<(), TransferError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|error| failed(path, "syncing it", error))
+}
+
+/// Gives a directory its attributes, if it is ours, and makes it stable with the names in it, if that is wanted.
+pub(crate) fn finish_dir(
+    path: &Path,
+    dressed: Option<&(Restore, Vec<Xattr>)>,
+    durability: LocalDurability,
+) -> Result<(), TransferError> {
+    // Opened first: its final mode may forbid its owner to read it.
+    let opened = (durability == LocalDurability::Synced).then(|| File::open(path));
+    if let Some((restore, xattrs)) = dressed {
+        xattrs::add(path, xattrs)
+            .and_then(|()| dress(path, restore, FileType::Directory))
+            .map_err(|error| failed(path, "setting its attributes", error))?;
+    }
+    let synced = opened.map_or(Ok(()), |opened| opened.and_then(|dir| dir.sync_all()));
+    synced.map_err(|error| failed(path, "syncing it", error))
 }
 
 fn dress(path: &Path, restore: &Restore, file_type: FileType) -> io::Result<()> {

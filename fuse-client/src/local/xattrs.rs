@@ -1,8 +1,14 @@
 //! Extended attributes `user.*` of local files: those that anybody may have.
 
-use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::Path,
+};
 
-use rustix::io::Errno;
+use rustix::{fs::XattrFlags, io::Errno};
 use wire::namespace::{XATTR_VALUE_LEN_MAX, Xattr, XattrName};
 
 /// What the namespace takes of one inode.
@@ -13,8 +19,7 @@ const NAMES_LEN_MAX: usize = 64 << 10;
 
 /// All `user.*` attributes; none where the file system has no such thing.
 pub(super) fn read(path: &Path) -> io::Result<Vec<Xattr>> {
-    let mut probe = [0u8; 0];
-    match rustix::fs::llistxattr(path, &mut probe[..]) {
+    match rustix::fs::llistxattr_query(path) {
         Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(Vec::new()),
         Ok(_) => {}
         Err(error) => return Err(error.into()),
@@ -23,7 +28,10 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<Xattr>> {
     let len = rustix::fs::llistxattr(path, names.as_mut_slice())?;
     let names = names.get(..len).unwrap_or_default().split(|&byte| byte == 0);
     let mut xattrs = Vec::new();
-    for name in names.filter(|name| name.starts_with(b"user.")).take(XATTRS_MAX) {
+    for name in names.filter(|name| name.starts_with(b"user.")) {
+        if xattrs.len() == XATTRS_MAX {
+            return Err(io::Error::other(format!("the store keeps at most {XATTRS_MAX} extended attributes")));
+        }
         let mut value = vec![0u8; XATTR_VALUE_LEN_MAX];
         match rustix::fs::lgetxattr(path, OsStr::from_bytes(name), value.as_mut_slice()) {
             Ok(len) => value.truncate(len),
@@ -35,14 +43,69 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<Xattr>> {
     Ok(xattrs)
 }
 
-/// Sets `user.*` attributes; a file system that has no such thing keeps none.
-pub(super) fn write(path: &Path, xattrs: &[Xattr]) -> io::Result<()> {
-    for xattr in xattrs.iter().filter(|xattr| xattr.name.as_bytes().starts_with(b"user.")) {
+/// Sets `user.*` attributes of a new file; a file system that has no such thing keeps none.
+pub(super) fn write(file: &File, xattrs: &[Xattr]) -> io::Result<()> {
+    for xattr in of_users(xattrs) {
         let name = OsStr::from_bytes(xattr.name.as_bytes());
-        match rustix::fs::lsetxattr(path, name, &xattr.value, rustix::fs::XattrFlags::empty()) {
+        match rustix::fs::fsetxattr(file, name, &xattr.value, XattrFlags::empty()) {
             Ok(()) | Err(Errno::NOTSUP) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+/// Sets those `user.*` attributes of a directory that it has not, or not so.
+pub(super) fn add(path: &Path, xattrs: &[Xattr]) -> io::Result<()> {
+    if of_users(xattrs).next().is_none() {
+        return Ok(());
+    }
+    let there = read(path)?;
+    for xattr in of_users(xattrs).filter(|xattr| !there.contains(xattr)) {
+        let name = OsStr::from_bytes(xattr.name.as_bytes());
+        let set = || rustix::fs::lsetxattr(path, name, &xattr.value, XattrFlags::empty());
+        let done = match set() {
+            // Its owner may forbid to write into it; the mode that it is to have comes after this.
+            Err(Errno::ACCESS) => {
+                fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+                set()
+            }
+            done => done,
+        };
+        match done {
+            Ok(()) | Err(Errno::NOTSUP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn of_users(xattrs: &[Xattr]) -> impl Iterator<Item = &Xattr> {
+    xattrs.iter().filter(|xattr| xattr.name.as_bytes().starts_with(b"user."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use rustix::fs::XattrFlags;
+
+    use super::{XATTRS_MAX, read};
+
+    #[test]
+    fn more_attributes_than_the_store_keeps_are_an_error_and_not_a_silent_loss() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("file");
+        std::fs::write(&path, b"x").unwrap();
+        let set = |number: usize| {
+            let name = format!("user.{number}");
+            rustix::fs::lsetxattr(&path, OsStr::new(&name), b"", XattrFlags::empty())
+        };
+        for number in 0..XATTRS_MAX {
+            set(number).unwrap();
+        }
+        assert_eq!(read(&path).unwrap().len(), XATTRS_MAX);
+        set(XATTRS_MAX).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("at most 64"));
+    }
 }

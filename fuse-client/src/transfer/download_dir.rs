@@ -1,8 +1,15 @@
 //! A directory on its way to this machine.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::sync::mpsc;
+use wire::namespace::Xattr;
 
 use crate::local::Restore;
 
@@ -13,30 +20,52 @@ pub(super) struct LocalDir {
     pub(super) path: PathBuf,
     /// Whether this transfer made it: then nothing can be in it that was there before.
     pub(super) fresh: bool,
-    /// None for the directory above an item, which is not ours.
-    restore: Option<Restore>,
-    finished: mpsc::UnboundedSender<(PathBuf, Restore)>,
+    /// None for a directory that is not ours: the one above an item, or one of somebody else.
+    dressed: Option<(Restore, Vec<Xattr>)>,
+    /// Whether something that was to be in it is in it now.
+    filled: AtomicBool,
+    finished: mpsc::UnboundedSender<FinishedLocalDir>,
     _parent: Option<Arc<LocalDir>>,
+}
+
+/// A directory in which everything is done.
+#[derive(Debug)]
+pub(super) struct FinishedLocalDir {
+    pub(super) path: PathBuf,
+    pub(super) dressed: Option<(Restore, Vec<Xattr>)>,
 }
 
 impl LocalDir {
     /// The directory that an item goes into.
-    pub(super) fn above(path: PathBuf, finished: mpsc::UnboundedSender<(PathBuf, Restore)>) -> Arc<Self> {
-        Arc::new(Self { path, fresh: false, restore: None, finished, _parent: None })
+    pub(super) fn above(path: PathBuf, finished: mpsc::UnboundedSender<FinishedLocalDir>) -> Arc<Self> {
+        Arc::new(Self { path, fresh: false, dressed: None, filled: AtomicBool::new(false), finished, _parent: None })
     }
 
     /// A directory in `parent`.
-    pub(super) fn below(parent: &Arc<Self>, path: PathBuf, fresh: bool, restore: Restore) -> Arc<Self> {
-        let finished = parent.finished.clone();
-        Arc::new(Self { path, fresh, restore: Some(restore), finished, _parent: Some(Arc::clone(parent)) })
+    pub(super) fn below(
+        parent: &Arc<Self>,
+        path: PathBuf,
+        fresh: bool,
+        dressed: Option<(Restore, Vec<Xattr>)>,
+    ) -> Arc<Self> {
+        parent.handle_filled();
+        let (finished, _parent) = (parent.finished.clone(), Some(Arc::clone(parent)));
+        Arc::new(Self { path, fresh, dressed, filled: AtomicBool::new(false), finished, _parent })
+    }
+
+    /// Something that was to be in it is in it.
+    pub(super) fn handle_filled(&self) {
+        self.filled.store(true, Ordering::Release);
     }
 }
 
 impl Drop for LocalDir {
     fn drop(&mut self) {
-        if let Some(restore) = self.restore.take() {
+        let dressed = self.dressed.take();
+        if dressed.is_some() || self.filled.load(Ordering::Acquire) {
+            let path = std::mem::take(&mut self.path);
             // Nobody listens when the transfer was stopped.
-            let _stopped = self.finished.send((std::mem::take(&mut self.path), restore)).is_err();
+            let _stopped = self.finished.send(FinishedLocalDir { path, dressed }).is_err();
         }
     }
 }

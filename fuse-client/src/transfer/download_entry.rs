@@ -1,6 +1,11 @@
 //! One entry of a tree coming down.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use wire::namespace::{Attr, Content, FileType, Xattr};
 
@@ -9,7 +14,7 @@ use super::{
     download_dir::LocalDir,
     download_file::FileDownload,
     download_tree::DownloadTree,
-    equality::{Decision, Owners, decide},
+    equality::{Decision, Owners, decide, obstacle},
     upload_file::{blocking, same_bytes},
 };
 use crate::{
@@ -90,11 +95,11 @@ impl DownloadTree {
             group.into_iter().map(write).collect::<Vec<_>>()
         });
         for (done, remote) in written.await {
-            self.tell(done, &remote);
+            self.tell(into, done, &remote);
         }
     }
 
-    fn tell(&self, done: Result<Done, TransferError>, remote: &Remote) {
+    fn tell(&self, into: &LocalDir, done: Result<Done, TransferError>, remote: &Remote) {
         let shown = remote.target.display().to_string();
         match done {
             Ok(Done::Transferred) => {
@@ -104,6 +109,7 @@ impl DownloadTree {
             Ok(Done::Skipped) => self.tally.skipped(&shown, remote.bytes()),
             Err(error) => return self.fail(&error),
         }
+        into.handle_filled();
         if remote.attr.links > 1 {
             self.links.lock().handle_done(remote.attr.inode, remote.target.clone());
         }
@@ -112,8 +118,11 @@ impl DownloadTree {
     /// Downloads a file in chunks.
     pub(super) async fn large_file(&self, into: &Arc<LocalDir>, remote: Remote) {
         let _job = self.jobs.acquire().await.expect("the semaphore is never closed");
+        if self.stop.is_stopped() {
+            return;
+        }
         match self.is_there(into, &remote).await {
-            Ok(true) => return self.tell(Ok(Done::Skipped), &remote),
+            Ok(true) => return self.tell(into, Ok(Done::Skipped), &remote),
             Ok(false) => {}
             Err(error) => return self.fail(&error),
         }
@@ -129,6 +138,7 @@ impl DownloadTree {
         match file.run(attr, content, new).await {
             Ok(bytes) => {
                 self.tally.transferred(&target.display().to_string(), bytes);
+                into.handle_filled();
                 if attr.links > 1 {
                     self.links.lock().handle_done(attr.inode, target);
                 }
@@ -144,6 +154,9 @@ impl DownloadTree {
         }
         let target = remote.target.clone();
         let Some(there) = blocking(move || look(&target)).await? else { return Ok(false) };
+        if let Some(reason) = obstacle(there.file_type, remote.attr.file_type) {
+            return Err(in_the_way(remote, reason));
+        }
         let mut decision = decide(&there, Some(&remote.attr), self.owners);
         let sizes = there.file_type == FileType::File && there.size == remote.attr.size;
         if self.options.equality == Equality::Checksum && sizes {
@@ -153,11 +166,12 @@ impl DownloadTree {
         }
         match decision {
             Decision::Write => Ok(false),
-            Decision::InTheWay { .. } => Err(in_the_way(remote)),
-            Decision::Same { touch: false } => Ok(true),
-            Decision::Same { touch: true } => {
-                let (path, restore) = (remote.target.clone(), Restore::new(&remote.attr, self.namespace.caller()));
-                blocking(move || local::restore(&path, &restore, FileType::File)).await.map(|()| true)
+            Decision::InTheWay { reason } => Err(in_the_way(remote, reason)),
+            Decision::Same { touch } => {
+                let (how, there_owner) = (self.how(into), there.uid);
+                let (path, attr) = (remote.target.clone(), remote.attr);
+                let touch = touch && how.may_touch(there_owner);
+                blocking(move || how.keep(&path, &attr, touch)).await.map(|()| true)
             }
         }
     }
@@ -169,17 +183,19 @@ impl DownloadTree {
             return self.fail(&TransferError::FirstLinkFailed { path: shown });
         };
         let names = Arc::clone(&self.names);
-        let target = remote.target.clone();
+        let (target, file_type) = (remote.target.clone(), remote.attr.file_type);
         let linked = blocking(move || {
             let is_same = || Ok::<_, TransferError>(look(&first)?.zip(look(&target)?));
             match is_same()? {
                 Some((first, target)) if first.identity == target.identity => Ok(Done::Skipped),
-                Some((_, target)) if target.file_type == FileType::Directory => Ok(Done::Skipped),
-                _ => local::hard_link(&names, &first, &target).map(|()| Done::Transferred),
+                Some((_, there)) => match obstacle(there.file_type, file_type) {
+                    Some(reason) => Err(TransferError::InTheWay { path: target.display().to_string(), reason }),
+                    None => local::hard_link(&names, &first, &target).map(|()| Done::Transferred),
+                },
+                None => local::hard_link(&names, &first, &target).map(|()| Done::Transferred),
             }
         });
-        self.tell(linked.await, &remote);
-        drop(dir);
+        self.tell(&dir, linked.await, &remote);
     }
 }
 
@@ -189,12 +205,9 @@ impl How {
         if !self.fresh {
             match self.compare(remote)? {
                 Decision::Write => {}
-                Decision::InTheWay { .. } => return Err(in_the_way(remote)),
+                Decision::InTheWay { reason } => return Err(in_the_way(remote, reason)),
                 Decision::Same { touch } => {
-                    if touch {
-                        let restore = Restore::new(&remote.attr, &self.caller);
-                        local::restore(&remote.target, &restore, remote.attr.file_type)?;
-                    }
+                    self.keep(&remote.target, &remote.attr, touch)?;
                     return Ok(Done::Skipped);
                 }
             }
@@ -220,15 +233,40 @@ impl How {
     fn write_file(&self, bytes: &[u8], new: &NewLocal) -> Result<(), TransferError> {
         let file = TempFile::create(&self.names, &new.path)?;
         file.write_at(bytes, 0)?;
-        if self.durability == LocalDurability::Synced {
-            file.sync()?;
+        file.finish(new, self.durability)
+    }
+
+    /// Leaves a file that is there and equal where it is, with attributes set that differ.
+    fn keep(&self, path: &Path, attr: &Attr, touch: bool) -> Result<(), TransferError> {
+        if touch {
+            local::restore(path, &Restore::new(attr, &self.caller), attr.file_type)?;
         }
-        file.finish(new)
+        // The download that brought it may not have synced it.
+        if attr.file_type == FileType::File && self.durability == LocalDurability::Synced {
+            local::sync_file(path)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the system lets the caller set attributes of what belongs to `owner` here.
+    fn may_touch(&self, owner: u32) -> bool {
+        self.caller.is_root() || self.caller.uid == owner
     }
 
     fn compare(&self, remote: &Remote) -> Result<Decision, TransferError> {
         let Some(there) = look(&remote.target)? else { return Ok(Decision::Write) };
-        let decision = decide(&there, Some(&remote.attr), self.owners);
+        if let Some(reason) = obstacle(there.file_type, remote.attr.file_type) {
+            return Ok(Decision::InTheWay { reason });
+        }
+        let decision = self.compare_bytes(remote, &there)?;
+        Ok(match decision {
+            Decision::Same { touch } => Decision::Same { touch: touch && self.may_touch(there.uid) },
+            other => other,
+        })
+    }
+
+    fn compare_bytes(&self, remote: &Remote, there: &LocalMeta) -> Result<Decision, TransferError> {
+        let decision = decide(there, Some(&remote.attr), self.owners);
         let failed = |error| local::failed(&remote.target, "reading it", error);
         match &remote.content {
             Content::Symlink(target) if there.file_type == FileType::Symlink => {
@@ -237,8 +275,15 @@ impl How {
                 Ok(if same { decision } else { Decision::Write })
             }
             Content::Inline(data) if self.equality == Equality::Checksum && there.file_type == FileType::File => {
-                let ours = std::fs::read(&remote.target).map_err(failed)?;
-                Ok(if ours == data.bytes { Decision::Same { touch: true } } else { Decision::Write })
+                if there.size != remote.attr.size {
+                    return Ok(Decision::Write);
+                }
+                let theirs = inline_bytes(data.clone(), &remote.attr).map_err(|_| remote.unsound())?;
+                // No more than that, however large the file has grown meanwhile.
+                let mut ours = Vec::with_capacity(theirs.len() + 1);
+                let mut file = File::open(&remote.target).map_err(failed)?.take(theirs.len() as u64 + 1);
+                file.read_to_end(&mut ours).map_err(failed)?;
+                Ok(if ours == theirs { Decision::Same { touch: true } } else { Decision::Write })
             }
             _ => Ok(decision),
         }
@@ -246,7 +291,7 @@ impl How {
 }
 
 /// What is at a local path; a link is not followed.
-fn look(path: &std::path::Path) -> Result<Option<LocalMeta>, TransferError> {
+fn look(path: &Path) -> Result<Option<LocalMeta>, TransferError> {
     let looked = std::fs::symlink_metadata(path).and_then(|metadata| LocalMeta::new(&metadata));
     match looked {
         Ok(meta) => Ok(Some(meta)),
@@ -255,7 +300,6 @@ fn look(path: &std::path::Path) -> Result<Option<LocalMeta>, TransferError> {
     }
 }
 
-fn in_the_way(remote: &Remote) -> TransferError {
-    let path = remote.target.display().to_string();
-    TransferError::InTheWay { path, reason: "a directory is in the way of a file" }
+fn in_the_way(remote: &Remote, reason: &'static str) -> TransferError {
+    TransferError::InTheWay { path: remote.target.display().to_string(), reason }
 }

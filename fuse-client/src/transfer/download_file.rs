@@ -73,11 +73,7 @@ impl FileDownload<'_> {
         told: &mut u64,
     ) -> Result<(), TransferError> {
         let (names, path) = (Arc::clone(self.names), new.path.clone());
-        let file = blocking(move || {
-            let file = TempFile::create(&names, &path)?;
-            file.set_len(attr.size).map(|()| Arc::new(file))
-        })
-        .await?;
+        let file = blocking(move || TempFile::create(&names, &path).map(Arc::new)).await?;
         let mut pages = Pages::new(self.namespace, self.source.clone(), attr, content);
         let mut writes = JoinSet::new();
         while let Some(part) = pages.next().await? {
@@ -104,10 +100,9 @@ impl FileDownload<'_> {
         let file = Arc::into_inner(file).expect("every write has ended");
         let (durability, new) = (self.durability, new.clone());
         blocking(move || {
-            if durability == LocalDurability::Synced {
-                file.sync()?;
-            }
-            file.finish(&new)
+            // Only now, for a hole at the end: a length that runs ahead of the bytes would hide what is missing.
+            file.set_len(attr.size)?;
+            file.finish(&new, durability)
         })
         .await
     }

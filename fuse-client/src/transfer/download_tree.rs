@@ -1,13 +1,6 @@
 //! The story of a tree coming down: list with contents, decide, write; hard links, then directories' times, last.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
@@ -15,14 +8,19 @@ use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
 };
-use wire::namespace::{Attr, Entry, FileType, Inode, ListWant, Query, QueryAnswer};
+use wire::namespace::{Attr, Entry, FileType, Inode, ListWant, Query, QueryAnswer, Xattr};
 
 use super::{
-    DownloadItem, Outcome, Progress, Recurse, Summary, TransferError, TransferOptions, download_dir::LocalDir,
-    download_entry::Remote, equality::Owners, tally::Tally, upload_file::blocking,
+    DownloadItem, Outcome, Progress, Recurse, Summary, TransferError, TransferOptions,
+    download_dir::{FinishedLocalDir, LocalDir},
+    download_entry::Remote,
+    equality::{Owners, obstacle},
+    stop::{News, Stop},
+    tally::Tally,
+    upload_file::blocking,
 };
 use crate::{
-    local::{self, Restore, TempNames},
+    local::{self, LocalMeta, MadeDir, Restore, TempNames},
     namespace::{Follow, Namespace, NamespaceError, Permission, is_directory},
     path::FilePath,
 };
@@ -44,7 +42,7 @@ pub(super) struct DownloadTree {
     pub(super) jobs: Semaphore,
     /// Guards the table alone.
     pub(super) links: Mutex<Links>,
-    stopped: AtomicBool,
+    pub(super) stop: Stop,
 }
 
 /// Files with several names: the first is downloaded, the others linked to it at the end. Grows with the number of such
@@ -99,7 +97,7 @@ pub(super) async fn download(
         names: Arc::new(TempNames::new(namespace.cluster().random_bytes())),
         jobs: Semaphore::new(options.jobs.max(1)),
         links: Mutex::default(),
-        stopped: AtomicBool::new(false),
+        stop: Stop::default(),
     });
     let (finished, finishing) = mpsc::unbounded_channel();
     tokio::join!(tree.run(items, finished), tree.finish_dirs(finishing));
@@ -107,11 +105,20 @@ pub(super) async fn download(
 }
 
 impl DownloadTree {
-    async fn run(self: &Arc<Self>, items: Vec<DownloadItem>, finished: mpsc::UnboundedSender<(PathBuf, Restore)>) {
+    async fn run(self: &Arc<Self>, items: Vec<DownloadItem>, finished: mpsc::UnboundedSender<FinishedLocalDir>) {
+        // One for all items that go into it, so that it is synced once.
+        let mut above = BTreeMap::new();
         for item in items {
-            let above = item.target.parent().unwrap_or(&item.target).to_owned();
-            let above = LocalDir::above(above, finished.clone());
-            match self.item(&above, item).await {
+            if self.stop.is_stopped() {
+                break;
+            }
+            let path = match item.target.parent() {
+                Some(path) if path.as_os_str().is_empty() => PathBuf::from("."),
+                Some(path) => path.to_owned(),
+                None => item.target.clone(),
+            };
+            let above = above.entry(path).or_insert_with_key(|path| LocalDir::above(path.clone(), finished.clone()));
+            match self.item(above, item).await {
                 Ok(Some(pending)) => self.walk(pending).await,
                 Ok(None) => {}
                 Err(error) => self.fail(&error),
@@ -120,6 +127,10 @@ impl DownloadTree {
         drop(finished);
         let later = std::mem::take(&mut self.links.lock().later);
         for (dir, remote) in later {
+            // What was stopped lets go of the directories, so that they are finished.
+            if self.stop.is_stopped() {
+                continue;
+            }
             self.link_later(dir, remote).await;
         }
     }
@@ -137,7 +148,15 @@ impl DownloadTree {
                 let target = target.clone();
                 move || std::fs::canonicalize(&target).unwrap_or(target)
             });
-            return self.directory(above, source, attr, followed.await).await.map(Some);
+            let xattrs = self.namespace.xattrs(&source, Follow::Yes).await?;
+            return self.directory(above, source, attr, xattrs, followed.await).await.map(Some);
+        }
+        // A person who names a device, or a link to one, does not want it replaced by a file.
+        let named = target.clone();
+        let named = blocking(move || std::fs::metadata(&named).and_then(|found| LocalMeta::new(&found)).ok()).await;
+        let named = named.filter(|named| named.file_type != FileType::Directory);
+        if let Some(reason) = named.and_then(|named| obstacle(named.file_type, attr.file_type)) {
+            return Err(TransferError::InTheWay { path: target.display().to_string(), reason });
         }
         let queries =
             vec![Query::Content { inode: attr.inode, offset: 0, len: u64::MAX }, Query::Xattrs { inode: attr.inode }];
@@ -161,15 +180,21 @@ impl DownloadTree {
         above: &Arc<LocalDir>,
         source: FilePath,
         attr: Attr,
+        xattrs: Vec<Xattr>,
         target: PathBuf,
     ) -> Result<Pending, TransferError> {
         self.namespace.require(Permission::Search, &attr, &source)?;
         let path = target.clone();
-        let fresh = blocking(move || local::create_dir(&path)).await?;
-        let outcome = if fresh { Outcome::Transferred } else { Outcome::Skipped };
+        let made = blocking(move || local::create_dir(&path)).await?;
+        let caller = self.namespace.caller();
+        let (outcome, ours) = match made {
+            MadeDir::Fresh => (Outcome::Transferred, true),
+            MadeDir::Found { owner } => (Outcome::Skipped, caller.is_root() || caller.uid == owner),
+        };
         self.tally.directory(&target.display().to_string(), outcome);
-        let restore = Restore::new(&attr, self.namespace.caller());
-        Ok(Pending { source, attr, into: LocalDir::below(above, target, fresh, restore) })
+        // What somebody else made stays as they want it, as when a tree goes up.
+        let dressed = ours.then(|| (Restore::new(&attr, caller), xattrs));
+        Ok(Pending { source, attr, into: LocalDir::below(above, target, made == MadeDir::Fresh, dressed) })
     }
 
     /// Reads directories, several at once, the deepest first.
@@ -177,14 +202,19 @@ impl DownloadTree {
         let mut pending = vec![first];
         let mut reading: JoinSet<Vec<Pending>> = JoinSet::new();
         loop {
-            while reading.len() < DIRS_IN_FLIGHT && !self.stopped.load(Ordering::Acquire) {
+            while reading.len() < DIRS_IN_FLIGHT {
                 let Some(next) = pending.pop() else { break };
                 let tree = Arc::clone(self);
                 reading.spawn(async move { tree.read_directory(next).await });
             }
-            match reading.join_next().await {
+            let read = tokio::select! {
+                biased;
+                () = self.stop.stopped() => return reading.shutdown().await,
+                read = reading.join_next() => read,
+            };
+            match read {
                 Some(Ok(below)) => pending.extend(below),
-                Some(Err(_)) => {}
+                Some(Err(error)) => self.fail(&error.into()),
                 None => return,
             }
         }
@@ -216,9 +246,6 @@ impl DownloadTree {
                     return below;
                 }
             }
-            if self.stopped.load(Ordering::Acquire) {
-                return below;
-            }
         }
     }
 
@@ -229,10 +256,12 @@ impl DownloadTree {
             let target = dir.into.path.join(as_os(name.as_bytes()));
             let source = dir.source.join(name);
             match (attr, content) {
-                (Some(attr), _) if is_directory(&attr) => match self.directory(&dir.into, source, attr, target).await {
-                    Ok(pending) => below.push(pending),
-                    Err(error) => self.fail(&error),
-                },
+                (Some(attr), _) if is_directory(&attr) => {
+                    match self.directory(&dir.into, source, attr, xattrs, target).await {
+                        Ok(pending) => below.push(pending),
+                        Err(error) => self.fail(&error),
+                    }
+                }
                 (Some(attr), Some(content)) => files.push(Remote { source, target, attr, content, xattrs }),
                 _ => self.fail(&NamespaceError::confused().into()),
             }
@@ -277,20 +306,20 @@ impl DownloadTree {
 
     /// Tells of a failure; one after which nothing can go well stops the transfer, and is told once.
     pub(super) fn fail(&self, error: &TransferError) {
-        if error.is_fatal() && self.stopped.swap(true, Ordering::AcqRel) {
-            return;
+        if self.stop.handle_failure(error) == News::Yes {
+            self.tally.failed(error);
         }
-        self.tally.failed(error);
     }
 
     /// Attributes of directories in which everything is done.
-    async fn finish_dirs(&self, mut finishing: mpsc::UnboundedReceiver<(PathBuf, Restore)>) {
+    async fn finish_dirs(&self, mut finishing: mpsc::UnboundedReceiver<FinishedLocalDir>) {
         let mut dirs = Vec::new();
         while finishing.recv_many(&mut dirs, SMALL_FILES).await > 0 {
             let dirs = std::mem::take(&mut dirs);
+            let durability = self.options.durability;
             let failures = blocking(move || {
-                let restored = dirs.iter().map(|(path, restore)| local::restore(path, restore, FileType::Directory));
-                restored.filter_map(Result::err).collect::<Vec<_>>()
+                let finish = |dir: &FinishedLocalDir| local::finish_dir(&dir.path, dir.dressed.as_ref(), durability);
+                dirs.iter().map(finish).filter_map(Result::err).collect::<Vec<_>>()
             });
             failures.await.iter().for_each(|error| self.fail(error));
         }

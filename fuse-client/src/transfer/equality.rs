@@ -44,6 +44,18 @@ pub(super) fn decide(local: &LocalMeta, there: Option<&Attr>, owners: Owners) ->
     }
 }
 
+/// What at a local path must not give way to something of another kind, in words.
+pub(super) fn obstacle(here: FileType, wanted: FileType) -> Option<&'static str> {
+    match here {
+        FileType::File | FileType::Symlink => None,
+        _ if here == wanted => None,
+        FileType::Directory => Some("a directory is in the way of a file"),
+        FileType::Fifo => Some("a pipe is in the way of a file"),
+        FileType::Socket => Some("a socket is in the way of a file"),
+        FileType::CharDevice | FileType::BlockDevice => Some("a device is in the way of a file"),
+    }
+}
+
 fn attributes_differ(local: &LocalMeta, there: &Attr, owners: Owners) -> bool {
     let owner = owners == Owners::Kept && (local.uid, local.gid) != (there.uid, there.gid);
     let mode = local.file_type != FileType::Symlink && local.mode != there.mode;
@@ -54,7 +66,7 @@ fn attributes_differ(local: &LocalMeta, there: &Attr, owners: Owners) -> bool {
 mod tests {
     use wire::namespace::{Attr, FileType, Inode, Mode, Times, Timestamp};
 
-    use super::{Decision, Owners, decide};
+    use super::{Decision, Owners, decide, obstacle};
     use crate::local::LocalMeta;
 
     fn local(file_type: FileType) -> LocalMeta {
@@ -116,6 +128,16 @@ mod tests {
         assert_eq!(decide(&file, Some(&mode), Owners::Own), Decision::Same { touch: true });
         assert_eq!(decide(&file, Some(&owner), Owners::Kept), Decision::Same { touch: true });
         assert_eq!(decide(&file, Some(&owner), Owners::Own), Decision::Same { touch: false });
+    }
+
+    #[test]
+    fn only_files_and_links_give_way_to_something_of_another_kind() {
+        let all = [FileType::File, FileType::Symlink, FileType::Directory, FileType::Fifo, FileType::CharDevice];
+        for wanted in all {
+            let obstacles: Vec<_> = all.into_iter().filter(|here| obstacle(*here, wanted).is_some()).collect();
+            let others = [FileType::Directory, FileType::Fifo, FileType::CharDevice];
+            assert_eq!(obstacles, others.into_iter().filter(|other| *other != wanted).collect::<Vec<_>>());
+        }
     }
 
     #[test]

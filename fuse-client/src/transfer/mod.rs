@@ -12,6 +12,7 @@ mod download_entry;
 mod download_file;
 mod download_tree;
 mod equality;
+mod stop;
 mod tally;
 mod upload_dir;
 mod upload_entry;
@@ -20,6 +21,7 @@ mod upload_tree;
 
 use std::{path::PathBuf, sync::Arc};
 
+use tokio::task::JoinError;
 pub(crate) use upload_dir::UploadDir;
 
 use crate::{
@@ -72,7 +74,7 @@ pub enum LocalDurability {
     /// The kernel writes them when it likes, as with `cp`.
     #[default]
     Unsynced,
-    /// Each is synced before it gets its name.
+    /// Each file with its attributes before it gets its name, and each directory when everything in it is done.
     Synced,
 }
 
@@ -134,6 +136,18 @@ pub enum TransferError {
         /// Which.
         path: String,
     },
+    /// The transfer was stopped before this one's turn, which was told.
+    #[error("{path}: not transferred: the transfer was stopped", path = path.display())]
+    Abandoned {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A defect of this program: some files were not transferred.
+    #[error("a part of the transfer broke off ({reason}); run it again")]
+    Broken {
+        /// What the task said.
+        reason: String,
+    },
     /// A file in the store.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
@@ -146,10 +160,17 @@ impl TransferError {
     /// Whether no other file can fare better: the cluster is gone, or full, or the session ended.
     fn is_fatal(&self) -> bool {
         match self {
-            Self::Namespace(NamespaceError::Cluster(_) | NamespaceError::SessionEnded { .. }) => true,
+            Self::Namespace(NamespaceError::Cluster(_) | NamespaceError::SessionEnded { .. })
+            | Self::Abandoned { .. } => true,
             Self::Upload(UploadError::Put { source, .. }) => !matches!(source, PutError::QuorumLost { .. }),
             _ => false,
         }
+    }
+}
+
+impl From<JoinError> for TransferError {
+    fn from(error: JoinError) -> Self {
+        Self::Broken { reason: error.to_string() }
     }
 }
 

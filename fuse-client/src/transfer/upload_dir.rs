@@ -80,6 +80,17 @@ impl UploadDir {
         self.remote.send_replace(remote);
     }
 
+    /// As [`UploadDir::settle`], unless it is known already.
+    pub(crate) fn settle_if_awaited(&self, remote: RemoteDir) {
+        self.remote.send_if_modified(|known| {
+            let awaited = matches!(known, RemoteDir::Awaited);
+            if awaited {
+                *known = remote;
+            }
+            awaited
+        });
+    }
+
     /// Its copy, once known: inode, what must be executed first, and what was there; none if it failed.
     pub(crate) async fn remote(&self) -> Option<(Inode, Option<OpNumber>, Option<Attr>)> {
         let mut remote = self.remote.subscribe();

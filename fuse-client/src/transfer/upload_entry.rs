@@ -193,9 +193,14 @@ impl UploadTree {
         let (kind, bytes) = match body {
             Body::Large => {
                 let _job = self.jobs.acquire().await.expect("the semaphore is never closed");
+                if self.stop.is_stopped() {
+                    return Err(TransferError::Abandoned { path: source });
+                }
                 let target = Target { path, dir: into.inode, name, after: into.after };
                 let make = |meta: &LocalMeta| self.new_file(meta, xattrs);
-                return upload_file(&self.namespace, &source, self.follow(), target, make, &self.tally).await;
+                let stored = upload_file(&self.namespace, &source, self.follow(), target, make, &self.tally).await?;
+                self.stop.handle_stored();
+                return Ok(stored);
             }
             Body::Small(bytes) if bytes.is_empty() => (NewKind::File(NewContent::Empty), 0),
             Body::Small(bytes) => {

@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
 };
 
 use futures::{
@@ -22,12 +19,13 @@ use wire::namespace::{Attr, Inode, Op, SetAttr, SetTime};
 use super::{
     Outcome, Progress, Summary, TransferError, TransferOptions, UploadItem,
     equality::Owners,
+    stop::{News, Stop},
     tally::Tally,
-    upload_dir::{FinishedDir, UploadDir},
+    upload_dir::{FinishedDir, RemoteDir, UploadDir},
     upload_file::blocking,
 };
 use crate::{
-    local::{Found, Group, ScanItem, scan},
+    local::{Body, Found, Group, ScanItem, scan},
     namespace::{Follow, Namespace, NamespaceError},
     session::Session,
 };
@@ -52,7 +50,7 @@ pub(super) struct UploadTree {
     pub(super) jobs: Semaphore,
     /// Guards the table alone.
     pub(super) links: Mutex<Links>,
-    stopped: AtomicBool,
+    pub(super) stop: Stop,
 }
 
 /// Files with several names: the first is uploaded, the others linked to it at the end. Grows with the number of such
@@ -108,7 +106,7 @@ pub(super) async fn upload(
         owners: if namespace.caller().is_root() { Owners::Kept } else { Owners::Own },
         jobs: Semaphore::new(options.jobs.max(1)),
         links: Mutex::default(),
-        stopped: AtomicBool::new(false),
+        stop: Stop::default(),
     });
     let (finished, finishing) = mpsc::unbounded_channel();
     let (_, ()) = tokio::join!(tree.run(items, finished), tree.finish_dirs(finishing));
@@ -132,19 +130,34 @@ impl UploadTree {
         });
         let writing = async {
             let mut tasks = JoinSet::new();
-            while let Some(group) = groups.recv().await {
-                while tasks.len() >= GROUPS_IN_FLIGHT && tasks.join_next().await.is_some() {}
-                if self.stopped.load(Ordering::Acquire) {
-                    break;
+            let all = async {
+                while let Some(group) = groups.recv().await {
+                    self.join_until(&mut tasks, GROUPS_IN_FLIGHT - 1).await;
+                    let tree = Arc::clone(self);
+                    tasks.spawn(async move { tree.group(group).await });
                 }
-                let tree = Arc::clone(self);
-                tasks.spawn(async move { tree.group(group).await });
+                self.join_until(&mut tasks, 0).await;
+            };
+            tokio::select! {
+                biased;
+                () = self.stop.stopped() => {}
+                () = all => {}
             }
+            // The scanner ends when nobody takes its groups any more.
             drop(groups);
-            while tasks.join_next().await.is_some() {}
+            tasks.shutdown().await;
         };
         tokio::join!(scanning, writing);
         self.link_the_rest().await;
+    }
+
+    /// Waits until no more than `count` groups are being written.
+    async fn join_until(&self, tasks: &mut JoinSet<()>, count: usize) {
+        while tasks.len() > count {
+            if let Some(Err(error)) = tasks.join_next().await {
+                self.fail(&error.into());
+            }
+        }
     }
 
     /// Where an item goes.
@@ -167,14 +180,14 @@ impl UploadTree {
 
     /// Tells of a failure; one after which nothing can go well stops the transfer, and is told once.
     pub(super) fn fail(&self, error: &TransferError) {
-        if error.is_fatal() && self.stopped.swap(true, Ordering::AcqRel) {
-            return;
+        if self.stop.handle_failure(error) == News::Yes {
+            self.tally.failed(error);
         }
-        self.tally.failed(error);
     }
 
     async fn group(&self, group: Group) {
         let Group { dir, entries } = group;
+        let _unsettled = Unsettled::of(&entries);
         let Some((inode, after, existing)) = dir.remote().await else {
             entries.iter().for_each(Found::abandon);
             return;
@@ -199,7 +212,12 @@ impl UploadTree {
     /// Names of files that were met before: links to the copies.
     async fn link_the_rest(&self) {
         let later = std::mem::take(&mut self.links.lock().later);
-        stream::iter(later).for_each_concurrent(FINISHES_IN_FLIGHT, |(dir, found)| self.link_later(dir, found)).await;
+        let link = async |(dir, found)| {
+            if !self.stop.is_stopped() {
+                self.link_later(dir, found).await;
+            }
+        };
+        stream::iter(later).for_each_concurrent(FINISHES_IN_FLIGHT, link).await;
     }
 
     /// Attributes of directories in which everything is done.
@@ -221,7 +239,8 @@ impl UploadTree {
     async fn finish_dir(&self, dir: &FinishedDir) -> Result<(), NamespaceError> {
         let FinishedDir { target, inode, meta, existing } = dir;
         let caller = self.namespace.caller();
-        if existing.as_ref().is_some_and(|existing: &Attr| !caller.owns(existing)) {
+        let theirs = existing.as_ref().is_some_and(|existing: &Attr| !caller.owns(existing));
+        if theirs || self.stop.is_stopped() {
             return Ok(());
         }
         let owner = |id: u32| (self.owners == Owners::Kept).then_some(id);
@@ -239,5 +258,27 @@ impl UploadTree {
     /// Counts a directory.
     pub(super) fn directory_done(&self, path: &std::path::Path, outcome: Outcome) {
         self.tally.directory(&path.display().to_string(), outcome);
+    }
+}
+
+/// Directories among the entries of a group. If the group breaks off, their copies are known not to be: those who wait
+/// for them must not wait for ever.
+struct Unsettled(Vec<Weak<UploadDir>>);
+
+impl Unsettled {
+    fn of(entries: &[Found]) -> Self {
+        let dirs = entries.iter().filter_map(|found| match &found.body {
+            Body::Directory(below) => Some(Arc::downgrade(below)),
+            Body::Small(_) | Body::Large | Body::Symlink(_) | Body::Node => None,
+        });
+        Self(dirs.collect())
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        for dir in self.0.iter().filter_map(Weak::upgrade) {
+            dir.settle_if_awaited(RemoteDir::Failed);
+        }
     }
 }

@@ -7,7 +7,7 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use ring::{ChunkKey, NodeId};
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use wire::{
     Refusal,
@@ -121,7 +121,10 @@ pub(crate) async fn put_chunk(
                 return Err(PutError::Refused(Refusal::StaleEpoch { ours: map.epoch }));
             }
             End::StaleEpoch => {
-                if cluster.refresh_beyond(Some(map.epoch)).await?.epoch == map.epoch {
+                // When the time is up, the next attempt says so.
+                if let Ok(newer) = timeout_at(until, cluster.refresh_beyond(map.epoch)).await
+                    && newer?.epoch == map.epoch
+                {
                     sleep(STALE_PAUSE).await;
                 }
             }

@@ -219,7 +219,17 @@ async fn copies_share_the_chunks_of_their_source() {
     let chunks =
         |cluster: &FakeCluster| cluster.state.lock().stores.iter().map(|store| store.stable.len()).sum::<usize>();
     let before = chunks(&cluster);
+    let moved = |cluster: &FakeCluster| {
+        let state = cluster.state.lock();
+        state.stores.iter().map(|store| store.gets + store.puts).sum::<u64>()
+    };
+    let moved_before = moved(&cluster);
+    assert!(moved_before > 0);
     namespace.copy_file(&path("/f"), &path("/g")).await.unwrap();
+    namespace.create_dir(&path("/dir"), wire::namespace::Mode::new(0o755)).await.unwrap();
+    namespace.copy_file(&path("/f"), &path("/dir/f")).await.unwrap();
+    namespace.copy_tree(&path("/dir"), &path("/twin")).await.unwrap();
+    assert_eq!(moved(&cluster), moved_before, "no chunk travels for a copy");
     assert!(read(&namespace, "/g").await.unwrap() == content);
     assert_eq!(chunks(&cluster), before);
     let times = |at: &str| cluster.state.lock().names.at(at).unwrap().attr.modified;

@@ -21,8 +21,8 @@ use crate::{
 
 /// Collects the failures.
 #[derive(Default)]
-struct Watch {
-    failures: Mutex<Vec<String>>,
+pub(crate) struct Watch {
+    pub(crate) failures: Mutex<Vec<String>>,
     advanced: Mutex<u64>,
     found: Mutex<u64>,
 }
@@ -39,11 +39,16 @@ impl Progress for Watch {
     }
 }
 
-fn options() -> TransferOptions {
+pub(crate) fn options() -> TransferOptions {
     TransferOptions { recurse: Recurse::Yes, ..TransferOptions::default() }
 }
 
-async fn up(namespace: &Namespace, source: &Path, target: &str, options: &TransferOptions) -> (Summary, Arc<Watch>) {
+pub(crate) async fn up(
+    namespace: &Namespace,
+    source: &Path,
+    target: &str,
+    options: &TransferOptions,
+) -> (Summary, Arc<Watch>) {
     let watch = Arc::new(Watch::default());
     let items = vec![UploadItem { source: source.into(), target: path(target) }];
     let summary = transfer::upload(namespace, items, options, Arc::clone(&watch) as Arc<dyn Progress>).await;
@@ -53,7 +58,12 @@ async fn up(namespace: &Namespace, source: &Path, target: &str, options: &Transf
     (summary, watch)
 }
 
-async fn down(namespace: &Namespace, source: &str, target: &Path, options: &TransferOptions) -> (Summary, Arc<Watch>) {
+pub(crate) async fn down(
+    namespace: &Namespace,
+    source: &str,
+    target: &Path,
+    options: &TransferOptions,
+) -> (Summary, Arc<Watch>) {
     let watch = Arc::new(Watch::default());
     let items = vec![DownloadItem { source: path(source), target: target.into() }];
     let summary = transfer::download(namespace, items, options, Arc::clone(&watch) as Arc<dyn Progress>).await;
@@ -61,7 +71,7 @@ async fn down(namespace: &Namespace, source: &str, target: &Path, options: &Tran
 }
 
 /// Everything about a tree that should survive, by path.
-fn look(root: &Path) -> BTreeMap<PathBuf, String> {
+pub(crate) fn look(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut pending = vec![root.to_owned()];
     while let Some(here) = pending.pop() {

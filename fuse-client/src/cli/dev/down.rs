@@ -41,8 +41,7 @@ pub(super) async fn run(invocation: &Invocation, arguments: DownArguments) -> Re
         return invocation.screen.print(&format!("{stopped}; dfs dev up --dir {dir} starts them again\n"));
     }
     forget_default_profile(invocation, &folder);
-    fs::remove_dir_all(folder.path())
-        .map_err(|error| Line::new(format!("cannot delete {dir}")).because(&error).failed())?;
+    folder.delete().map_err(|error| Line::new(format!("cannot delete {dir}")).because(&error).failed())?;
     invocation.screen.print(&format!("{stopped}; deleted {dir}\n"))
 }
 
@@ -86,7 +85,9 @@ fn forget_default_profile(invocation: &Invocation, folder: &DevFolder) {
     let (Ok(default), Ok(ours)) = (places.find(OsStr::new("default")), Profile::load(&folder.profile())) else {
         return;
     };
-    if Profile::load(&default).is_ok_and(|profile| profile == ours) {
+    // Not the whole profiles: seeds follow the members, and each login has a key of its own.
+    let same = |profile: Profile| (profile.cluster, profile.authority) == (ours.cluster, ours.authority);
+    if Profile::load(&default).is_ok_and(same) {
         let removed: io::Result<()> = fs::remove_dir_all(&default);
         if let Err(error) = removed {
             say(&Line::new(format!("cannot delete the profile {}", default.display())).because(&error).to_string());

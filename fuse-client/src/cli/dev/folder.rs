@@ -157,6 +157,24 @@ impl DevFolder {
             .map_err(|error| Line::new(format!("cannot write {}", path.display())).because(&error).failed())
     }
 
+    /// Deletes everything, what says that it is a cluster of ours last: an interrupted deletion can be repeated.
+    pub(super) fn delete(&self) -> io::Result<()> {
+        let last = [self.state_file(), self.path.join("lock")];
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            if last.contains(&path) {
+                continue;
+            }
+            if fs::symlink_metadata(&path)?.is_dir() {
+                fs::remove_dir_all(&path)?;
+            } else {
+                fs::remove_file(&path)?;
+            }
+        }
+        fs::remove_file(self.state_file())?;
+        fs::remove_dir_all(&self.path)
+    }
+
     /// The node at this place of the state.
     pub(super) fn node(&self, index: usize) -> NodeFolder {
         NodeFolder { path: self.path.join(format!("node-{}", index + 1)) }

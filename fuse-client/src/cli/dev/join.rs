@@ -70,6 +70,11 @@ pub(super) async fn join(
     profile: &Profile,
     deadline: Instant,
 ) -> Result<(), Failure> {
+    // An `up` that was killed may have come so far without noting it: a token would lead to a second join, which the
+    // data directory refuses.
+    if node.is_member() {
+        return forget_token(node);
+    }
     let join = async |token: &str| {
         let mut arguments = place.arguments("join", node);
         arguments.extend(["--token", token].map(OsString::from));

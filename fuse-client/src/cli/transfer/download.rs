@@ -24,7 +24,11 @@ command again finds what is there. DST must be a directory if it ends in /
 Every byte is checked against its BLAKE3 hash before it is written; if a
 replica is bad or gone, another is read. Under each name stands the old file
 or the whole new one, never a part. What is there and equal is skipped, so an
-interrupted download goes on where it was.
+interrupted download goes on where it was. A device or pipe is not replaced.
+
+Without --sync the system writes the bytes when it likes, as with cp: after a
+power cut, files of the last minute may be incomplete though their size and
+time are right. Then repeat the command with --checksum.
 
 Examples:
   dfs download /notes.txt .
@@ -38,7 +42,7 @@ pub(crate) struct DownloadArguments {
     /// File or directory of this machine
     #[arg(value_name = "DST")]
     dst: OsString,
-    /// Sync each file before it gets its name
+    /// Sync each file before it gets its name, and each directory at its end
     #[arg(long)]
     sync: bool,
     #[command(flatten)]

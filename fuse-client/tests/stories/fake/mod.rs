@@ -48,6 +48,9 @@ pub(crate) struct Store {
     pub(crate) full: bool,
     pub(crate) suspected: BTreeSet<ChunkKey>,
     pub(crate) gets: u64,
+    pub(crate) puts: u64,
+    /// Serves nothing, and says so.
+    pub(crate) refuses: bool,
 }
 
 /// Everything, as the tests see it.
@@ -63,6 +66,10 @@ pub(crate) struct State {
     pub(crate) batches: u32,
     pub(crate) ops: u64,
     pub(crate) no_quorum: bool,
+    /// Chunks are not answered for, though the nodes are there otherwise.
+    pub(crate) stuck: bool,
+    /// Requests that were not answered because of that.
+    pub(crate) stuck_requests: u64,
     /// The next so many puts are refused as stale, and the map moves on.
     pub(crate) stale_epochs: u32,
     pub(crate) gc_current: u64,
@@ -129,6 +136,8 @@ impl FakeCluster {
             batches: 0,
             ops: 0,
             no_quorum: false,
+            stuck: false,
+            stuck_requests: 0,
             stale_epochs: 0,
             gc_current: 1,
             next_session: 1,
@@ -257,7 +266,9 @@ enum Say {
 
 async fn answer(index: usize, connection: Connection, mut exchange: Exchange, state: Arc<Mutex<State>>) {
     let body = exchange.read_body().await.unwrap_or_default();
-    if state.lock().stores[index].silent {
+    let stuck = state.lock().stuck && matches!(exchange.request, Request::Chunk(_));
+    state.lock().stuck_requests += u64::from(stuck);
+    if stuck || state.lock().stores[index].silent {
         tokio::time::sleep(Duration::from_secs(60)).await;
         return;
     }
@@ -294,6 +305,9 @@ fn chunk(index: usize, request: ChunkRequest, body: Bytes, state: &mut State) ->
         return Say::Reply(Err(Refusal::StaleEpoch { ours: state.map.epoch }), Vec::new());
     }
     let store = &mut state.stores[index];
+    if store.refuses {
+        return Say::Reply(Err(Refusal::NotServing), Vec::new());
+    }
     let incarnation = Incarnation(store.incarnation);
     let answer = match request {
         ChunkRequest::Put { epoch, .. } | ChunkRequest::Sync { epoch } if epoch < ours => {
@@ -302,6 +316,7 @@ fn chunk(index: usize, request: ChunkRequest, body: Bytes, state: &mut State) ->
         ChunkRequest::Put { .. } if store.full => Err(Refusal::DiskFull),
         ChunkRequest::Put { key, .. } if ChunkKey::of(&body) != key => Err(Refusal::KeyMismatch),
         ChunkRequest::Put { key, .. } => {
+            store.puts += 1;
             store.buffered.insert(key, body);
             if store.crashes > 0 {
                 store.crashes -= 1;
