@@ -70,7 +70,7 @@ pub(super) struct Change {
     pub(super) passing: Passing,
     pub(super) stage: Stage,
     pub(super) marked: Vec<Inode>,
-    wanted: Vec<Inode>,
+    pub(super) wanted: Vec<Inode>,
     /// Those that it went before.
     pub(super) passed: BTreeSet<ChangeId>,
     /// Another that went before it has ended.
@@ -148,9 +148,9 @@ impl Changes {
         }
     }
 
-    /// Takes everything from a change, which waits for that and for `inodes` from now on.
-    pub(super) fn wait(&mut self, id: ChangeId, inodes: &[Inode]) {
-        let Some(change) = self.under_way.get_mut(&id) else { return };
+    /// Takes everything from a change, which waits for that and for `inodes` from now on; whether it had anything.
+    pub(super) fn wait(&mut self, id: ChangeId, inodes: &[Inode]) -> bool {
+        let Some(change) = self.under_way.get_mut(&id) else { return false };
         change.stage = Stage::Marking;
         if !std::mem::take(&mut change.passed).is_empty() {
             self.passing -= 1;
@@ -164,6 +164,7 @@ impl Changes {
                 change.wanted.push(*inode);
             }
         }
+        !marked.is_empty()
     }
 
     /// A change has ended; those that it went before have to look again.

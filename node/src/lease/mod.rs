@@ -15,16 +15,19 @@
 //! Waiting, and the order of read index, snapshot and grant (`serve::lease`); which inodes an operation reaches
 //! (`namespace`).
 
+mod asking;
 mod changes;
 mod end_log;
 mod holder;
+mod marking;
 mod table;
 mod told;
 
 #[cfg(test)]
 mod tests;
 
+pub use asking::Standing;
 pub use changes::{ChangeId, Clearing, Ending, Marking, Passing};
 pub use end_log::Moment;
-pub use table::{Leases, Readiness, Standing, Wakes};
+pub use table::{Leases, Readiness, Wakes};
 pub use told::told;

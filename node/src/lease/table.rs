@@ -10,7 +10,7 @@ use wire::{
 };
 
 use super::{
-    changes::{ChangeId, Changes, Clearing, Ending, Marking, Passing, Stage},
+    changes::Changes,
     end_log::{EndLog, Moment},
     holder::{Held, Holder, Life},
 };
@@ -24,17 +24,6 @@ pub enum Readiness {
     Until(Instant),
     /// Yes.
     Ready,
-}
-
-/// Whether answers that were made may be given.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Standing {
-    /// They tell what is.
-    Current,
-    /// Somebody may have changed locally what they tell, and has said so meanwhile: look again.
-    AskAgain,
-    /// Somebody may be changing it locally: not before then, unless something happens.
-    Until(Instant),
 }
 
 /// Who should look again.
@@ -59,18 +48,18 @@ pub struct Leases {
     term: u64,
     since: Instant,
     phase: Phase,
-    now: Moment,
+    pub(super) now: Moment,
     /// Lives begun, of all sessions: none of them is taken for another, whatever was forgotten between.
     lives: u64,
-    holders: BTreeMap<SessionId, Holder>,
-    held_by: BTreeMap<Inode, BTreeSet<SessionId>>,
-    exclusives: usize,
-    changes: Changes,
+    pub(super) holders: BTreeMap<SessionId, Holder>,
+    pub(super) held_by: BTreeMap<Inode, BTreeSet<SessionId>>,
+    pub(super) exclusives: usize,
+    pub(super) changes: Changes,
     /// Changes that ended.
-    changed: EndLog,
+    pub(super) changed: EndLog,
     /// Exclusive leases that ended: until then the rows may have been behind what the holder had answered.
-    unexclusive: EndLog,
-    wakes: Wakes,
+    pub(super) unexclusive: EndLog,
+    pub(super) wakes: Wakes,
 }
 
 impl Leases {
@@ -252,9 +241,14 @@ impl Leases {
         self.wakes.freed = true;
     }
 
-    fn next_moment(&mut self) -> Moment {
+    pub(super) fn next_moment(&mut self) -> Moment {
         self.now = Moment(self.now.0 + 1);
         self.now
+    }
+
+    /// The next place in the order of a session's grants and recalls.
+    pub(super) fn next_number(&mut self, session: SessionId) -> LeaseNumber {
+        self.holders.get_mut(&session).map_or_else(LeaseNumber::default, Holder::next_number)
     }
 
     /// Now, in the order of what happens here.
@@ -263,7 +257,7 @@ impl Leases {
     }
 
     /// Leases `inode` to a session with a current generation, if nothing is in the way.
-    fn grant(&mut self, session: SessionId, inode: Inode, mode: LeaseMode, number: LeaseNumber) -> bool {
+    pub(super) fn grant(&mut self, session: SessionId, inode: Inode, mode: LeaseMode, number: LeaseNumber) -> bool {
         let others = self.others_at(inode, session).next().is_some();
         let blocked = match mode {
             LeaseMode::Exclusive => others,
@@ -288,12 +282,12 @@ impl Leases {
         true
     }
 
-    fn others_at(&self, inode: Inode, session: SessionId) -> impl Iterator<Item = SessionId> {
+    pub(super) fn others_at(&self, inode: Inode, session: SessionId) -> impl Iterator<Item = SessionId> {
         let holders = self.held_by.get(&inode).into_iter().flatten();
         holders.copied().filter(move |holder| *holder != session)
     }
 
-    fn exclusive_holder(&self, inode: Inode) -> Option<SessionId> {
+    pub(super) fn exclusive_holder(&self, inode: Inode) -> Option<SessionId> {
         let holder = self.held_by.get(&inode)?.first().copied()?;
         let held = self.holders.get(&holder)?.leases.get(&inode)?;
         (held.mode == LeaseMode::Exclusive).then_some(holder)
@@ -301,7 +295,13 @@ impl Leases {
 
     /// Wants `holder`'s lease back down to `keep`: until when to wait for it, unless its term is over and with it all
     /// it held.
-    fn recall(&mut self, holder: SessionId, inode: Inode, keep: Option<LeaseMode>, now: Instant) -> Option<Instant> {
+    pub(super) fn recall(
+        &mut self,
+        holder: SessionId,
+        inode: Inode,
+        keep: Option<LeaseMode>,
+        now: Instant,
+    ) -> Option<Instant> {
         let entry = self.holders.get_mut(&holder)?;
         if entry.until <= now {
             self.end_life(holder);
@@ -313,197 +313,6 @@ impl Leases {
             self.wakes.freed = true;
         }
         Some(entry.until)
-    }
-}
-
-/// Changes, and wishes for exclusive leases.
-impl Leases {
-    /// A change begins. It has to be ended.
-    pub fn open_change(&mut self, session: SessionId, passing: Passing) -> ChangeId {
-        self.changes.open(session, passing)
-    }
-
-    /// Gives a change `inodes` beside what it has, or takes everything from it if another is first.
-    pub fn mark(&mut self, id: ChangeId, inodes: &[Inode]) -> Marking {
-        let Some((session, passing)) = self.changes.get(id).map(|change| (change.session, change.passing)) else {
-            return Marking::Blocked;
-        };
-        let is_waited_for = self.holders.get(&session).is_some_and(Holder::is_recalled);
-        let may_pass = passing == Passing::Allowed && is_waited_for;
-        let mut passed = BTreeSet::new();
-        for inode in inodes {
-            let mut blocked = !may_pass && self.changes.is_wanted_before(*inode, id, session);
-            for (other, change) in self.changes.at(*inode).filter(|(_, change)| change.session != session) {
-                let waits =
-                    change.stage == Stage::Recalling && change.marked.iter().any(|marked| self.holds(session, *marked));
-                if may_pass && waits {
-                    passed.insert(other);
-                } else {
-                    blocked = true;
-                }
-            }
-            if blocked {
-                self.changes.wait(id, inodes);
-                self.wakes.freed = true;
-                return Marking::Blocked;
-            }
-        }
-        self.changes.mark(id, inodes, passed);
-        Marking::Marked
-    }
-
-    fn holds(&self, session: SessionId, inode: Inode) -> bool {
-        self.held_by.get(&inode).is_some_and(|holders| holders.contains(&session))
-    }
-
-    /// Recalls what others hold of the inodes that a change has; once they hold nothing it counts as proposed.
-    pub fn poll_clear(&mut self, id: ChangeId, now: Instant) -> Clearing {
-        let Some(change) = self.changes.get(id) else { return Clearing::Clear };
-        let held = self.held_by_others(change.session, &change.marked);
-        let is_passed = self.changes.is_passed(id, &change.marked).then_some(now + TERM);
-        let until = self.recall_all(held, now).or(is_passed);
-        let Some(change) = self.changes.get_mut(id) else { return Clearing::Clear };
-        match until {
-            Some(until) => {
-                if change.stage == Stage::Marking {
-                    change.stage = Stage::Recalling;
-                    self.wakes.freed = true;
-                }
-                Clearing::Until(until)
-            }
-            None if std::mem::take(&mut change.look_again) => Clearing::LookAgain,
-            None => {
-                change.stage = Stage::Proposed;
-                Clearing::Clear
-            }
-        }
-    }
-
-    /// Recalls what others than its session hold of what a change touched unforeseen: until when to wait, if they
-    /// hold anything.
-    pub fn poll_touched(&mut self, id: ChangeId, touched: &[Inode], now: Instant) -> Option<Instant> {
-        let change = self.changes.get(id)?;
-        let held = self.held_by_others(change.session, touched);
-        self.recall_all(held, now)
-    }
-
-    fn held_by_others(&self, session: SessionId, inodes: &[Inode]) -> Vec<(SessionId, Inode)> {
-        if self.held_by.is_empty() {
-            return Vec::new();
-        }
-        let held = inodes.iter().flat_map(|inode| self.others_at(*inode, session).map(|other| (other, *inode)));
-        held.collect()
-    }
-
-    fn recall_all(&mut self, held: Vec<(SessionId, Inode)>, now: Instant) -> Option<Instant> {
-        let until = held.into_iter().filter_map(|(holder, inode)| self.recall(holder, inode, None, now));
-        until.min()
-    }
-
-    /// A change has ended, and nothing is leased for it.
-    pub fn end_change(&mut self, id: ChangeId, ending: Ending) {
-        let Some(change) = self.changes.close(id) else { return };
-        if ending == Ending::Decided {
-            self.note_changed(change.marked.iter().copied());
-        }
-        self.wakes.freed = true;
-    }
-
-    fn note_changed(&mut self, inodes: impl Iterator<Item = Inode>) {
-        let moment = self.next_moment();
-        if self.holders.is_empty() {
-            // Nobody who could be leased anything has begun to ask.
-            self.changed.note_all(moment);
-        } else {
-            inodes.for_each(|inode| self.changed.note(inode, moment));
-        }
-    }
-
-    /// A change has been applied, nothing of what it touched is held by others, and its session gets leases: exclusive
-    /// on what it `made`, shared on the rest of `touched`. What it did not get is returned with the place of the grants.
-    pub fn settle_change(
-        &mut self,
-        id: ChangeId,
-        made: &BTreeSet<Inode>,
-        touched: &[Inode],
-    ) -> (Vec<Inode>, LeaseNumber) {
-        let Some(change) = self.changes.close(id) else { return (touched.to_vec(), LeaseNumber::default()) };
-        self.wakes.freed = true;
-        let session = change.session;
-        self.note_changed(change.marked.iter().chain(touched).copied());
-        let number = self.next_number(session);
-        let mode = |inode| if made.contains(inode) { LeaseMode::Exclusive } else { LeaseMode::Shared };
-        let unleased = touched.iter().filter(|inode| !self.grant(session, **inode, mode(inode), number));
-        (unleased.copied().collect(), number)
-    }
-
-    /// A wish for exclusive leases is clear of others: leases them.
-    pub fn settle_exclusive(&mut self, id: ChangeId) {
-        let Some(change) = self.changes.close(id) else { return };
-        self.wakes.freed = true;
-        let number = self.next_number(change.session);
-        for inode in change.marked {
-            self.grant(change.session, inode, LeaseMode::Exclusive, number);
-        }
-    }
-
-    fn next_number(&mut self, session: SessionId) -> LeaseNumber {
-        self.holders.get_mut(&session).map_or_else(LeaseNumber::default, Holder::next_number)
-    }
-}
-
-/// Questions.
-impl Leases {
-    /// Whether answers from a state after `since` that tell of `told` may be given to `asker`. What another may be
-    /// changing locally is recalled.
-    pub fn poll_told(&mut self, asker: Option<SessionId>, told: &[Inode], since: Moment, now: Instant) -> Standing {
-        if self.is_quiet(since) {
-            return Standing::Current;
-        }
-        let mut until: Option<Instant> = None;
-        for inode in told {
-            if let Some(holder) = self.exclusive_holder(*inode).filter(|holder| Some(*holder) != asker)
-                && let Some(at) = self.recall(holder, *inode, Some(LeaseMode::Shared), now)
-            {
-                until = Some(until.map_or(at, |until| until.min(at)));
-            }
-        }
-        if let Some(until) = until {
-            return Standing::Until(until);
-        }
-        let ended = told.iter().any(|inode| self.unexclusive.ended_since(*inode, since));
-        if ended { Standing::AskAgain } else { Standing::Current }
-    }
-
-    /// Whether nobody can have changed anything locally since `since`.
-    pub fn is_quiet(&self, since: Moment) -> bool {
-        self.exclusives == 0 && !self.unexclusive.any_since(since)
-    }
-
-    /// Leases to `session` what answers from a state after `since` told of, and that nobody changes; goes on with those
-    /// of `exclusive` that it has. What it did not get is returned with the place of the grants.
-    pub fn settle_ask(
-        &mut self,
-        session: SessionId,
-        exclusive: &[Inode],
-        told: &[Inode],
-        since: Moment,
-    ) -> (Vec<Inode>, LeaseNumber) {
-        let number = self.next_number(session);
-        let mut unleased = BTreeSet::new();
-        for inode in exclusive {
-            let has = self.exclusive_holder(*inode) == Some(session);
-            if !has || !self.grant(session, *inode, LeaseMode::Exclusive, number) {
-                unleased.insert(*inode);
-            }
-        }
-        for inode in told {
-            let stale = self.changed.ended_since(*inode, since);
-            if stale || !self.grant(session, *inode, LeaseMode::Shared, number) {
-                unleased.insert(*inode);
-            }
-        }
-        (unleased.into_iter().collect(), number)
     }
 
     /// Whether the table holds nothing at all.

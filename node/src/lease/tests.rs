@@ -1,1 +1,5 @@
-//! Tests of the table.
+//! Tests of the table, in virtual time.
+
+mod harness;
+mod rules;
+mod schedules;

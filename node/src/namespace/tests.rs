@@ -5,6 +5,7 @@ mod cluster;
 mod files;
 mod harness;
 mod histories;
+mod locks;
 mod model;
 mod names;
 mod recount;

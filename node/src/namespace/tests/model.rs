@@ -535,8 +535,9 @@ impl Model {
             SetTime::Now => node.modified = node.changed,
             SetTime::To(time) => {
                 node.modified = time;
-                // When it was written; the histories set no times ahead of the clock.
-                node.changed = before.max(time);
+                if time.seconds() <= now.seconds() + 60 - i64::from(time.nanoseconds() > now.nanoseconds()) {
+                    node.changed = before.max(time);
+                }
             }
         }
         Ok(())
