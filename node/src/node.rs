@@ -14,7 +14,10 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ring::{Epoch, NodeId, ReplicaCount};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use wire::{
@@ -126,9 +129,13 @@ pub struct Node {
     /// Everything that must end before the node has stopped.
     pub tasks: TaskTracker,
     /// Bodies in memory, in bytes.
-    pub bodies: Arc<tokio::sync::Semaphore>,
+    pub bodies: Arc<Semaphore>,
     /// Requests under way.
-    pub requests: Arc<tokio::sync::Semaphore>,
+    pub requests: Arc<Semaphore>,
+    /// Requests of nodes about Raft and the cluster under way.
+    pub peer_requests: Arc<Semaphore>,
+    /// Bodies of Raft messages in memory, in bytes.
+    pub raft_bodies: Arc<Semaphore>,
     seeds: Vec<SocketAddr>,
     map: Arc<watch::Sender<Option<Arc<ClusterMap>>>>,
     /// The leader as others told it: for nodes without a part in Raft. Guards itself alone.
@@ -184,7 +191,7 @@ impl Node {
             Consensus::open(raft, parts.log_disk, &parts.log_dir, parts.state, transport, parts.clock.clone())
                 .await
                 .map_err(StartError::Consensus)?;
-        let body_permits = usize::try_from(config.serve.body_bytes).expect("a u32 fits a usize");
+        let permits = |bytes: u32| Arc::new(Semaphore::new(usize::try_from(bytes).expect("a u32 fits a usize")));
         let node = Arc::new(Self {
             id: parts.id,
             cluster: parts.cluster,
@@ -197,8 +204,10 @@ impl Node {
             repair: RepairState::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            bodies: Arc::new(tokio::sync::Semaphore::new(body_permits)),
-            requests: Arc::new(tokio::sync::Semaphore::new(config.serve.requests)),
+            bodies: permits(config.serve.body_bytes),
+            requests: Arc::new(Semaphore::new(config.serve.requests)),
+            peer_requests: Arc::new(Semaphore::new(config.serve.peer_requests)),
+            raft_bodies: permits(config.serve.raft_body_bytes),
             seeds: parts.seeds,
             map,
             told_leader: Mutex::new(None),

@@ -33,7 +33,7 @@ pub(super) async fn handle(
             // However it ends here, others may keep the chunk: a writer does not wait for the last replica.
             let missed = MissedUnlessKept(node);
             must_be_replica(&*ring_at(node, epoch).await?, node, &[key])?;
-            let (body, permit) = read_body(node, exchange).await?;
+            let (body, permit) = read_body(node, exchange, &node.bodies).await?;
             let chunk = ReceivedChunk::new(body).verify(key).map_err(|_| Refusal::KeyMismatch)?;
             let incarnation = node.chunks.put(chunk, gc, durability).await.map_err(|error| put_refusal(&error))?;
             std::mem::forget(missed);

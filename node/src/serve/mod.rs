@@ -13,12 +13,15 @@ mod chunk;
 mod cluster;
 mod namespace;
 mod redeem;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::namespace::propose;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument, debug, debug_span, info, warn};
 use wire::{
     Refusal, Reply, Request,
@@ -71,13 +74,25 @@ async fn serve_connection(node: Arc<Node>, connection: Connection) {
         };
         let Some(exchange) = exchange else { return };
         let asker = Asker { peer: connection.peer(), access };
-        let Ok(permit) = node.requests.clone().acquire_owned().await else { return };
-        let node_of_task = node.clone();
-        let request = async move {
-            serve_exchange(node_of_task, asker, exchange).await;
-            drop(permit);
+        // A client whose requests wait reads no more of them. Those of a node wait side by side: a listing for its
+        // repair must not stand before its heartbeats.
+        let permit = match access {
+            PeerAccess::Node => None,
+            PeerAccess::Client(_) => match node.requests.clone().acquire_owned().await {
+                Ok(permit) => Some(permit),
+                Err(_) => return,
+            },
         };
+        let request = serve_exchange(node.clone(), asker, exchange, permit);
         node.tasks.spawn(request.in_current_span());
+    }
+}
+
+/// The places for such a request: what keeps the cluster together never waits for clients.
+fn places<'a>(node: &'a Node, asker: &Asker, request: &Request) -> &'a Arc<Semaphore> {
+    match (asker.access, request) {
+        (PeerAccess::Node, Request::Raft(_) | Request::Cluster(_)) => &node.peer_requests,
+        _ => &node.requests,
     }
 }
 
@@ -134,7 +149,7 @@ pub(crate) struct Served {
     /// Parts of the body.
     pub(crate) body: Vec<Bytes>,
     /// Room in memory for the body, taken before it was read and held until it has left.
-    pub(crate) room: Option<tokio::sync::OwnedSemaphorePermit>,
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 impl From<wire::Answer> for Served {
@@ -143,12 +158,27 @@ impl From<wire::Answer> for Served {
     }
 }
 
-async fn serve_exchange(node: Arc<Node>, asker: Asker, mut exchange: Exchange) {
+/// Answers one request. `permit` is its place, if it has one already; held until the answer has left.
+async fn serve_exchange(
+    node: Arc<Node>,
+    asker: Asker,
+    mut exchange: Exchange,
+    mut permit: Option<OwnedSemaphorePermit>,
+) {
     let deadline = exchange.deadline.min(REQUEST_DEADLINE_MAX);
-    let work = handle(&node, asker, &mut exchange, deadline);
-    let served = match tokio::time::timeout(deadline, work).await {
-        Ok(served) => served,
-        Err(_) => Err(Refusal::Busy),
+    let gone = exchange.gone();
+    let work = async {
+        if permit.is_none() {
+            let place = places(&node, &asker, &exchange.request).clone().acquire_owned().await;
+            permit = Some(place.map_err(|_| Refusal::NotServing)?);
+        }
+        handle(&node, asker, &mut exchange, deadline).await
+    };
+    let served = tokio::select! {
+        biased;
+        served = tokio::time::timeout(deadline, work) => served.unwrap_or(Err(Refusal::Busy)),
+        // Nobody waits for the answer: the place is for others.
+        () = gone => return debug!("request given up"),
     };
     let (reply, body, room): (Reply, Vec<Bytes>, _) = match served {
         Ok(served) => (Ok(served.answer), served.body, served.room),
@@ -180,19 +210,21 @@ async fn handle(
         Request::Cluster(request) => cluster::handle(node, asker, request, deadline).await,
         Request::Raft(message) => {
             let from = asker.must_be_node()?;
-            let body = if exchange.body_len > 0 { read_body(node, exchange).await?.0 } else { Bytes::new() };
+            // Entries and pages have room of their own: chunks of clients must not silence the leader.
+            let (body, _room) = read_body(node, exchange, &node.raft_bodies).await?;
             let answer = node.consensus.handle(from, &message, body).await?;
             Ok(wire::Answer::Raft(answer).into())
         }
     }
 }
 
-/// Reads a body when there is room for it in memory; the permit is held as long as the bytes are.
+/// Reads a body when there is `room` for it in memory; the permit is held as long as the bytes are.
 pub(crate) async fn read_body(
     node: &Node,
     exchange: &mut Exchange,
-) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Refusal> {
-    let permit = node.bodies.clone().acquire_many_owned(exchange.body_len).await.map_err(|_| Refusal::NotServing)?;
+    room: &Arc<Semaphore>,
+) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+    let permit = room.clone().acquire_many_owned(exchange.body_len).await.map_err(|_| Refusal::NotServing)?;
     match tokio::time::timeout(node.config.serve.body_deadline, exchange.read_body()).await {
         Ok(Ok(body)) => Ok((body, permit)),
         Ok(Err(_)) => Err(Refusal::Malformed),
