@@ -29,7 +29,7 @@ use wire::{
     quic::{Accepted, Connection, Endpoint, Exchange},
 };
 
-use crate::node::Node;
+use crate::{kv::KvStore, node::Node};
 
 /// How long a peer's identity may take to be looked up at a voter.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(3);
@@ -98,15 +98,19 @@ fn places<'a>(node: &'a Node, asker: &Asker, request: &Request) -> &'a Arc<Semap
 
 /// What `peer` may do, by the rows of this node or, where they do not know it, by those of a voter.
 async fn identify(node: &Node, peer: Peer, key: KeyFingerprint) -> Result<PeerAccess, Refusal> {
-    let local = crate::namespace::identify(&*node.consensus.local(), &peer, &key).map_err(|error| {
-        warn!(%error, "the table of peers cannot be read");
-        Refusal::Internal
-    })?;
-    if let Some(access) = local {
+    let known = |rows: &dyn KvStore| {
+        crate::namespace::identify(rows, &peer, &key).map_err(|error| {
+            warn!(%error, "the table of peers cannot be read");
+            Refusal::Internal
+        })
+    };
+    if let Some(access) = known(&*node.consensus.local())? {
         return Ok(access);
     }
     if node.is_leader() {
-        return Err(Refusal::UnknownPeer);
+        // Just elected, it may have to apply the very entry that let the peer in.
+        let rows = node.consensus.read(IDENTIFY_DEADLINE).await.map_err(Refusal::from)?;
+        return known(&*rows)?.ok_or(Refusal::UnknownPeer);
     }
     let request = Request::Cluster(ClusterRequest::Identify { peer, key });
     match node.ask_leader(&request, IDENTIFY_DEADLINE).await? {
