@@ -342,7 +342,7 @@ async fn assemble(dir: &DataDir, file: &NodeFile, listen: Option<SocketAddr>) ->
     );
     let index =
         Arc::new(FjallKv::open(&path.join("index"), FjallConfig::default()).context("the chunk index does not open")?);
-    let sealer = dir.clone();
+    let (sealer, keeper) = (dir.clone(), dir.clone());
     let total = disk_len(path).await?;
     let parts = Parts {
         id,
@@ -350,6 +350,8 @@ async fn assemble(dir: &DataDir, file: &NodeFile, listen: Option<SocketAddr>) ->
         replicas: file.replicas,
         advertise,
         seeds: file.seeds.clone(),
+        addresses: dir.addresses()?,
+        keep_addresses: Box::new(move |addresses| keeper.write_addresses(addresses).map_err(Into::into)),
         credentials,
         socket,
         log_disk: disk("log")?,

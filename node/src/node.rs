@@ -7,10 +7,17 @@
 //! # Not here
 //! Files and arguments (`main`, `disk::data_dir`): a simulation makes [`Parts`] of its own.
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+mod transport;
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ring::{Epoch, NodeId, ReplicaCount};
@@ -26,10 +33,12 @@ use wire::{
     quic::{Credentials, Endpoint, EndpointConfig, Lane, Peers, PeersConfig, Socket},
 };
 
+use self::transport::PeerTransport;
+
 use crate::{
     chunk_store::{ChunkStore, ChunkStoreConfig, Compacted},
     config::Config,
-    consensus::{Consensus, ConsensusConfig, RaftTransport, TransportError, WallClock},
+    consensus::{Consensus, ConsensusConfig, WallClock},
     disk::Disk,
     kv::KvStore,
     membership::{Detector, Founding, Sessions},
@@ -55,6 +64,10 @@ pub struct Parts {
     pub advertise: SocketAddr,
     /// Members to start from.
     pub seeds: Vec<SocketAddr>,
+    /// Where the nodes were reached when it last ran: a node without its rows has no other way to the others.
+    pub addresses: Addresses,
+    /// Puts on stable storage where the nodes are reached.
+    pub keep_addresses: KeepAddresses,
     /// What it shows to others.
     pub credentials: Arc<Credentials>,
     /// What it stands on.
@@ -87,6 +100,12 @@ pub struct Parts {
 
 /// Puts the seal on stable storage.
 pub type KeepSeal = Box<dyn Fn(&SealKey) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+
+/// Where nodes are reached.
+pub type Addresses = BTreeMap<NodeId, SocketAddr>;
+
+/// Puts addresses on stable storage.
+pub type KeepAddresses = Box<dyn Fn(&Addresses) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -185,12 +204,18 @@ impl Node {
                 .map_err(StartError::Chunks)?;
         info!(?opened, "chunk store open");
         let map = Arc::new(watch::Sender::new(None));
-        let transport = Arc::new(PeerTransport { peers: peers.clone(), map: map.clone() });
+        let transport = PeerTransport::new(peers.clone(), map.clone(), &parts.seeds, &parts.addresses);
         let raft = ConsensusConfig::new(parts.id, rng.random());
-        let consensus =
-            Consensus::open(raft, parts.log_disk, &parts.log_dir, parts.state, transport, parts.clock.clone())
-                .await
-                .map_err(StartError::Consensus)?;
+        let consensus = Consensus::open(
+            raft,
+            parts.log_disk,
+            &parts.log_dir,
+            parts.state,
+            Arc::new(transport),
+            parts.clock.clone(),
+        )
+        .await
+        .map_err(StartError::Consensus)?;
         let permits = |bytes: u32| Arc::new(Semaphore::new(usize::try_from(bytes).expect("a u32 fits a usize")));
         let node = Arc::new(Self {
             id: parts.id,
@@ -222,6 +247,7 @@ impl Node {
         node.tasks.spawn(crate::membership::run(node.clone(), parts.founding));
         node.tasks.spawn(crate::repair::run(node.clone()));
         node.tasks.spawn(keep_compact(node.clone()));
+        node.tasks.spawn(note_addresses(node.clone(), parts.addresses, parts.keep_addresses));
         Ok(node)
     }
 
@@ -249,14 +275,7 @@ impl Node {
 
     /// Takes `map` into use if it is newer.
     pub fn offer_map(&self, map: ClusterMap) {
-        self.map.send_if_modified(|current| {
-            let newer = current.as_ref().is_none_or(|current| current.epoch < map.epoch);
-            if newer {
-                info!(epoch = %map.epoch, nodes = map.nodes.len(), ring = map.ring.is_some(), "cluster map");
-                *current = Some(Arc::new(map));
-            }
-            newer
-        });
+        offer(&self.map, map);
     }
 
     /// Takes the map of the local state machine into use, if this node has one and it is newer.
@@ -422,6 +441,38 @@ impl Node {
     }
 }
 
+/// Takes `map` into use if it is newer.
+fn offer(current: &watch::Sender<Option<Arc<ClusterMap>>>, map: ClusterMap) {
+    current.send_if_modified(|current| {
+        let newer = current.as_ref().is_none_or(|current| current.epoch < map.epoch);
+        if newer {
+            info!(epoch = %map.epoch, nodes = map.nodes.len(), ring = map.ring.is_some(), "cluster map");
+            *current = Some(Arc::new(map));
+        }
+        newer
+    });
+}
+
+/// Keeps where the nodes are reached, for a start without the rows.
+async fn note_addresses(node: Arc<Node>, mut kept: Addresses, keep: KeepAddresses) {
+    let mut maps = node.watch_map();
+    loop {
+        let map = maps.borrow_and_update().clone();
+        let addresses: Addresses = map.iter().flat_map(|map| &map.nodes).map(|row| (row.id, row.address)).collect();
+        if !addresses.is_empty() && addresses != kept {
+            match keep(&addresses) {
+                Ok(()) => kept = addresses,
+                Err(error) => warn!(%error, "the addresses of the nodes cannot be kept"),
+            }
+        }
+        tokio::select! {
+            biased;
+            () = node.stop.cancelled() => return,
+            changed = maps.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 /// Gives back the space of dead chunks, one segment at a time.
 async fn keep_compact(node: Arc<Node>) {
     loop {
@@ -438,37 +489,5 @@ async fn keep_compact(node: Arc<Node>) {
             Ok(step) => info!(?step, "compaction"),
             Err(error) => warn!(%error, "a segment could not be compacted"),
         }
-    }
-}
-
-/// Carries the messages of Raft.
-struct PeerTransport {
-    peers: Peers,
-    map: Arc<watch::Sender<Option<Arc<ClusterMap>>>>,
-}
-
-impl RaftTransport for PeerTransport {
-    fn send(
-        &self,
-        to: NodeId,
-        message: Vec<u8>,
-        body: Bytes,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Vec<u8>, TransportError>> {
-        let address = self.map.borrow().as_ref().and_then(|map| map.node(to).map(|row| row.address));
-        let peers = self.peers.clone();
-        Box::pin(async move {
-            let address = address.ok_or(TransportError::Unreachable)?;
-            // Pieces of snapshots must not stand before heartbeats.
-            let lane = if body.is_empty() { Lane::Control } else { Lane::Bulk };
-            let parts = if body.is_empty() { Vec::new() } else { vec![body] };
-            let request = Request::Raft(message);
-            match peers.call(to, address, lane, &request, &parts, deadline).await {
-                Ok((Ok(Answer::Raft(answer)), _)) => Ok(answer),
-                Ok((Ok(_), _)) => Err(TransportError::Unreachable),
-                Ok((Err(refusal), _)) => Err(TransportError::Refused(refusal)),
-                Err(_) => Err(TransportError::Unreachable),
-            }
-        })
     }
 }

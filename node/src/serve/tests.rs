@@ -8,7 +8,7 @@ use wire::{
     Refusal,
     cluster::{Access, ClientId, ClusterId, Newcomer, NodeRow, Peer, SealKey, TokenPurpose},
     namespace::{SessionNonce, Timestamp},
-    quic::{AuthorityKey, Credentials, KeyPair, UdpSocketConfig, bind_udp},
+    quic::{AuthorityKey, Credentials, KeyPair, Socket, UdpSocketConfig, bind_udp},
 };
 
 use crate::{
@@ -20,10 +20,52 @@ use crate::{
     kv::MemoryKv,
     membership::Founding,
     namespace::{ClusterCommand, CommandBody, CommandOutcome},
-    node::{Node, Parts},
+    node::{Addresses, Node, Parts},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node's identity and media, and what it starts from.
+struct Machine {
+    number: u8,
+    key: KeyPair,
+    address: SocketAddr,
+    log: SimDisk,
+    chunks: SimDisk,
+    state: MemoryKv,
+    index: MemoryKv,
+    seal: Option<SealKey>,
+    seeds: Vec<SocketAddr>,
+    addresses: Addresses,
+}
+
+impl Machine {
+    fn new(number: u8) -> Self {
+        let disk = || SimDisk::new(SimOptions { seed: number.into(), ..SimOptions::default() });
+        Self {
+            number,
+            key: KeyPair::generate(),
+            address: std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap(),
+            log: disk(),
+            chunks: disk(),
+            state: MemoryKv::new(),
+            index: MemoryKv::new(),
+            seal: None,
+            seeds: Vec::new(),
+            addresses: Addresses::new(),
+        }
+    }
+
+    fn row(&self) -> NodeRow {
+        NodeRow {
+            id: NodeId::from_bytes([self.number; 16]),
+            address: self.address,
+            zone: None,
+            weight: Weight(NonZeroU32::MIN),
+            key: self.key.fingerprint(),
+        }
+    }
+}
 
 /// What a cluster of the tests is made with.
 struct Rig {
@@ -38,39 +80,41 @@ impl Rig {
         Self { cluster, authority: AuthorityKey::generate(cluster), seal: SealKey([2; 32]) }
     }
 
-    /// Starts node `number`; the first founds the cluster, the others must have been admitted.
-    async fn start(&self, number: u8, key: &KeyPair, address: SocketAddr, seeds: Vec<SocketAddr>) -> Arc<Node> {
-        let id = NodeId::from_bytes([number; 16]);
-        let certificate = self.authority.sign(&key.request(), Peer::Node(id), Access::ReadWrite).unwrap();
-        let own = KeyPair::from_pkcs8(&key.to_pkcs8()).unwrap();
+    /// Starts a node; the first founds the cluster, the others must have been admitted.
+    async fn start(&self, machine: &Machine) -> Arc<Node> {
+        let row = machine.row();
+        let (id, address) = (row.id, row.address);
+        let certificate = self.authority.sign(&machine.key.request(), Peer::Node(id), Access::ReadWrite).unwrap();
+        let own = KeyPair::from_pkcs8(&machine.key.to_pkcs8()).unwrap();
         let credentials = Credentials::new(own, certificate, self.authority.authority().clone()).unwrap();
-        let founding = (number == 1).then(|| Founding {
+        let founding = (machine.number == 1).then(|| Founding {
             replicas: ReplicaCount::new(3).unwrap(),
-            node: row(number, key, address),
+            node: row,
             authority: self.authority.authority().certificate.clone(),
             sealed_key: seal(&self.authority, &self.seal, [7; 12]),
             client: None,
             owner: (0, 0),
         });
-        let disk = || SimDisk::new(SimOptions { seed: number.into(), ..SimOptions::default() }).process();
         let parts = Parts {
             id,
             cluster: self.cluster,
             replicas: ReplicaCount::new(3).unwrap(),
             advertise: address,
-            seeds,
+            seeds: machine.seeds.clone(),
+            addresses: machine.addresses.clone(),
+            keep_addresses: Box::new(|_| Ok(())),
             credentials: Arc::new(credentials),
-            socket: bind_udp(address, UdpSocketConfig::default()).unwrap(),
-            log_disk: disk(),
+            socket: bind(address).await,
+            log_disk: machine.log.process(),
             log_dir: PathBuf::from("/log"),
-            chunk_disk: disk(),
+            chunk_disk: machine.chunks.process(),
             chunk_dir: PathBuf::from("/chunks"),
-            state: Arc::new(MemoryKv::new()),
-            index: Arc::new(MemoryKv::new()),
+            state: Arc::new(machine.state.clone()),
+            index: Arc::new(machine.index.clone()),
             clock: Arc::new(SystemClock),
-            seed: number.into(),
+            seed: machine.number.into(),
             chunk_store: ChunkStoreConfig::default(),
-            seal: (number == 1).then(|| self.seal.clone()),
+            seal: machine.seal.clone(),
             keep_seal: Box::new(|_| Ok(())),
             founding,
         };
@@ -86,37 +130,42 @@ impl Rig {
 
     /// Starts the first node and waits until it has founded the cluster.
     async fn found(&self) -> Arc<Node> {
-        let (key, address) = (KeyPair::generate(), free_address());
-        let node = self.start(1, &key, address, Vec::new()).await;
+        let machine = Machine { seal: Some(self.seal.clone()), ..Machine::new(1) };
+        let node = self.start(&machine).await;
         until("the cluster is founded", || node.map().is_some()).await;
         node
     }
 
-    /// Lets node `number` in at `leader` and starts it.
-    async fn join(&self, leader: &Node, number: u8) -> Arc<Node> {
-        let (key, address) = (KeyPair::generate(), free_address());
-        let hash = [number; 32];
+    /// Lets a node in at `leader`, starts it, and waits until it votes as second.
+    async fn join(&self, leader: &Node, machine: &mut Machine) -> Arc<Node> {
+        let hash = [machine.number; 32];
         let expires = Timestamp::new(i64::from(u32::MAX), 0).unwrap();
-        let create = ClusterCommand::CreateToken { hash, purpose: TokenPurpose::Node, expires };
-        propose(leader, create).await;
-        let NodeRow { id, address, zone, weight, .. } = row(number, &key, address);
+        propose(leader, ClusterCommand::CreateToken { hash, purpose: TokenPurpose::Node, expires }).await;
+        let NodeRow { id, address, zone, weight, key } = machine.row();
         let newcomer = Newcomer::Node { id, address, zone, weight };
-        propose(leader, ClusterCommand::RedeemToken { hash, key: key.fingerprint(), newcomer }).await;
-        self.start(number, &key, address, vec![leader.advertise]).await
+        propose(leader, ClusterCommand::RedeemToken { hash, key, newcomer }).await;
+        machine.seeds = vec![leader.advertise];
+        let node = self.start(machine).await;
+        for node in [leader, &*node] {
+            until("both vote", || node.consensus.watch().borrow().voters.len() == 2).await;
+        }
+        node
     }
-}
-
-fn row(number: u8, key: &KeyPair, address: SocketAddr) -> NodeRow {
-    let weight = Weight(NonZeroU32::MIN);
-    NodeRow { id: NodeId::from_bytes([number; 16]), address, zone: None, weight, key: key.fingerprint() }
-}
-
-fn free_address() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 async fn propose(node: &Node, command: ClusterCommand) {
     super::propose(node, CommandBody::Cluster(command), PATIENCE).await.unwrap();
+}
+
+/// The port of a node that has just stopped is free in a moment.
+async fn bind(address: SocketAddr) -> Socket {
+    let mut socket = None;
+    until("the port is free", || {
+        socket = bind_udp(address, UdpSocketConfig::default()).ok();
+        socket.is_some()
+    })
+    .await;
+    socket.unwrap()
 }
 
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -128,9 +177,9 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// Proposes something of no consequence.
-async fn open_session(node: &Node, nonce: u8) -> Result<CommandOutcome, Refusal> {
-    let command =
-        CommandBody::OpenSession { client: Peer::Client(ClientId([3; 16])), nonce: SessionNonce([nonce; 16]) };
+async fn open_session(node: &Node, nonce: u64) -> Result<CommandOutcome, Refusal> {
+    let nonce = SessionNonce(u128::from(nonce).to_le_bytes());
+    let command = CommandBody::OpenSession { client: Peer::Client(ClientId([3; 16])), nonce };
     super::propose(node, command, PATIENCE).await
 }
 
@@ -138,15 +187,33 @@ async fn open_session(node: &Node, nonce: u8) -> Result<CommandOutcome, Refusal>
 async fn clients_that_fill_a_follower_do_not_hold_up_the_raft_log() {
     let rig = Rig::new();
     let leader = rig.found().await;
-    let follower = rig.join(&leader, 2).await;
-    until("both vote", || leader.consensus.watch().borrow().voters.len() == 2).await;
-    until("the follower votes", || follower.consensus.watch().borrow().voters.len() == 2).await;
+    let follower = rig.join(&leader, &mut Machine::new(2)).await;
     // As if clients held every place and every byte.
     let places = follower.requests.acquire_many(follower.config.serve.requests.try_into().unwrap()).await.unwrap();
     let bytes = follower.bodies.acquire_many(follower.config.serve.body_bytes).await.unwrap();
     let opened = timeout(Duration::from_secs(2), open_session(&leader, 1)).await;
     assert!(matches!(opened, Ok(Ok(CommandOutcome::SessionOpened { .. }))), "{opened:?}");
     drop((places, bytes));
+    leader.shut_down().await;
+    follower.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_node_that_lost_its_rows_behind_a_purged_log_finds_the_others_by_seeds_and_by_what_it_kept() {
+    let rig = Rig::new();
+    let leader = rig.found().await;
+    let mut machine = Machine::new(2);
+    let mut follower = rig.join(&leader, &mut machine).await;
+    futures::future::join_all((0..6000).map(|nonce| open_session(&leader, nonce))).await;
+    until("the log is purged", || follower.consensus.log_size().0 <= 5625).await;
+    let others = Addresses::from([(leader.id, leader.advertise)]);
+    for (seeds, addresses) in [(vec![leader.advertise], Addresses::new()), (Vec::new(), others)] {
+        follower.shut_down().await;
+        drop(follower);
+        (machine.state, machine.seeds, machine.addresses) = (MemoryKv::new(), seeds, addresses);
+        follower = rig.start(&machine).await;
+        until("it takes part", || follower.map().is_some() && follower.leader_id().is_some()).await;
+    }
     leader.shut_down().await;
     follower.shut_down().await;
 }
