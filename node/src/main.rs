@@ -259,12 +259,18 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     raise_file_limit();
     let (dir, file) = DataDir::open(&arguments.data)?;
     let _lock = lock(dir.path()).await?;
+    dir.check_raft_log()?;
     let (parts, config) = assemble(&dir, &file, arguments.listen).await?;
     let (id, listen) = (parts.id, config.listen);
-    let first_client = parts.founding.as_ref().and_then(|founding| founding.client);
+    let first_client = parts.founding.as_ref().map(|founding| founding.client);
     let node = Node::start(parts, config).await?;
-    if let Some((id, key)) = first_client {
-        first_client_is_known(&node, id, &key).await;
+    if let Some(client) = first_client {
+        // Not for ever: this node may be the only one that runs.
+        if tokio::time::timeout(FIRST_CLIENT_MAX, founded(&node, client)).await.is_err() {
+            info!("the cluster does not know its first client yet");
+        }
+        let (node_of_task, dir) = (node.clone(), dir.clone());
+        node.tasks.spawn(async move { forget_founding(&node_of_task, &dir, client).await });
     }
     say(&format!("dfs-node: ready, node {id} on {listen}"));
     info!(%id, %listen, "serving");
@@ -291,13 +297,30 @@ fn raise_file_limit() {
     }
 }
 
-/// Waits until the profile that `init` wrote works, which is what a person tries first; not for ever, because this node
-/// may be the only one that runs.
-async fn first_client_is_known(node: &Node, id: ClientId, key: &KeyFingerprint) {
-    let until = tokio::time::Instant::now() + FIRST_CLIENT_MAX;
-    let known = || node::namespace::identify(&*node.consensus.local(), &Peer::Client(id), key);
-    while !matches!(known(), Ok(Some(_))) && tokio::time::Instant::now() < until {
+/// Waits until the cluster is founded and the profile that `init` wrote works, which is what a person tries first.
+async fn founded(node: &Node, client: Option<(ClientId, KeyFingerprint)>) {
+    let known = || {
+        let rows = node.consensus.local();
+        let client_known = client
+            .is_none_or(|(id, key)| matches!(node::namespace::identify(&*rows, &Peer::Client(id), &key), Ok(Some(_))));
+        client_known && node.map().is_some()
+    };
+    while !known() {
         tokio::time::sleep(FIRST_CLIENT_POLL).await;
+    }
+}
+
+/// Takes away what a cluster is founded with, once it is: this node, should it lose its log and state, must not make a
+/// second, empty cluster of the same name.
+async fn forget_founding(node: &Node, dir: &DataDir, client: Option<(ClientId, KeyFingerprint)>) {
+    tokio::select! {
+        biased;
+        () = node.stop.cancelled() => {}
+        () = founded(node, client) => {
+            if let Err(error) = dir.remove_founding() {
+                tracing::warn!(%error, "what the cluster was founded with is still here");
+            }
+        }
     }
 }
 
