@@ -20,7 +20,11 @@ use std::{
 };
 
 use ring::{NodeId, ReplicaCount};
-use tokio::time::Instant;
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
 use tracing::{debug, info, warn};
 use wire::{
     Answer, Refusal, Request,
@@ -72,32 +76,46 @@ pub async fn run(node: Arc<Node>, founding: Option<Founding>) {
     if let Some(founding) = founding {
         found(&node, founding).await;
     }
-    let housekeeping = async {
-        let mut tick = tokio::time::interval(node.config.membership.housekeeping);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            node.refresh_local_map();
-            if node.is_leader()
-                && let Err(refusal) = keep_house(&node).await
-            {
-                debug!(%refusal, "housekeeping was interrupted");
-            }
-        }
-    };
-    let heartbeats = async {
-        let mut tick = tokio::time::interval(node.config.membership.heartbeat);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            beat(&node).await;
-        }
-    };
+    let behind = Notify::new();
     tokio::select! {
         biased;
         () = node.stop.cancelled() => {}
-        () = housekeeping => {}
-        () = heartbeats => {}
+        () = keep_house_always(&node) => {}
+        () = beat_always(&node, &behind) => {}
+        () = catch_up_always(&node, &behind) => {}
+    }
+}
+
+async fn keep_house_always(node: &Arc<Node>) {
+    let mut tick = tokio::time::interval(node.config.membership.housekeeping);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut promotion = None;
+    loop {
+        tick.tick().await;
+        node.refresh_local_map();
+        if node.is_leader()
+            && let Err(refusal) = keep_house(node, &mut promotion).await
+        {
+            debug!(%refusal, "housekeeping was interrupted");
+        }
+    }
+}
+
+/// Heartbeats, of which each waits for its own answer and for nothing else: silence is what makes a node count as down.
+async fn beat_always(node: &Arc<Node>, behind: &Notify) {
+    let mut tick = tokio::time::interval(node.config.membership.heartbeat);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        beat(node, behind).await;
+    }
+}
+
+/// Fetches the map when a heartbeat found out that this node is behind, or that nobody leads.
+async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
+    loop {
+        behind.notified().await;
+        node.fetch_map(node.config.membership.heartbeat * 2).await;
     }
 }
 
@@ -145,8 +163,8 @@ async fn admit_first_client(node: &Node, id: ClientId, key: KeyFingerprint) -> R
     Ok(())
 }
 
-/// Tells the leader that this node is here, and learns of a newer map.
-async fn beat(node: &Arc<Node>) {
+/// Tells the leader that this node is here, and learns whether it is behind.
+async fn beat(node: &Arc<Node>, behind: &Notify) {
     let store = node.store_report().await;
     if !store.full && !store.failed {
         node.repair.note_disk_well();
@@ -158,8 +176,13 @@ async fn beat(node: &Arc<Node>) {
         Ok((node.id, epoch))
     } else {
         let request = Request::Cluster(ClusterRequest::Heartbeat { store, epoch });
-        match node.ask_leader(&request, deadline).await {
-            Ok(Answer::Cluster(ClusterAnswer::Heard { epoch })) => Ok((node.leader_id().unwrap_or(node.id), epoch)),
+        let leader = node.leader_id().filter(|leader| *leader != node.id);
+        let answer = match leader {
+            Some(leader) => node.ask(leader, &request, deadline).await,
+            None => Err(Refusal::NotLeader { leader }),
+        };
+        match answer {
+            Ok(Answer::Cluster(ClusterAnswer::Heard { epoch })) => Ok((leader.unwrap_or(node.id), epoch)),
             Ok(_) => Err(Refusal::Malformed),
             Err(refusal) => Err(refusal),
         }
@@ -171,21 +194,21 @@ async fn beat(node: &Arc<Node>) {
                 node.repair.compare_again();
             }
             if leaders > epoch {
-                node.fetch_map(deadline).await;
+                behind.notify_one();
             }
         }
         Err(refusal) => {
             if node.note_unheard() {
                 debug!(%refusal, "not heard by a leader");
             }
-            node.fetch_map(deadline).await;
+            behind.notify_one();
         }
     }
 }
 
-async fn keep_house(node: &Node) -> Result<(), Refusal> {
+async fn keep_house(node: &Arc<Node>, promotion: &mut Option<JoinHandle<()>>) -> Result<(), Refusal> {
     let Some(map) = node.map() else { return Ok(()) };
-    grow_voters(node, &map).await?;
+    grow_voters(node, &map, promotion);
     if map.ring.is_none() && map.missing() == 0 {
         propose(node, CommandBody::Cluster(ClusterCommand::SolveRing)).await?;
         node.refresh_local_map();
@@ -207,18 +230,29 @@ async fn follow_address(node: &Node, map: &ClusterMap) -> Result<(), Refusal> {
     }
 }
 
-/// Makes a voter of the next node, if voters are missing: hands it the seal, lets it learn, lets it vote.
-async fn grow_voters(node: &Node, map: &ClusterMap) -> Result<(), Refusal> {
+/// Makes a voter of the next node, if voters are missing: hands it the seal, lets it learn, lets it vote. One at a
+/// time, and beside the rest of the housekeeping: a newcomer may take long to learn.
+fn grow_voters(node: &Arc<Node>, map: &ClusterMap, promotion: &mut Option<JoinHandle<()>>) {
+    if promotion.as_ref().is_some_and(|promotion| !promotion.is_finished()) {
+        return;
+    }
     let view = node.consensus.watch().borrow().clone();
     let now = Instant::now();
     let next = node.with_leader_state(|leader| {
         voters::next_voters(&map.nodes, &view.voters, |id| leader.detector.is_heard(id, now))
     });
-    let Some(next) = next.flatten() else { return Ok(()) };
-    if let Err(error) = promote(node, next, &view.voters).await {
-        warn!(node = ?next, %error, "cannot be made a voter yet");
-    }
-    Ok(())
+    let Some(next) = next.flatten() else { return };
+    let node_of_task = node.clone();
+    *promotion = Some(node.tasks.spawn(async move {
+        let promoted = tokio::select! {
+            biased;
+            () = node_of_task.stop.cancelled() => return,
+            promoted = promote(&node_of_task, next, &view.voters) => promoted,
+        };
+        if let Err(error) = promoted {
+            warn!(node = ?next, %error, "cannot be made a voter yet");
+        }
+    }));
 }
 
 async fn promote(node: &Node, next: NodeId, voters: &BTreeSet<NodeId>) -> anyhow::Result<()> {
