@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream};
 use ring::{NodeId, ReplicaCount};
 use tokio::{
     sync::Notify,
@@ -29,7 +30,7 @@ use tracing::{debug, info, warn};
 use wire::{
     Answer, Refusal, Request,
     cluster::{ClientId, ClusterAnswer, ClusterMap, ClusterRequest, KeyFingerprint, Newcomer, NodeRow, TokenPurpose},
-    namespace::{SessionId, Timestamp},
+    namespace::{Inode, SessionId, Timestamp},
 };
 
 pub use detector::Detector;
@@ -48,11 +49,17 @@ const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a newcomer may take to catch up before it is tried again.
 const LEARN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Follow-ups proposed, and orphans given back, in one round.
+/// Follow-ups proposed in one step, and orphans given back by one command.
 const WORK_MAX: usize = 64;
 
-/// Orphans looked at in one round: more than that many held open at once delay the others.
+/// Orphans looked at in one step: more than that many held open at once delay the others.
 const ORPHANS_LISTED_MAX: usize = 4096;
+
+/// Follow-ups under way at once: they share syncs of the log, and are few beside what clients may have under way.
+const WORK_AT_ONCE: usize = 8;
+
+/// How long follow-ups go on before the rest of the housekeeping has its turn.
+const WORK_TIME_MAX: Duration = Duration::from_millis(400);
 
 /// What a cluster begins with.
 #[derive(Clone, Debug)]
@@ -93,12 +100,23 @@ async fn keep_house_always(node: &Arc<Node>) {
     loop {
         tick.tick().await;
         node.refresh_local_map();
-        if node.is_leader()
-            && let Err(refusal) = keep_house(node, &mut promotion).await
-        {
-            debug!(%refusal, "housekeeping was interrupted");
+        if !node.is_leader() {
+            continue;
+        }
+        match keep_house(node, &mut promotion).await {
+            Ok(Work::Done) => {}
+            // A large truncation, or a folder of many files that was removed: no pause before the rest of it.
+            Ok(Work::Left) => tick.reset_immediately(),
+            Err(refusal) => debug!(%refusal, "housekeeping was interrupted"),
         }
     }
+}
+
+/// Whether a round has left follow-ups.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Work {
+    Done,
+    Left,
 }
 
 /// Heartbeats, of which each waits for its own answer and for nothing else: silence is what makes a node count as down.
@@ -206,8 +224,8 @@ async fn beat(node: &Arc<Node>, behind: &Notify) {
     }
 }
 
-async fn keep_house(node: &Arc<Node>, promotion: &mut Option<JoinHandle<()>>) -> Result<(), Refusal> {
-    let Some(map) = node.map() else { return Ok(()) };
+async fn keep_house(node: &Arc<Node>, promotion: &mut Option<JoinHandle<()>>) -> Result<Work, Refusal> {
+    let Some(map) = node.map() else { return Ok(Work::Done) };
     grow_voters(node, &map, promotion);
     if map.ring.is_none() && map.missing() == 0 {
         propose(node, CommandBody::Cluster(ClusterCommand::SolveRing)).await?;
@@ -290,22 +308,38 @@ fn live_sessions(rows: &dyn KvRead) -> Result<BTreeMap<SessionId, Opened>, Refus
 }
 
 /// Follow-ups of large changes, and orphans that nobody holds.
-async fn finish_work(node: &Node) -> Result<(), Refusal> {
+async fn finish_work(node: &Node) -> Result<Work, Refusal> {
+    let until = Instant::now() + WORK_TIME_MAX;
+    let mut orphans = Vec::new();
+    while Instant::now() < until {
+        let mut commands =
+            namespace::pending_work(&*node.consensus.local(), WORK_MAX).map_err(|error| broken(&error))?;
+        let before = std::mem::replace(&mut orphans, free_orphans(node)?);
+        // Those that a whole step did not give back wait for the next round.
+        if orphans != before {
+            let reclaim = |inodes: &[Inode]| CommandBody::ReclaimOrphans { inodes: inodes.to_vec() };
+            commands.extend(orphans.chunks(WORK_MAX).map(reclaim));
+        }
+        if commands.is_empty() {
+            return Ok(Work::Done);
+        }
+        let mut steps =
+            stream::iter(commands.into_iter().map(|command| propose(node, command))).buffer_unordered(WORK_AT_ONCE);
+        while let Some(outcome) = steps.next().await {
+            outcome?;
+        }
+    }
+    Ok(Work::Left)
+}
+
+/// Orphans that every session has seen and none holds.
+fn free_orphans(node: &Node) -> Result<Vec<Inode>, Refusal> {
     let rows = node.consensus.local();
-    for command in namespace::pending_work(&*rows, WORK_MAX).map_err(|error| broken(&error))? {
-        propose(node, command).await?;
-    }
     let live = live_sessions(&*rows)?;
-    let Some(seen) = node.with_leader_state(|leader| leader.sessions.seen_by_all(&live)) else { return Ok(()) };
-    let orphans = namespace::orphans(&*rows, LogIndex(seen), ORPHANS_LISTED_MAX).map_err(|error| broken(&error))?;
-    let free = node.with_leader_state(|leader| {
-        let free = orphans.into_iter().filter(|orphan| !leader.sessions.is_held(*orphan));
-        free.take(WORK_MAX).collect::<Vec<_>>()
-    });
-    match free {
-        Some(inodes) if !inodes.is_empty() => propose(node, CommandBody::ReclaimOrphans { inodes }).await.map(drop),
-        _ => Ok(()),
-    }
+    let Some(seen) = node.with_leader_state(|leader| leader.sessions.seen_by_all(&live)) else { return Ok(Vec::new()) };
+    let mut orphans = namespace::orphans(&*rows, LogIndex(seen), ORPHANS_LISTED_MAX).map_err(|error| broken(&error))?;
+    node.with_leader_state(|leader| orphans.retain(|orphan| !leader.sessions.is_held(*orphan)));
+    Ok(orphans)
 }
 
 async fn propose(node: &Node, command: CommandBody) -> Result<CommandOutcome, Refusal> {

@@ -7,7 +7,10 @@ use tokio::time::{Instant, sleep, timeout};
 use wire::{
     Refusal,
     cluster::{Access, ClientId, ClusterId, Newcomer, NodeRow, Peer, SealKey, TokenPurpose},
-    namespace::{SessionNonce, Timestamp},
+    namespace::{
+        Batch, Inode, Mode, Name, NewContent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpNumber, Query,
+        QueryAnswer, Replace, SessionNonce, Timestamp, Want,
+    },
     quic::{AuthorityKey, Credentials, KeyPair, Socket, UdpSocketConfig, bind_udp},
 };
 
@@ -19,9 +22,11 @@ use crate::{
     disk::{SimDisk, SimOptions},
     kv::MemoryKv,
     membership::Founding,
-    namespace::{ClusterCommand, CommandBody, CommandOutcome},
+    namespace::{self, ClusterCommand, CommandBody, CommandOutcome},
     node::{Addresses, Node, Parts},
 };
+
+const CLIENT: Peer = Peer::Client(ClientId([3; 16]));
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -179,7 +184,7 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 /// Proposes something of no consequence.
 async fn open_session(node: &Node, nonce: u64) -> Result<CommandOutcome, Refusal> {
     let nonce = SessionNonce(u128::from(nonce).to_le_bytes());
-    let command = CommandBody::OpenSession { client: Peer::Client(ClientId([3; 16])), nonce };
+    let command = CommandBody::OpenSession { client: CLIENT, nonce };
     super::propose(node, command, PATIENCE).await
 }
 
@@ -216,4 +221,46 @@ async fn a_node_that_lost_its_rows_behind_a_purged_log_finds_the_others_by_seeds
     }
     leader.shut_down().await;
     follower.shut_down().await;
+}
+
+/// Creates `count` files in the root and takes their names away again.
+async fn make_orphans(node: &Node, count: u64) {
+    let Ok(CommandOutcome::SessionOpened { session, inodes, .. }) = open_session(node, 1).await else {
+        panic!("no session");
+    };
+    let name = |at: u64| Name::new(format!("file-{at}").as_bytes()).unwrap();
+    let create = |at: u64| {
+        let (inode, kind) = (Inode(inodes.first.0 + at), NewKind::File(NewContent::Empty));
+        let (mode, gid) = (Mode::new(0o644), NewGroup::Caller(0));
+        let new = NewInode { inode, kind, mode, uid: 0, gid, times: None, xattrs: Vec::new() };
+        Op::Create { dir: Inode::ROOT, name: name(at), new, replace: Replace::No }
+    };
+    let unlink = |at: u64| Op::Unlink { dir: Inode::ROOT, name: name(at) };
+    let ops: Vec<Op> = (0..count).map(create).chain((0..count).map(unlink)).collect();
+    let numbered: Vec<_> =
+        (1..).zip(ops).map(|(number, op)| NumberedOp { number: OpNumber(number), after: None, op }).collect();
+    for ops in numbered.chunks(100) {
+        let batch = Batch { session, lowest_unanswered: ops[0].number, ops: ops.to_vec(), want: Want::Outcome };
+        let command = CommandBody::Batch { client: CLIENT, batch };
+        let Ok(CommandOutcome::Batch(outcomes)) = super::propose(node, command, PATIENCE).await else {
+            panic!("no outcomes");
+        };
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    }
+    super::propose(node, CommandBody::CloseSession { session }, PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_leader_gives_back_thousands_of_orphans_within_seconds() {
+    let rig = Rig::new();
+    let leader = rig.found().await;
+    make_orphans(&leader, 4000).await;
+    let began = Instant::now();
+    let left = || match namespace::query(&*leader.consensus.local(), &Query::Usage) {
+        Ok(Ok(QueryAnswer::Usage(usage))) => usage.inodes,
+        other => panic!("{other:?}"),
+    };
+    until("they are given back", || left() == 1).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    leader.shut_down().await;
 }
