@@ -30,6 +30,8 @@ pub struct ServeConfig {
     pub peer_requests: usize,
     /// Bytes of Raft bodies in memory at once: sixteen appends or pages of 1 MiB, whatever clients send.
     pub raft_body_bytes: u32,
+    /// Redemptions under way at once: strangers ask for them, each costs a signature.
+    pub redemptions: usize,
     /// How long a put may wait for its body to arrive.
     pub body_deadline: Duration,
 }
@@ -41,6 +43,7 @@ impl Default for ServeConfig {
             requests: 4096,
             peer_requests: 256,
             raft_body_bytes: 16 << 20,
+            redemptions: 32,
             body_deadline: Duration::from_secs(30),
         }
     }

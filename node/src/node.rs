@@ -155,6 +155,8 @@ pub struct Node {
     pub peer_requests: Arc<Semaphore>,
     /// Bodies of Raft messages in memory, in bytes.
     pub raft_bodies: Arc<Semaphore>,
+    /// Redemptions under way.
+    pub redemptions: Semaphore,
     seeds: Vec<SocketAddr>,
     map: Arc<watch::Sender<Option<Arc<ClusterMap>>>>,
     /// The leader as others told it: for nodes without a part in Raft. Guards itself alone.
@@ -233,6 +235,7 @@ impl Node {
             requests: Arc::new(Semaphore::new(config.serve.requests)),
             peer_requests: Arc::new(Semaphore::new(config.serve.peer_requests)),
             raft_bodies: permits(config.serve.raft_body_bytes),
+            redemptions: Semaphore::new(config.serve.redemptions),
             seeds: parts.seeds,
             map,
             told_leader: Mutex::new(None),

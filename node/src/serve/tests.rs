@@ -6,7 +6,7 @@ use ring::{NodeId, ReplicaCount, Weight};
 use tokio::time::{Instant, sleep, timeout};
 use wire::{
     Refusal,
-    cluster::{Access, ClientId, ClusterId, Newcomer, NodeRow, Peer, SealKey, TokenPurpose},
+    cluster::{Access, ClientId, ClusterId, Newcomer, NodeRow, Peer, Redeem, SealKey, TokenPurpose},
     namespace::{
         Batch, Inode, Mode, Name, NewContent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpNumber, Query,
         QueryAnswer, Replace, SessionNonce, Timestamp, Want,
@@ -262,5 +262,20 @@ async fn the_leader_gives_back_thousands_of_orphans_within_seconds() {
     };
     until("they are given back", || left() == 1).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    leader.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_guessed_token_is_refused_without_an_entry_of_the_log() {
+    let rig = Rig::new();
+    let leader = rig.found().await;
+    let before = leader.consensus.log_size();
+    for guess in 0..10 {
+        let newcomer = Newcomer::Client { id: ClientId([9; 16]) };
+        let redeem = Redeem { secret: [guess; 32], request: KeyPair::generate().request(), newcomer };
+        let redeemed = super::redeem::redeem_here(&leader, &redeem, PATIENCE).await;
+        assert_eq!(redeemed.map(|_| ()), Err(Refusal::TokenUnknown));
+    }
+    assert_eq!(leader.consensus.log_size(), before);
     leader.shut_down().await;
 }
