@@ -7,16 +7,10 @@
 //! # Not here
 //! Files and arguments (`main`, `disk::data_dir`): a simulation makes [`Parts`] of its own.
 
+mod addresses;
 mod transport;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -33,7 +27,8 @@ use wire::{
     quic::{Credentials, Endpoint, EndpointConfig, Lane, Peers, PeersConfig, Socket},
 };
 
-use self::transport::PeerTransport;
+pub use self::addresses::{Addresses, KeepAddresses};
+use self::{addresses::note_addresses, transport::PeerTransport};
 
 use crate::{
     chunk_store::{ChunkStore, ChunkStoreConfig, Compacted},
@@ -101,12 +96,6 @@ pub struct Parts {
 /// Puts the seal on stable storage.
 pub type KeepSeal = Box<dyn Fn(&SealKey) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
-/// Where nodes are reached.
-pub type Addresses = BTreeMap<NodeId, SocketAddr>;
-
-/// Puts addresses on stable storage.
-pub type KeepAddresses = Box<dyn Fn(&Addresses) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
-
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -159,6 +148,7 @@ pub struct Node {
     pub redemptions: Semaphore,
     seeds: Vec<SocketAddr>,
     map: Arc<watch::Sender<Option<Arc<ClusterMap>>>>,
+    transport: PeerTransport,
     /// The leader as others told it: for nodes without a part in Raft. Guards itself alone.
     told_leader: Mutex<Option<NodeId>>,
     /// Guards itself alone.
@@ -213,7 +203,7 @@ impl Node {
             parts.log_disk,
             &parts.log_dir,
             parts.state,
-            Arc::new(transport),
+            Arc::new(transport.clone()),
             parts.clock.clone(),
         )
         .await
@@ -238,6 +228,7 @@ impl Node {
             redemptions: Semaphore::new(config.serve.redemptions),
             seeds: parts.seeds,
             map,
+            transport,
             told_leader: Mutex::new(None),
             seal: Mutex::new(parts.seal),
             keep_seal: parts.keep_seal,
@@ -279,6 +270,11 @@ impl Node {
     /// Takes `map` into use if it is newer.
     pub fn offer_map(&self, map: ClusterMap) {
         offer(&self.map, map);
+    }
+
+    /// `node` says that it is reached at `address`.
+    pub fn note_moved(&self, node: NodeId, address: SocketAddr) {
+        self.transport.note_moved(node, address);
     }
 
     /// Takes the map of the local state machine into use, if this node has one and it is newer.
@@ -454,26 +450,6 @@ fn offer(current: &watch::Sender<Option<Arc<ClusterMap>>>, map: ClusterMap) {
         }
         newer
     });
-}
-
-/// Keeps where the nodes are reached, for a start without the rows.
-async fn note_addresses(node: Arc<Node>, mut kept: Addresses, keep: KeepAddresses) {
-    let mut maps = node.watch_map();
-    loop {
-        let map = maps.borrow_and_update().clone();
-        let addresses: Addresses = map.iter().flat_map(|map| &map.nodes).map(|row| (row.id, row.address)).collect();
-        if !addresses.is_empty() && addresses != kept {
-            match keep(&addresses) {
-                Ok(()) => kept = addresses,
-                Err(error) => warn!(%error, "the addresses of the nodes cannot be kept"),
-            }
-        }
-        tokio::select! {
-            biased;
-            () = node.stop.cancelled() => return,
-            changed = maps.changed() => if changed.is_err() { return },
-        }
-    }
 }
 
 /// Gives back the space of dead chunks, one segment at a time.

@@ -125,10 +125,10 @@ fn every_variant_has_its_line() {
 
 const CHUNK_REQUESTS: u8 = 6;
 const NAMESPACE_REQUESTS: u8 = 6;
-const CLUSTER_REQUESTS: u8 = 7;
+const CLUSTER_REQUESTS: u8 = 8;
 const CHUNK_ANSWERS: u8 = 6;
 const NAMESPACE_ANSWERS: u8 = 6;
-const CLUSTER_ANSWERS: u8 = 7;
+const CLUSTER_ANSWERS: u8 = 8;
 const OPS: u8 = 14;
 
 /// Breaks the build when a variant is added, so that the counts above and the values are brought up to date.
@@ -148,7 +148,7 @@ fn counted(
     }
     match asked.2 {
         KR::Map { .. } | KR::Heartbeat { .. } | KR::Status | KR::CreateToken { .. } => {}
-        KR::Identify { .. } | KR::ForwardRedeem(_) | KR::TakeSeal { .. } => {}
+        KR::Identify { .. } | KR::ForwardRedeem(_) | KR::TakeSeal { .. } | KR::Moved { .. } => {}
     }
     match asked.3 {
         Op::Create { .. } | Op::CreateUnnamed { .. } | Op::Link { .. } | Op::Unlink { .. } => {}
@@ -165,7 +165,7 @@ fn counted(
     }
     match answered.2 {
         KA::Map { .. } | KA::Heard { .. } | KA::Status(_) | KA::Token(_) => {}
-        KA::Identified { .. } | KA::Redeemed(_) | KA::SealTaken => {}
+        KA::Identified { .. } | KA::Redeemed(_) | KA::SealTaken | KA::MoveNoted => {}
     }
 }
 

@@ -129,12 +129,27 @@ async fn beat_always(node: &Arc<Node>, behind: &Notify) {
     }
 }
 
-/// Fetches the map when a heartbeat found out that this node is behind, or that nobody leads.
+/// Fetches the map when a heartbeat found out that this node is behind, that nobody leads, or that the map says a wrong
+/// address of this node: then the leader is told.
 async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
+    let deadline = node.config.membership.heartbeat * 2;
     loop {
         behind.notified().await;
-        node.fetch_map(node.config.membership.heartbeat * 2).await;
+        node.fetch_map(deadline).await;
+        if has_moved(node) && !node.is_leader() {
+            let request = Request::Cluster(ClusterRequest::Moved { address: node.advertise });
+            match node.ask_leader(&request, deadline).await {
+                Ok(_) => info!(address = %node.advertise, "the leader knows where this node is reached now"),
+                Err(refusal) => debug!(%refusal, "the leader cannot be told where this node is reached"),
+            }
+        }
     }
+}
+
+/// Whether the map says another address of this node than it is reached at.
+fn has_moved(node: &Node) -> bool {
+    let map = node.map();
+    map.as_ref().and_then(|map| map.node(node.id)).is_some_and(|row| row.address != node.advertise)
 }
 
 /// Makes the cluster, unless an earlier start has made it.
@@ -211,7 +226,7 @@ async fn beat(node: &Arc<Node>, behind: &Notify) {
                 info!(%leader, "heard by the leader");
                 node.repair.compare_again();
             }
-            if leaders > epoch {
+            if leaders > epoch || has_moved(node) {
                 behind.notify_one();
             }
         }
@@ -232,20 +247,18 @@ async fn keep_house(node: &Arc<Node>, promotion: &mut Option<JoinHandle<()>>) ->
         node.refresh_local_map();
         info!("the ring is solved");
     }
-    follow_address(node, &map).await?;
+    follow_address(node).await?;
     end_silent_sessions(node).await?;
     finish_work(node).await
 }
 
-/// A node that listens elsewhere than the map says (its own row, told by itself when it leads).
-async fn follow_address(node: &Node, map: &ClusterMap) -> Result<(), Refusal> {
-    match map.node(node.id) {
-        Some(row) if row.address != node.advertise => {
-            let command = ClusterCommand::MoveNode { node: node.id, address: node.advertise };
-            propose(node, CommandBody::Cluster(command)).await.map(drop)
-        }
-        _ => Ok(()),
+/// A leader that listens elsewhere than the map says; other nodes tell it with a request.
+async fn follow_address(node: &Node) -> Result<(), Refusal> {
+    if !has_moved(node) {
+        return Ok(());
     }
+    let command = ClusterCommand::MoveNode { node: node.id, address: node.advertise };
+    propose(node, CommandBody::Cluster(command)).await.map(drop)
 }
 
 /// Makes a voter of the next node, if voters are missing: hands it the seal, lets it learn, lets it vote. One at a

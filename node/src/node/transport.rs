@@ -4,11 +4,17 @@
 //! - A member is found though this node has no map: one that lost its rows asks the others for them before it has
 //!   rows to read a map from.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use ring::NodeId;
+use parking_lot::Mutex;
+use ring::{Epoch, NodeId};
 use tokio::{sync::watch, time::timeout};
 use wire::{
     Answer, Request,
@@ -25,6 +31,8 @@ pub(super) struct PeerTransport {
     peers: Peers,
     map: Arc<watch::Sender<Option<Arc<ClusterMap>>>>,
     known: Arc<Addresses>,
+    /// Addresses that nodes told of themselves, each good until the next map. Guards itself alone.
+    told: Arc<Mutex<BTreeMap<NodeId, (Epoch, SocketAddr)>>>,
     /// Whom to ask for a map, each once.
     seeds: Arc<BTreeSet<SocketAddr>>,
 }
@@ -38,7 +46,15 @@ impl PeerTransport {
         known: &Addresses,
     ) -> Self {
         let seeds = seeds.iter().copied().chain(known.values().copied()).collect();
-        Self { peers, map, known: Arc::new(known.clone()), seeds: Arc::new(seeds) }
+        Self { peers, map, known: Arc::new(known.clone()), told: Arc::default(), seeds: Arc::new(seeds) }
+    }
+
+    /// `node` says that it is reached at `address`. The map learns of it by the Raft log; but without this node's votes
+    /// there may be no majority to write it.
+    pub(super) fn note_moved(&self, node: NodeId, address: SocketAddr) {
+        if let Some(map) = &*self.map.borrow() {
+            self.told.lock().insert(node, (map.epoch, address));
+        }
     }
 
     async fn address_of(&self, to: NodeId, deadline: Duration) -> Option<SocketAddr> {
@@ -46,8 +62,12 @@ impl PeerTransport {
             // What the others say is newer than what was kept; without an answer that has to do.
             timeout(deadline, self.fetch_map()).await.ok();
         }
-        let map = self.map.borrow().clone();
-        map.map_or_else(|| self.known.get(&to).copied(), |map| map.node(to).map(|row| row.address))
+        let Some(map) = self.map.borrow().clone() else { return self.known.get(&to).copied() };
+        let told = self.told.lock().get(&to).copied();
+        match told {
+            Some((epoch, address)) if epoch == map.epoch => Some(address),
+            _ => map.node(to).map(|row| row.address),
+        }
     }
 
     async fn fetch_map(&self) {

@@ -279,3 +279,20 @@ async fn a_guessed_token_is_refused_without_an_entry_of_the_log() {
     assert_eq!(leader.consensus.log_size(), before);
     leader.shut_down().await;
 }
+
+#[tokio::test]
+async fn a_node_that_listens_elsewhere_after_a_restart_is_reached_there() {
+    let rig = Rig::new();
+    let leader = rig.found().await;
+    let mut machine = Machine::new(2);
+    let follower = rig.join(&leader, &mut machine).await;
+    follower.shut_down().await;
+    machine.address = Machine::new(2).address;
+    let follower = rig.start(&machine).await;
+    for node in [&leader, &follower] {
+        let address = || node.map().and_then(|map| map.node(follower.id).map(|row| row.address));
+        until("it is known where it is", || address() == Some(machine.address)).await;
+    }
+    leader.shut_down().await;
+    follower.shut_down().await;
+}
