@@ -284,7 +284,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     node.shut_down().await;
     match failed {
         None => Ok(()),
-        Some(reason) => Err(anyhow!("the namespace failed on this node and was stopped: {reason}")),
+        Some(failure) => Err(failure),
     }
 }
 
@@ -324,16 +324,23 @@ async fn forget_founding(node: &Node, dir: &DataDir, client: Option<(ClientId, K
     }
 }
 
-/// Waits until consensus has failed on this node: it must not go on as if it had not.
-async fn failed(node: &Node) -> String {
-    let mut view = node.consensus.watch();
-    loop {
-        if let Health::Failed { reason } = &view.borrow_and_update().health {
-            return reason.clone();
+/// Waits until consensus or the chunk index has failed on this node: it must not go on as if they had not.
+async fn failed(node: &Node) -> anyhow::Error {
+    let (mut view, mut index) = (node.consensus.watch(), node.chunks.watch_index());
+    let namespace = async {
+        let failed = view.wait_for(|view| matches!(view.health, Health::Failed { .. })).await;
+        match failed.as_deref().map(|view| &view.health) {
+            Ok(Health::Failed { reason }) => reason.clone(),
+            _ => "it ended".to_owned(),
         }
-        if view.changed().await.is_err() {
-            return "it ended".to_owned();
-        }
+    };
+    let index = async {
+        let failed = index.wait_for(Option::is_some).await;
+        failed.ok().and_then(|reason| reason.clone()).unwrap_or_else(|| "it ended".to_owned())
+    };
+    tokio::select! {
+        reason = namespace => anyhow!("the namespace failed on this node and was stopped: {reason}"),
+        reason = index => anyhow!("the chunk index failed on this node, which starts again from what is on disk: {reason}"),
     }
 }
 
