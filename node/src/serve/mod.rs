@@ -215,22 +215,23 @@ async fn handle(
         Request::Raft(message) => {
             let from = asker.must_be_node()?;
             // Entries and pages have room of their own: chunks of clients must not silence the leader.
-            let (body, _room) = read_body(node, exchange, &node.raft_bodies).await?;
+            let _room = take_room(&node.raft_bodies, exchange.body_len).await?;
+            let body = read_body(node, exchange).await?;
             let answer = node.consensus.handle(from, &message, body).await?;
             Ok(wire::Answer::Raft(answer).into())
         }
     }
 }
 
-/// Reads a body when there is `room` for it in memory; the permit is held as long as the bytes are.
-pub(crate) async fn read_body(
-    node: &Node,
-    exchange: &mut Exchange,
-    room: &Arc<Semaphore>,
-) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
-    let permit = room.clone().acquire_many_owned(exchange.body_len).await.map_err(|_| Refusal::NotServing)?;
+/// Waits for room in memory for a body; held as long as its bytes are.
+pub(crate) async fn take_room(of: &Arc<Semaphore>, len: u32) -> Result<OwnedSemaphorePermit, Refusal> {
+    of.clone().acquire_many_owned(len).await.map_err(|_| Refusal::NotServing)
+}
+
+/// Reads a body for which there is room.
+pub(crate) async fn read_body(node: &Node, exchange: &mut Exchange) -> Result<Bytes, Refusal> {
     match tokio::time::timeout(node.config.serve.body_deadline, exchange.read_body()).await {
-        Ok(Ok(body)) => Ok((body, permit)),
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => Err(Refusal::Malformed),
         Err(_) => Err(Refusal::Busy),
     }
