@@ -175,7 +175,8 @@ impl Cluster {
     /// A `dfs` command with the first client's profile.
     pub fn command(&self) -> Command {
         let mut command = self.nodes.first().unwrap().command("dfs");
-        command.env("XDG_CONFIG_HOME", self.dir().join("config")).arg("--profile").arg(self.profile());
+        command.env("XDG_CONFIG_HOME", self.dir().join("config")).env("XDG_STATE_HOME", self.dir().join("state"));
+        command.arg("--profile").arg(self.profile());
         command
     }
 

@@ -6,10 +6,12 @@
 
 pub mod cluster;
 pub mod invariants;
+pub mod mount;
 pub mod node;
 pub mod sim;
 pub mod tree;
 pub mod wait;
 
 pub use cluster::{Cluster, Ran};
+pub use mount::Mount;
 pub use node::NodeProcess;

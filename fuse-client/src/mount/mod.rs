@@ -9,6 +9,7 @@
 //! # Not here
 //! What an operation does (`fs`).
 
+mod attach;
 mod convert;
 mod errno;
 mod files;
@@ -23,7 +24,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use fuser::{Config, MountOption, Notifier, Session, SessionACL};
+use fuser::Notifier;
 use tracing::warn;
 use wire::namespace::Inode;
 
@@ -31,6 +32,7 @@ use crate::{
     cluster::{Cluster, ClusterError},
     fs::{FileSystem, FsConfig},
 };
+use attach::{Unmounter, attach};
 use convert::Numbers;
 use kernel::Kernel;
 
@@ -75,7 +77,7 @@ pub struct Mount {
     fs: FileSystem,
     path: PathBuf,
     kernel: JoinHandle<io::Result<()>>,
-    unmounter: fuser::SessionUnmounter,
+    unmounter: Unmounter,
 }
 
 impl Mount {
@@ -85,11 +87,10 @@ impl Mount {
         let numbers = Numbers { root: config.root };
         let kernel = Kernel::new(fs.clone(), numbers);
         let mount_path = path.to_owned();
-        let options = options(&config);
         // Mounting talks to the kernel, and maybe to a program, and waits.
-        let made = tokio::task::spawn_blocking(move || Session::new(kernel, &mount_path, &options)).await;
-        let mut session = match made {
-            Ok(Ok(session)) => session,
+        let made = tokio::task::spawn_blocking(move || attach(kernel, &mount_path, &config)).await;
+        let (session, unmounter) = match made {
+            Ok(Ok(made)) => made,
             Ok(Err(error)) => {
                 fs.close().await;
                 return Err(MountError::Refused(error));
@@ -97,7 +98,6 @@ impl Mount {
             Err(error) => return Err(MountError::Refused(io::Error::other(error))),
         };
         let notifier: Notifier = session.notifier();
-        let unmounter = session.unmount_callable();
         let notices = std::thread::Builder::new().name("dfs-notices".into());
         notices
             .spawn(move || notices::send(forgets, &notifier, numbers))
@@ -139,25 +139,6 @@ impl Mount {
             _ => Err(io::Error::other("a thread of the mount has failed")),
         }
     }
-}
-
-fn options(config: &MountConfig) -> Config {
-    let mut options = vec![
-        MountOption::FSName(config.source.clone()),
-        MountOption::Subtype("dfs".to_owned()),
-        MountOption::DefaultPermissions,
-        if config.read_only { MountOption::RO } else { MountOption::RW },
-        if config.suid { MountOption::Suid } else { MountOption::NoSuid },
-        if config.dev { MountOption::Dev } else { MountOption::NoDev },
-    ];
-    if !config.exec {
-        options.push(MountOption::NoExec);
-    }
-    let mut made = Config::default();
-    made.mount_options = options;
-    made.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
-    made.n_threads = Some(THREADS);
-    made
 }
 
 /// The kernel reads 128 KiB ahead of programs unless it is told otherwise, which only root may do: larger requests cost

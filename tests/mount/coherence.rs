@@ -1,0 +1,286 @@
+//! P3: "A read on any mount sees every write, create, rename or delete that returned before it began on any other mount."
+//!
+//! The observer has looked at everything just before, so that whatever can be cached is, and looks once, at once.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt, PermissionsExt, symlink},
+    },
+    path::Path,
+};
+
+use harness::{Cluster, Mount, tree};
+use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, XattrFlags, getxattr, renameat_with, utimensat};
+
+use crate::mapping::Mapping;
+
+/// Everything a program can see of an entry, times in ns and inode included.
+type Entry = (u64, u32, (u32, u32), u64, u64, (i64, i64), Vec<u8>, Option<Vec<u8>>);
+
+/// Everything below `root` by its path.
+fn see(root: &Path) -> BTreeMap<String, Entry> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let names = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
+        for name in names.collect::<Vec<_>>() {
+            let path = dir.join(name);
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let content = if meta.is_file() {
+                fs::read(&path).unwrap()
+            } else if meta.is_symlink() {
+                fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec()
+            } else {
+                dirs.push(path.clone());
+                Vec::new()
+            };
+            let mut value = vec![0; 100];
+            let xattr = getxattr(&path, "user.mark", &mut value).ok().map(|len| value[..len].to_vec());
+            let time = (meta.mtime(), meta.mtime_nsec());
+            let owner = (meta.uid(), meta.gid());
+            let entry = (meta.ino(), meta.mode(), owner, meta.nlink(), meta.size(), time, content, xattr);
+            found.insert(path.strip_prefix(root).unwrap().display().to_string(), entry);
+        }
+    }
+    found
+}
+
+/// What differs, without the bytes.
+fn difference(one: &BTreeMap<String, Entry>, other: &BTreeMap<String, Entry>) -> Vec<String> {
+    let brief = |entry: Option<&Entry>| {
+        entry.map(|(ino, mode, owner, links, size, time, content, xattr)| {
+            let hash = blake3::hash(content).to_hex();
+            format!("ino {ino} mode {mode:o} {owner:?} links {links} size {size} {time:?} {} {xattr:?}", &hash[..8])
+        })
+    };
+    let names: std::collections::BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    let differing = names.into_iter().filter(|name| one.get(*name) != other.get(*name));
+    differing.map(|name| format!("{name}: {:?} ≠ {:?}", brief(one.get(name)), brief(other.get(name)))).collect()
+}
+
+/// Files that stay open while other changes go on.
+type Held = Vec<File>;
+
+/// A change, made in a furnished directory.
+type Change = (&'static str, fn(&Path, &mut Held));
+
+fn furnish(root: &Path) {
+    fs::create_dir_all(root.join("dir/empty")).unwrap();
+    fs::write(root.join("small"), b"small").unwrap();
+    fs::write(root.join("large"), tree::bytes(3, 300_000)).unwrap();
+    fs::write(root.join("other"), b"something else").unwrap();
+    fs::write(root.join("dir/inner"), b"inner").unwrap();
+    symlink("small", root.join("link")).unwrap();
+}
+
+fn open(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
+
+const CHANGES_OF_BYTES: &[Change] = &[
+    ("write and close", |root, _| fs::write(root.join("small"), b"changed").unwrap()),
+    ("write of the same length and close", |root, _| open(&root.join("small")).write_all_at(b"SMALL", 0).unwrap()),
+    ("write in the middle of a large file", |root, _| {
+        open(&root.join("large")).write_all_at(&tree::bytes(5, 10_000), 77_777).unwrap();
+    }),
+    ("write without close", |root, held| {
+        let file = open(&root.join("large"));
+        file.write_all_at(b"held", 1000).unwrap();
+        held.push(file);
+    }),
+    ("another write by the one who holds it open", |_, held| held[0].write_all_at(b"HELD AGAIN", 1002).unwrap()),
+    ("a write beyond the end", |root, _| open(&root.join("small")).write_all_at(b"far", 100_000).unwrap()),
+    ("append", |root, _| {
+        OpenOptions::new().append(true).open(root.join("large")).unwrap().write_all(&tree::bytes(6, 5000)).unwrap();
+    }),
+    ("truncation to less", |root, _| open(&root.join("large")).set_len(1234).unwrap()),
+    ("truncation to more", |root, _| open(&root.join("large")).set_len(50_000).unwrap()),
+    ("truncation to nothing on open", |root, _| drop(File::create(root.join("large")).unwrap())),
+    ("write after it", |root, _| fs::write(root.join("large"), tree::bytes(8, 100_000)).unwrap()),
+    ("a hole", |root, _| {
+        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(open(&root.join("large")), flags, 5000, 20_000).unwrap();
+    }),
+    ("a range of another file", |root, _| {
+        let (from, to) = (open(&root.join("large")), open(&root.join("other")));
+        rustix::fs::copy_file_range(from, Some(&mut 30_000), to, Some(&mut 3), 9000).unwrap();
+    }),
+    ("a mapping and msync", |root, _| {
+        let mut mapping = Mapping::new(&open(&root.join("large")), 20_000);
+        mapping.write(9_998, b"mapped");
+        mapping.sync();
+    }),
+];
+
+const CHANGES_OF_NAMES: &[Change] = &[
+    ("create", |root, _| drop(File::create_new(root.join("new")).unwrap())),
+    ("create with bytes", |root, _| fs::write(root.join("dir/new"), b"new").unwrap()),
+    ("rename", |root, _| fs::rename(root.join("new"), root.join("renamed")).unwrap()),
+    ("rename to another directory", |root, _| fs::rename(root.join("renamed"), root.join("dir/renamed")).unwrap()),
+    ("rename onto another", |root, _| fs::rename(root.join("dir/new"), root.join("small")).unwrap()),
+    ("replace by write and rename", |root, _| {
+        fs::write(root.join("other.new"), tree::bytes(9, 9999)).unwrap();
+        fs::rename(root.join("other.new"), root.join("other")).unwrap();
+    }),
+    ("exchange", |root, _| {
+        renameat_with(CWD, root.join("other"), CWD, root.join("large"), RenameFlags::EXCHANGE).unwrap();
+    }),
+    ("link", |root, _| fs::hard_link(root.join("large"), root.join("dir/linked")).unwrap()),
+    ("write through another name", |root, _| fs::write(root.join("dir/linked"), b"by another name").unwrap()),
+    ("unlink of one of two names", |root, _| fs::remove_file(root.join("large")).unwrap()),
+    ("unlink", |root, _| fs::remove_file(root.join("small")).unwrap()),
+    ("create again", |root, _| fs::write(root.join("small"), b"again").unwrap()),
+    ("mkdir", |root, _| fs::create_dir(root.join("made")).unwrap()),
+    ("rename of a directory", |root, _| fs::rename(root.join("dir"), root.join("made/moved")).unwrap()),
+    ("rmdir", |root, _| fs::remove_dir(root.join("made/moved/empty")).unwrap()),
+    ("symlink", |root, _| symlink("other", root.join("another link")).unwrap()),
+    ("symlink replaced", |root, _| {
+        fs::remove_file(root.join("link")).unwrap();
+        symlink("other", root.join("link")).unwrap();
+    }),
+];
+
+const CHANGES_OF_ATTRIBUTES: &[Change] = &[
+    ("chmod", |root, _| fs::set_permissions(root.join("small"), fs::Permissions::from_mode(0o640)).unwrap()),
+    ("chmod of a directory", |root, _| {
+        fs::set_permissions(root.join("dir"), fs::Permissions::from_mode(0o711)).unwrap()
+    }),
+    ("utimes", |root, _| {
+        let time = Timespec { tv_sec: 1_234_567_890, tv_nsec: 123_456_789 };
+        let times = Timestamps { last_access: time, last_modification: time };
+        utimensat(CWD, root.join("large"), &times, AtFlags::empty()).unwrap();
+    }),
+    ("an extended attribute", |root, _| {
+        rustix::fs::setxattr(root.join("small"), "user.mark", b"one", XattrFlags::CREATE).unwrap();
+    }),
+    ("another value", |root, _| {
+        rustix::fs::setxattr(root.join("small"), "user.mark", b"two", XattrFlags::REPLACE).unwrap();
+    }),
+    ("its removal", |root, _| rustix::fs::removexattr(root.join("small"), "user.mark").unwrap()),
+    ("times of a file being written", |root, held| {
+        let file = open(&root.join("other"));
+        file.write_all_at(b"bytes", 0).unwrap();
+        let time = Timespec { tv_sec: 1_111_111_111, tv_nsec: 1 };
+        rustix::fs::futimens(&file, &Timestamps { last_access: time, last_modification: time }).unwrap();
+        held.push(file);
+    }),
+];
+
+/// Makes each change, on the one mount and on the other in turn, and looks at once on both.
+fn each_is_seen_at_once(changes: &[Change]) {
+    let cluster = Cluster::start();
+    let mounts = [Mount::new(&cluster, "one"), Mount::new(&cluster, "two")];
+    for writer in [0, 1] {
+        let name = format!("by-{writer}");
+        let (writer, observer) = (mounts[writer].path(&name), mounts[1 - writer].path(&name));
+        furnish(&writer);
+        let mut held = Held::new();
+        for (what, change) in changes {
+            let before = see(&observer);
+            assert_eq!(difference(&see(&observer), &see(&writer)), [""; 0], "before: {what}");
+            let still = see(&observer);
+            assert_eq!(difference(&before, &still), [""; 0], "before: {what}");
+            change(&writer, &mut held);
+            let seen = see(&observer);
+            let expected = see(&writer);
+            assert_eq!(difference(&seen, &expected), [""; 0], "{what}: seen ≠ there");
+            assert_ne!(difference(&before, &seen), [""; 0], "{what}: nothing changed");
+        }
+    }
+}
+
+#[test]
+fn every_change_of_bytes_is_seen_at_once_on_another_mount() {
+    each_is_seen_at_once(CHANGES_OF_BYTES);
+}
+
+#[test]
+fn every_change_of_names_is_seen_at_once_on_another_mount() {
+    each_is_seen_at_once(CHANGES_OF_NAMES);
+}
+
+#[test]
+fn every_change_of_attributes_is_seen_at_once_on_another_mount() {
+    each_is_seen_at_once(CHANGES_OF_ATTRIBUTES);
+}
+
+#[test]
+fn a_name_that_was_not_there_is_found_as_soon_as_another_mount_has_made_it() {
+    let cluster = Cluster::start();
+    let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    for number in 0..50 {
+        let name = format!("file-{number}");
+        for _ in 0..3 {
+            assert_eq!(fs::metadata(two.path(&name)).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        }
+        match number % 4 {
+            0 => fs::write(one.path(&name), b"here").unwrap(),
+            1 => fs::create_dir(one.path(&name)).unwrap(),
+            2 => symlink("/", one.path(&name)).unwrap(),
+            _ => fs::rename(one.path(&format!("file-{}", number - 3)), one.path(&name)).unwrap(),
+        }
+        assert!(fs::symlink_metadata(two.path(&name)).is_ok(), "{name}");
+        if number % 4 == 3 {
+            assert!(fs::symlink_metadata(two.path(&format!("file-{}", number - 3))).is_err(), "{name} has moved");
+        }
+    }
+}
+
+#[test]
+fn an_open_file_and_a_mapping_show_what_another_mount_writes_at_once() {
+    let cluster = Cluster::start();
+    let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    let len = 100_000;
+    fs::write(one.path("file"), tree::bytes(1, len)).unwrap();
+    let (writer, reader) = (open(&one.path("file")), open(&two.path("file")));
+    let mapping = Mapping::new(&reader, len);
+    let mut expected = tree::bytes(1, len);
+    for round in 0..50 {
+        let mut seen = vec![0; len];
+        reader.read_exact_at(&mut seen, 0).unwrap();
+        assert!(seen == expected, "before round {round}");
+        assert!(mapping.read(0, len) == expected, "mapped, before round {round}");
+        let (offset, bytes) = (round * 1901 % 99_000, tree::bytes(round as u64, 1000));
+        writer.write_all_at(&bytes, offset as u64).unwrap();
+        expected[offset..offset + 1000].copy_from_slice(&bytes);
+        assert!(mapping.read(offset, 1000) == bytes, "mapped, round {round}");
+        reader.read_exact_at(&mut seen, 0).unwrap();
+        assert!(seen == expected, "round {round}");
+        let mut file = &writer;
+        file.flush().unwrap();
+    }
+}
+
+#[test]
+fn a_removed_file_stays_readable_and_writable_on_every_mount_that_has_it_open() {
+    let cluster = Cluster::start();
+    let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    fs::write(one.path("file"), tree::bytes(1, 50_000)).unwrap();
+    let files = [open(&one.path("file")), open(&two.path("file"))];
+    fs::remove_file(one.path("file")).unwrap();
+    assert!(fs::symlink_metadata(two.path("file")).is_err());
+    let mut expected = tree::bytes(1, 50_000);
+    for round in 0..10 {
+        for (file, other) in [(&files[0], &files[1]), (&files[1], &files[0])] {
+            let bytes = tree::bytes(round, 700);
+            file.write_all_at(&bytes, 1000 * round).unwrap();
+            let at = usize::try_from(1000 * round).unwrap();
+            expected[at..at + 700].copy_from_slice(&bytes);
+            let mut seen = vec![0; expected.len()];
+            other.read_exact_at(&mut seen, 0).unwrap();
+            assert!(seen == expected, "round {round}");
+            assert_eq!(other.metadata().unwrap().nlink(), 0);
+        }
+    }
+    files.iter().for_each(|file| file.sync_all().unwrap());
+    // A new file of the same name is another one.
+    fs::write(two.path("file"), b"new").unwrap();
+    assert_eq!(fs::read(one.path("file")).unwrap(), b"new");
+    let mut seen = vec![0; expected.len()];
+    files[0].read_exact_at(&mut seen, 0).unwrap();
+    assert!(seen == expected);
+}

@@ -1,0 +1,243 @@
+//! Locks across mounts: `fcntl` and `flock`, one lock space for each inode.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use harness::{Cluster, Mount, cluster::run, wait::until};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
+
+/// Length 0 reaches to the end, whatever it is.
+const TO_THE_END: i64 = 0;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    Read,
+    Write,
+    None,
+}
+
+fn range_lock(kind: Kind, start: i64, len: i64) -> libc::flock {
+    let kind = match kind {
+        Kind::Read => libc::F_RDLCK,
+        Kind::Write => libc::F_WRLCK,
+        Kind::None => libc::F_UNLCK,
+    };
+    libc::flock {
+        l_type: i16::try_from(kind).unwrap(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap(),
+        l_start: start,
+        l_len: len,
+        l_pid: 0,
+    }
+}
+
+/// `fcntl(F_SETLK)`.
+fn try_range(file: &File, kind: Kind, start: i64, len: i64) -> Result<(), Errno> {
+    fcntl(file, FcntlArg::F_SETLK(&range_lock(kind, start, len))).map(drop)
+}
+
+/// `fcntl(F_SETLKW)`.
+fn wait_range(file: &File, kind: Kind, start: i64, len: i64) -> Result<(), Errno> {
+    fcntl(file, FcntlArg::F_SETLKW(&range_lock(kind, start, len))).map(drop)
+}
+
+/// `fcntl(F_GETLK)`: what is in the way.
+fn in_the_way(file: &File, kind: Kind, start: i64, len: i64) -> Option<(i64, i64)> {
+    let mut lock = range_lock(kind, start, len);
+    fcntl(file, FcntlArg::F_GETLK(&mut lock)).unwrap();
+    (i32::from(lock.l_type) != libc::F_UNLCK).then_some((lock.l_start, lock.l_len))
+}
+
+fn is_locked(result: Result<(), std::fs::TryLockError>) -> bool {
+    match result {
+        Ok(()) => false,
+        Err(std::fs::TryLockError::WouldBlock) => true,
+        Err(std::fs::TryLockError::Error(error)) => panic!("{error}"),
+    }
+}
+
+fn open(mount: &Mount) -> File {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(mount.path("file")).unwrap()
+}
+
+fn two_mounts(cluster: &Cluster) -> [Mount; 2] {
+    ["one", "two"].map(|name| Mount::new(cluster, name))
+}
+
+#[test]
+fn locks_of_whole_files_exclude_each_other_across_mounts_as_on_one_machine() {
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    let [one, two] = [0, 1].map(|at: usize| open(&mounts[at]));
+    one.try_lock().unwrap();
+    assert!(is_locked(two.try_lock()) && is_locked(two.try_lock_shared()), "exclusive");
+    one.unlock().unwrap();
+    two.try_lock_shared().unwrap();
+    one.try_lock_shared().unwrap();
+    assert!(is_locked(two.try_lock()), "another holds it shared");
+    one.unlock().unwrap();
+    two.try_lock().unwrap();
+    assert!(is_locked(one.try_lock_shared()));
+    // The last close of an opening lets go.
+    drop(two);
+    until("the lock is free", Duration::from_secs(5), || !is_locked(one.try_lock()));
+}
+
+#[test]
+fn locks_of_ranges_exclude_each_other_byte_for_byte_across_mounts() {
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    let [one, two] = [0, 1].map(|at: usize| open(&mounts[at]));
+    try_range(&one, Kind::Write, 10, 10).unwrap();
+    assert_eq!(try_range(&two, Kind::Write, 19, 5), Err(Errno::EAGAIN));
+    assert_eq!(try_range(&two, Kind::Read, 0, 11), Err(Errno::EAGAIN));
+    try_range(&two, Kind::Write, 0, 10).unwrap();
+    try_range(&two, Kind::Write, 20, TO_THE_END).unwrap();
+    assert_eq!(in_the_way(&one, Kind::Read, 0, 5), Some((0, 10)));
+    assert_eq!(in_the_way(&one, Kind::Read, 30, 5), Some((20, TO_THE_END)));
+    assert_eq!(in_the_way(&two, Kind::Read, 0, 100), Some((10, 10)));
+    // The middle of a lock given up.
+    try_range(&one, Kind::None, 14, 2).unwrap();
+    try_range(&two, Kind::Write, 14, 2).unwrap();
+    assert_eq!(try_range(&two, Kind::Read, 13, 1), Err(Errno::EAGAIN));
+    assert_eq!(try_range(&two, Kind::Read, 16, 1), Err(Errno::EAGAIN));
+    // To shared, which others may have, too.
+    try_range(&one, Kind::Read, 10, 4).unwrap();
+    try_range(&two, Kind::Read, 10, 4).unwrap();
+    assert_eq!(try_range(&one, Kind::Write, 10, 1), Err(Errno::EAGAIN));
+    // Any close of the file by the process lets go of everything it holds there.
+    drop(open(&mounts[1]));
+    try_range(&one, Kind::Write, 0, TO_THE_END).unwrap();
+}
+
+/// "One lock space per inode as on NFS."
+#[test]
+fn locks_of_fcntl_and_of_flock_exclude_each_other() {
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    let [one, two] = [0, 1].map(|at: usize| open(&mounts[at]));
+    try_range(&one, Kind::Write, 5, 1).unwrap();
+    assert!(is_locked(two.try_lock_shared()));
+    try_range(&one, Kind::None, 0, TO_THE_END).unwrap();
+    two.try_lock().unwrap();
+    assert_eq!(try_range(&one, Kind::Read, 5, 1), Err(Errno::EAGAIN));
+}
+
+#[test]
+fn who_waits_for_a_lock_gets_it_when_it_is_given_up_and_not_before() {
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    let [one, two] = [0, 1].map(|at: usize| open(&mounts[at]));
+    for round in 0..6 {
+        let ranges = round % 2 == 0;
+        if ranges {
+            try_range(&one, Kind::Write, 0, 100).unwrap()
+        } else {
+            one.try_lock().unwrap()
+        }
+        let stage = AtomicU32::new(0);
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                stage.store(1, Ordering::SeqCst);
+                if ranges {
+                    wait_range(&two, Kind::Write, 50, 1).unwrap()
+                } else {
+                    two.lock().unwrap()
+                }
+                stage.swap(3, Ordering::SeqCst)
+            });
+            until("somebody waits", Duration::from_secs(5), || stage.load(Ordering::SeqCst) == 1);
+            // What is written before a lock is given up is there for whom gets it.
+            one.write_all_at(&[round; 100], 0).unwrap();
+            stage.store(2, Ordering::SeqCst);
+            if ranges {
+                try_range(&one, Kind::None, 0, TO_THE_END).unwrap()
+            } else {
+                one.unlock().unwrap()
+            }
+            assert_eq!(waiter.join().unwrap(), 2, "round {round}: got before it was given up");
+        });
+        let mut bytes = [255; 100];
+        two.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, [round; 100]);
+        if ranges { try_range(&two, Kind::None, 0, TO_THE_END).unwrap() } else { two.unlock().unwrap() }
+    }
+}
+
+/// `flock -w` waits in the kernel until an alarm, a signal with a handler, interrupts it.
+#[test]
+fn a_signal_ends_the_wait_for_a_lock() {
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    let one = open(&mounts[0]);
+    one.try_lock().unwrap();
+    let start = Instant::now();
+    let path = mounts[1].path("file");
+    run(Command::new("flock").args(["-w", "1", "-E", "99"]).arg(&path).arg("true")).status(99);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    // And one that ends the program does end it.
+    let mut waiter = Command::new("flock").arg(&path).arg("true").spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&waiter);
+    let stat = format!("/proc/{}/wchan", waiter.id());
+    until("it waits", Duration::from_secs(10), || {
+        fs::read_to_string(&stat).is_ok_and(|at| at.contains("fuse") || at.contains("request_wait"))
+    });
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    until("it ends", Duration::from_secs(5), || waiter.try_wait().unwrap().is_some());
+    // Whoever was interrupted holds nothing.
+    one.unlock().unwrap();
+    run(Command::new("flock").args(["-n", "-E", "99"]).arg(&path).arg("true")).ok();
+}
+
+#[test]
+fn a_counter_under_a_lock_misses_no_step_whoever_counts() {
+    const STEPS: u32 = 40;
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    fs::write(mounts[0].path("file"), 0_u32.to_le_bytes()).unwrap();
+    let count = |file: &File| -> io::Result<u32> {
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(u32::from_le_bytes(bytes))
+    };
+    thread::scope(|scope| {
+        for mount in [&mounts[0], &mounts[1], &mounts[0], &mounts[1]] {
+            scope.spawn(move || {
+                let file = open(mount);
+                for _ in 0..STEPS {
+                    file.lock().unwrap();
+                    let next = count(&file).unwrap() + 1;
+                    file.write_all_at(&next.to_le_bytes(), 0).unwrap();
+                    file.unlock().unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(count(&open(&mounts[1])).unwrap(), 4 * STEPS);
+}
+
+#[test]
+fn locks_go_with_the_mount_that_held_them() {
+    let cluster = Cluster::start();
+    let [mut one, two] = two_mounts(&cluster);
+    let (held, waiting) = (open(&one), open(&two));
+    held.try_lock().unwrap();
+    assert!(is_locked(waiting.try_lock()));
+    drop(held);
+    let held = open(&one);
+    try_range(&held, Kind::Write, 0, 10).unwrap();
+    drop(held);
+    one.unmount(&cluster);
+    waiting.try_lock().unwrap();
+}

@@ -1,0 +1,145 @@
+//! Ranges of files: holes and what they weigh, clones, where bytes are; and ways to open that promise more.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+};
+
+use harness::{Cluster, Mount, tree};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, getxattr, seek};
+
+const MIB: u64 = 1 << 20;
+
+fn create(mount: &Mount, name: &str) -> File {
+    OpenOptions::new().read(true).write(true).create(true).truncate(true).open(mount.path(name)).unwrap()
+}
+
+fn bytes_held(file: &File) -> u64 {
+    file.sync_all().unwrap();
+    file.metadata().unwrap().blocks() * 512
+}
+
+#[test]
+fn a_hole_weighs_nothing_and_seeking_finds_where_data_begins_and_ends() {
+    let cluster = Cluster::start();
+    let mount = Mount::new(&cluster, "mnt");
+    let file = create(&mount, "sparse");
+    file.set_len(100 * MIB).unwrap();
+    assert_eq!(bytes_held(&file), 0);
+    assert_eq!(seek(&file, SeekFrom::Data(0)).unwrap_err(), rustix::io::Errno::NXIO);
+    assert_eq!(seek(&file, SeekFrom::Hole(0)).unwrap(), 0);
+    let data = tree::bytes(1, 2 << 20);
+    file.write_all_at(&data, 40 * MIB).unwrap();
+    // Before anything of it is stored, and afterwards.
+    for _ in 0..2 {
+        assert_eq!(seek(&file, SeekFrom::Data(0)).unwrap(), 40 * MIB);
+        assert_eq!(seek(&file, SeekFrom::Hole(40 * MIB + 5)).unwrap(), 42 * MIB);
+        assert_eq!(seek(&file, SeekFrom::Data(42 * MIB)).unwrap_err(), rustix::io::Errno::NXIO);
+        assert_eq!(bytes_held(&file), 2 * MIB);
+    }
+    fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 40 * MIB, MIB).unwrap();
+    assert_eq!((bytes_held(&file), file.metadata().unwrap().len()), (MIB, 100 * MIB));
+    assert_eq!(seek(&file, SeekFrom::Data(0)).unwrap(), 41 * MIB);
+    fallocate(&file, FallocateFlags::empty(), 100 * MIB, MIB).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 101 * MIB);
+    let mut found = vec![1; 3 << 20];
+    file.read_exact_at(&mut found, 40 * MIB).unwrap();
+    let expected = [vec![0; 1 << 20], data[1 << 20..].to_vec(), vec![0; 1 << 20]].concat();
+    assert!(found == expected);
+}
+
+#[test]
+fn copy_file_range_shares_chunks_and_moves_no_bytes() {
+    let cluster = Cluster::start();
+    let mount = Mount::new(&cluster, "mnt");
+    let bytes = tree::bytes(1, 20 << 20);
+    let from = create(&mount, "from");
+    from.write_all_at(&bytes, 0).unwrap();
+    from.sync_all().unwrap();
+    let chunks = |cluster: &Cluster| {
+        let status = cluster.status();
+        let nodes = status["nodes"].as_array().unwrap();
+        nodes.iter().filter_map(|node| node["store"]["chunks"].as_u64()).max().unwrap()
+    };
+    let before = chunks(&cluster);
+    let to = create(&mount, "to");
+    to.write_all_at(b"in the way", 0).unwrap();
+    let (mut from_at, mut to_at) = (0, 0);
+    while from_at < bytes.len() as u64 {
+        let rest = bytes.len() - usize::try_from(from_at).unwrap();
+        let count = rustix::fs::copy_file_range(&from, Some(&mut from_at), &to, Some(&mut to_at), rest).unwrap();
+        assert!(count > 0);
+    }
+    assert!(fs::read(mount.path("to")).unwrap() == bytes);
+    assert!(chunks(&cluster) <= before + 1, "{before} chunks before, {} after", chunks(&cluster));
+    // Both go their own ways.
+    from.write_all_at(b"changed", 5 * MIB).unwrap();
+    assert!(fs::read(mount.path("to")).unwrap() == bytes);
+    drop(from);
+    fs::remove_file(mount.path("from")).unwrap();
+    assert!(fs::read(mount.path("to")).unwrap() == bytes);
+}
+
+#[test]
+fn extended_attributes_tell_which_chunks_hold_a_file_and_where_they_are() {
+    let cluster = Cluster::start();
+    let mount = Mount::new(&cluster, "mnt");
+    fs::write(mount.path("large"), tree::bytes(1, 9 << 20)).unwrap();
+    fs::write(mount.path("small"), b"small").unwrap();
+    let xattr = |name: &str, which: &str| {
+        let mut value = vec![0; 65536];
+        let len = getxattr(mount.path(name), which, &mut value).unwrap();
+        String::from_utf8(value[..len].to_vec()).unwrap()
+    };
+    assert_eq!(xattr("small", "user.dfs.chunks"), "0 5 inline\n");
+    let chunks = xattr("large", "user.dfs.chunks");
+    let total: u64 = chunks.lines().map(|line| line.split(' ').nth(1).unwrap().parse::<u64>().unwrap()).sum();
+    assert_eq!(total, 9 << 20, "{chunks}");
+    let key = blake3::hash(&tree::bytes(1, 9 << 20)[..4 << 20]).to_hex();
+    assert!(chunks.lines().next().unwrap().starts_with(&format!("0 4194304 {key}")), "{chunks} is not {key}");
+    let locations = xattr("large", "user.dfs.locations");
+    for line in locations.lines() {
+        for node in &cluster.nodes {
+            assert!(line.contains(&node.address.to_string()), "{} in {locations}", node.address);
+        }
+    }
+}
+
+#[test]
+fn an_o_sync_write_survives_sigkill_and_o_direct_reads_what_was_written() {
+    let cluster = Cluster::start();
+    let mut mount = Mount::new(&cluster, "mnt");
+    let flags = i32::try_from(OFlags::SYNC.bits()).unwrap();
+    let synced =
+        OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(mount.path("synced"));
+    let synced = synced.unwrap();
+    let mut expected = Vec::new();
+    for number in 0..10_u64 {
+        let bytes = tree::bytes(number, 10_000);
+        synced.write_all_at(&bytes, number * 10_000).unwrap();
+        expected.extend_from_slice(&bytes);
+    }
+    let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap();
+    let file = OpenOptions::new().read(true).write(true).custom_flags(direct).open(mount.path("synced")).unwrap();
+    let mut found = vec![0; 4096];
+    file.read_exact_at(&mut found, 8192).unwrap();
+    assert!(found == expected[8192..8192 + 4096]);
+    file.write_all_at(&[7; 4096], 0).unwrap();
+    expected[..4096].fill(7);
+    assert!(fs::read(mount.path("synced")).unwrap() == expected);
+    file.sync_all().unwrap();
+    mount.kill();
+    mount.start(&cluster, &[]);
+    assert!(fs::read(mount.path("synced")).unwrap() == expected);
+}
+
+#[test]
+fn the_size_of_the_file_system_and_what_is_free_are_told() {
+    let cluster = Cluster::start();
+    let mount = Mount::new(&cluster, "mnt");
+    let space = rustix::fs::statvfs(mount.dir()).unwrap();
+    let (all, free, available) = (space.f_blocks, space.f_bfree, space.f_bavail);
+    assert!(all >= free && free >= available && available > 0, "{all} {free} {available}");
+    assert!(space.f_ffree > 1_000_000, "{}", space.f_ffree);
+    assert_eq!(space.f_namemax, 255);
+}

@@ -1,0 +1,115 @@
+//! Several writers of one file, several makers of one name.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::FileExt,
+    thread,
+};
+
+use harness::{Cluster, Mount};
+
+fn two_mounts(cluster: &Cluster) -> [Mount; 2] {
+    ["one", "two"].map(|name| Mount::new(cluster, name))
+}
+
+#[test]
+fn writers_that_take_turns_on_two_mounts_see_every_byte_of_each_other() {
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    File::create(mounts[0].path("file")).unwrap().set_len(8 * 4096).unwrap();
+    let files =
+        [0, 1].map(|at: usize| OpenOptions::new().read(true).write(true).open(mounts[at].path("file")).unwrap());
+    for turn in 0..200_u32 {
+        let file = &files[turn as usize % 2];
+        let offset = u64::from(turn % 8) * 4096 + 10;
+        let mut bytes = [0; 4];
+        if turn > 0 {
+            let last = u64::from((turn - 1) % 8) * 4096 + 10;
+            file.read_exact_at(&mut bytes, last).unwrap();
+            assert_eq!(u32::from_le_bytes(bytes), turn - 1);
+        }
+        file.write_all_at(&turn.to_le_bytes(), offset).unwrap();
+    }
+}
+
+/// "an append … `apply` decides the offset, never the kernel": records of all writers are there, whole, in the order of
+/// each writer.
+#[test]
+fn appends_from_two_mounts_at_once_lose_nothing_and_tear_nothing() {
+    const RECORDS: u32 = 300;
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    File::create(mounts[0].path("log")).unwrap();
+    thread::scope(|scope| {
+        for (writer, mount) in mounts.iter().enumerate() {
+            scope.spawn(move || {
+                let mut log = OpenOptions::new().append(true).open(mount.path("log")).unwrap();
+                for number in 0..RECORDS {
+                    let record = format!("{writer} {number:05} {}\n", "x".repeat(number as usize % 90));
+                    assert_eq!(log.write(record.as_bytes()).unwrap(), record.len());
+                }
+            });
+        }
+    });
+    let text = fs::read_to_string(mounts[0].path("log")).unwrap();
+    assert_eq!(text, fs::read_to_string(mounts[1].path("log")).unwrap());
+    for writer in 0..2 {
+        let of_writer = text.lines().filter_map(|line| line.strip_prefix(&format!("{writer} ")));
+        let expected: Vec<_> =
+            (0..RECORDS).map(|number| format!("{number:05} {}", "x".repeat(number as usize % 90))).collect();
+        assert_eq!(of_writer.collect::<Vec<_>>(), expected, "records of writer {writer}");
+    }
+    assert_eq!(text.lines().count(), 2 * RECORDS as usize);
+}
+
+#[test]
+fn writers_of_disjoint_ranges_on_two_mounts_at_once_both_find_their_bytes() {
+    const LEN: usize = 1 << 20;
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    File::create(mounts[0].path("file")).unwrap().set_len(2 * LEN as u64).unwrap();
+    thread::scope(|scope| {
+        for (writer, mount) in mounts.iter().enumerate() {
+            scope.spawn(move || {
+                let file = OpenOptions::new().write(true).open(mount.path("file")).unwrap();
+                // Interleaved, in pieces that share pages.
+                for piece in 0..LEN / 5000 {
+                    let offset = (2 * piece + writer) * 5000;
+                    file.write_all_at(&[writer as u8 + 1; 5000], offset as u64).unwrap();
+                }
+            });
+        }
+    });
+    let bytes = [fs::read(mounts[0].path("file")).unwrap(), fs::read(mounts[1].path("file")).unwrap()];
+    assert!(bytes[0] == bytes[1]);
+    for (at, piece) in bytes[0].chunks(5000).take(2 * (LEN / 5000)).enumerate() {
+        assert!(piece.iter().all(|byte| usize::from(*byte) == at % 2 + 1), "piece {at}: {:?}", &piece[..8]);
+    }
+}
+
+#[test]
+fn of_those_who_create_one_name_exclusively_exactly_one_wins() {
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    for round in 0..40 {
+        let name = format!("name-{round}");
+        let won: Vec<bool> = thread::scope(|scope| {
+            let makers: Vec<_> = [&mounts[0], &mounts[1], &mounts[0], &mounts[1]]
+                .into_iter()
+                .map(|mount| {
+                    let name = &name;
+                    scope.spawn(move || match File::create_new(mount.path(name)) {
+                        Ok(_) => true,
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+                            false
+                        }
+                    })
+                })
+                .collect();
+            makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+        });
+        assert_eq!(won.iter().filter(|won| **won).count(), 1, "round {round}: {won:?}");
+    }
+}
