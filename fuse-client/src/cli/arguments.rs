@@ -6,10 +6,10 @@ use clap::{Parser, Subcommand};
 
 use super::{
     cat::CatArguments, cp::CpArguments, dev::DevArguments, df::DfArguments, du::DuArguments, ln::LnArguments,
-    login::LoginArguments, ls::LsArguments, mkdir::MkdirArguments, mount::MountArguments, mv::MvArguments, nodes::NodesArguments,
-    ring::RingArguments, rm::RmArguments, stat::StatArguments, status::StatusArguments, token::TokenArguments,
-    transfer::download::DownloadArguments, transfer::upload::UploadArguments, tree::TreeArguments,
-    umount::UmountArguments,
+    login::LoginArguments, ls::LsArguments, mkdir::MkdirArguments, mount::MountArguments, mv::MvArguments,
+    nodes::NodesArguments, ring::RingArguments, rm::RmArguments, stat::StatArguments, status::StatusArguments,
+    token::TokenArguments, transfer::download::DownloadArguments, transfer::upload::UploadArguments,
+    tree::TreeArguments, umount::UmountArguments,
 };
 
 /// A distributed file store: put files in, list them, get them back, on one machine or a thousand.

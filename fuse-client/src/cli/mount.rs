@@ -231,12 +231,16 @@ async fn until_over(mut mount: Mount) -> Result<(), Failure> {
         }
     }
     let path = mount.path().to_owned();
-    mount.end().await.map_err(|error| Line::new(format!("the mount {} failed", path.display())).because(&error).failed())
+    mount
+        .end()
+        .await
+        .map_err(|error| Line::new(format!("the mount {} failed", path.display())).because(&error).failed())
 }
 
 async fn cluster(invocation: &Invocation, options: &Options) -> Result<Cluster, Failure> {
     let name = options.profile.clone().unwrap_or_else(|| invocation.profile_name());
-    let failed = |error: &(dyn std::error::Error + 'static)| Line::new("cannot reach the cluster").because(error).failed();
+    let failed =
+        |error: &(dyn std::error::Error + 'static)| Line::new("cannot reach the cluster").because(error).failed();
     let folder = invocation.profile_places().find(&name).map_err(|error| failed(&error))?;
     let profile = Profile::load(&folder).map_err(|error| failed(&error))?;
     let config = ClusterConfig {
@@ -252,11 +256,7 @@ async fn root(invocation: &Invocation, cluster: &Cluster, options: &Options) -> 
     let Some(subdir) = &options.subdir else { return Ok(Inode::ROOT) };
     let path: FilePath = parse_path("mount", subdir)?;
     let environment = &invocation.environment;
-    let caller = fuse_client::Caller {
-        uid: environment.uid,
-        gid: environment.gid,
-        groups: environment.groups.clone(),
-    };
+    let caller = fuse_client::Caller { uid: environment.uid, gid: environment.gid, groups: environment.groups.clone() };
     let namespace = Namespace::new(cluster.clone(), caller);
     let found = namespace.resolve(&path, Follow::Yes).await;
     let attr = found.map_err(|error| cannot("mount", &path, &error).failed())?;

@@ -1,6 +1,11 @@
 //! `dfs umount`: ends a mount.
 
-use std::{fs, io, path::{Path, PathBuf}, process::Command, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use clap::Args;
 use tokio::time::{Instant, sleep};

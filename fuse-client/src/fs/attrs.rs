@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use wire::namespace::{Attr, Inode, Op, Query, QueryAnswer, SetAttr, SetTime};
+use wire::namespace::{Attr, Inode, Op, Query, QueryAnswer, SetAttr};
 
 use super::{FileSystem, FsError, Gate, Shared, names::Told};
 use crate::cluster::{ClusterError, now};
@@ -26,13 +26,21 @@ impl FileSystem {
     pub fn attr_cached(&self, _gate: &Gate<'_>, inode: Inode) -> Option<Told> {
         let ttl = self.shared.ttl()?;
         let mut table = self.shared.table.lock();
+        table.get(inode).filter(|node| !node.pages_stale)?;
         let attr = self.shared.told_attr(&mut table, inode, now() + ttl)?;
         Some(Told { attr, attr_ttl: ttl, entry_ttl: ttl })
     }
 
     /// Attributes, asked anew: for this moment only.
     pub async fn load_attr(&self, inode: Inode) -> Result<Attr, FsError> {
-        self.shared.wait_settled(inode).await;
+        let stale = self.shared.table.lock().get(inode).is_some_and(|node| node.pages_stale);
+        if stale {
+            // The kernel asks before it uses a page: now they can go, and must.
+            if !self.shared.forget_pages(inode, super::OP_DEADLINE / 2).await {
+                return Err(FsError::Deadline);
+            }
+            self.shared.table.lock().entry(inode).pages_stale = false;
+        }
         let attr = self.shared.ask_attr(inode).await?;
         let table = self.shared.table.lock();
         let file = table.get(inode).and_then(|node| node.file.clone());
@@ -69,14 +77,10 @@ impl FileSystem {
 
 impl Shared {
     async fn set_attr(&self, inode: Inode, set: SetAttr) -> Result<Attr, FsError> {
+        // What was written before must not undo this when it is committed.
+        self.flush_if_dirty(inode).await?;
         let answer = self.change(Op::SetAttr { inode, set }).await?;
         let file = self.table.lock().get(inode).and_then(|node| node.file.clone());
-        if let Some(file) = &file
-            && set.modified != SetTime::Keep
-        {
-            // What was written before has this time now, whenever it is committed.
-            file.state.lock().modified = None;
-        }
         let attr = match answer.attr {
             Some(attr) => attr,
             None => self.ask_attr(inode).await?,

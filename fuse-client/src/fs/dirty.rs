@@ -141,6 +141,21 @@ impl DirtyRanges {
         }
     }
 
+    /// Copies of what is held of `range`.
+    pub(crate) fn copy_of(&self, range: Range<u64>) -> Vec<(u64, Bytes)> {
+        let first = self.ranges.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
+        let mut copies = Vec::new();
+        for (start, bytes) in self.ranges.range(first..range.end) {
+            let (from, to) = (range.start.max(*start), range.end.min(*start + bytes.len() as u64));
+            if from < to {
+                let index = |at: u64| usize::try_from(at - start).expect("a range is shorter than a chunk");
+                let part = bytes.get(index(from)..index(to)).expect("the part lies in the range");
+                copies.push((from, Bytes::copy_from_slice(part)));
+            }
+        }
+        copies
+    }
+
     /// Whether every byte of `range` is held.
     pub(crate) fn covers(&self, range: Range<u64>) -> bool {
         let mut at = range.start;

@@ -40,18 +40,27 @@ pub(crate) struct FileState {
     pub(crate) modified: Option<Timestamp>,
     /// Whether a write cleared the set-id bits.
     pub(crate) set_id: SetId,
-    /// The data version on which what is dirty rests.
-    pub(crate) base: Option<u64>,
+    /// On what rests what is dirty.
+    pub(crate) base: Option<Base>,
     pub(crate) content: Option<Known>,
     /// Memory for what is dirty.
     pub(crate) room: Option<tokio::sync::OwnedSemaphorePermit>,
     /// After a failure: when to try to commit again.
     pub(crate) retry_at: Option<Instant>,
-    /// Of a deferred write, for the next `fsync` and `close`.
+    /// Deferred writes that failed so far, and the last failure: each handle reports what it has not reported.
+    pub(crate) failures: u64,
     pub(crate) error: Option<FsError>,
     /// Where the last read ended, and how many have followed one another.
     pub(crate) read_end: u64,
     pub(crate) reads_in_row: u32,
+}
+
+/// A data version, and how often the lease had been lost when it was that: as long as it is not lost again, every
+/// newer version is of our own making.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Base {
+    pub(crate) version: u64,
+    pub(crate) losses: u64,
 }
 
 /// What is known of the committed bytes of one data version.
@@ -101,6 +110,12 @@ impl FileState {
     fn end(&self) -> u64 {
         let flushing = self.flushing.iter().map(|(start, bytes)| start + bytes.len() as u64).max();
         self.dirty.end().max(flushing.unwrap_or(0))
+    }
+
+    /// A deferred write has failed for good.
+    pub(crate) fn fail(&mut self, error: FsError) {
+        self.failures += 1;
+        self.error = Some(error);
     }
 
     fn has_news(&self) -> bool {
@@ -186,7 +201,10 @@ impl FileState {
             self.lay_news_over(range.start, &mut buffer);
             return Plan::Here(buffer);
         }
-        Plan::Fetch { buffer, pieces: data, over: self.flushing.clone() }
+        // What is dirty now may be committed, and gone from here, before the pieces have come.
+        let mut over = self.flushing.clone();
+        over.extend(self.dirty.copy_of(range));
+        Plan::Fetch { buffer, pieces: data, over }
     }
 
     /// Lays what is written here over `buffer`, which is the file from `offset` on.
@@ -200,7 +218,8 @@ impl FileState {
     /// Notes a read; whether it goes on where another one ended.
     pub(crate) fn note_read(&mut self, range: &Range<u64>) -> bool {
         // Reads ahead of the kernel arrive a little out of order.
-        let follows = range.start <= self.read_end.saturating_add(1 << 20) && range.end.saturating_add(2 << 20) > self.read_end;
+        let follows =
+            range.start <= self.read_end.saturating_add(1 << 20) && range.end.saturating_add(2 << 20) > self.read_end;
         let follows = follows && (self.read_end > 0 || range.start == 0);
         self.reads_in_row = if follows { self.reads_in_row.saturating_add(1) } else { 0 };
         self.read_end = if follows { self.read_end.max(range.end) } else { range.end };

@@ -11,14 +11,14 @@ use bytes::Bytes;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinSet, time::sleep};
 use tracing::warn;
 use wire::namespace::{
-    Attr, Content, EXTENTS_MAX, Extent, ExtentBody, INLINE_LEN_MAX, InlineData, NewExtent, Op, OpAnswer, OpError, Query,
-    QueryAnswer, SetId, SetTime,
+    Attr, Content, EXTENTS_MAX, Extent, ExtentBody, INLINE_LEN_MAX, InlineData, NewExtent, Op, OpAnswer, OpError,
+    Query, QueryAnswer, SetId, SetTime,
 };
 
 use super::{
     FileSystem, FsError, Shared,
     dirty::{Packed, pack},
-    file::{File, Known, KnownBody},
+    file::{Base, File, Known, KnownBody},
 };
 use crate::{
     cluster::{ClusterError, now, pool_units},
@@ -44,6 +44,9 @@ const FLUSHES_MAX: usize = 64;
 /// A file whose bytes cannot be committed at the moment is left alone for as long.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
+/// How often a file is tried at the end of a mount: as long as a cluster may take to choose a leader.
+const LAST_TRIES: u32 = 4;
+
 /// What a flush takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Take {
@@ -67,7 +70,7 @@ struct Batch {
     ranges: Vec<(u64, Bytes)>,
     modified: SetTime,
     set_id: SetId,
-    base: Option<u64>,
+    base: Option<Base>,
     room: Option<OwnedSemaphorePermit>,
 }
 
@@ -83,7 +86,7 @@ pub(super) async fn write_out(shared: Arc<Shared>) {
             let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
             let task = Arc::clone(&shared);
             shared.spawn(async move {
-                task.flush_deferred(&file, Take::All).await;
+                task.flush_deferred(file, Take::All).await;
                 drop(turn);
             });
         }
@@ -94,13 +97,13 @@ impl FileSystem {
     /// Writes out what a file that was closed holds.
     pub(super) fn write_out_soon(&self, file: &Arc<File>) {
         let (shared, file) = (Arc::clone(&self.shared), Arc::clone(file));
-        self.shared.spawn(async move { shared.flush_deferred(&file, Take::All).await });
+        self.shared.spawn(async move { shared.flush_deferred(file, Take::All).await });
     }
 
     /// Writes out the whole chunks of a file that is being written.
     pub(super) fn write_out_full(&self, file: &Arc<File>) {
         let (shared, file) = (Arc::clone(&self.shared), Arc::clone(file));
-        self.shared.spawn(async move { shared.flush_deferred(&file, Take::Full).await });
+        self.shared.spawn(async move { shared.flush_deferred(file, Take::Full).await });
     }
 
     /// Writes everything out (bounded); what cannot be is told of in the log.
@@ -108,7 +111,17 @@ impl FileSystem {
         let mut flushes = JoinSet::new();
         for file in self.shared.due(true) {
             let shared = Arc::clone(&self.shared);
-            flushes.spawn(async move { (shared.flush(&file).await, file.inode) });
+            flushes.spawn(async move {
+                let mut flushed = shared.flush(&file).await;
+                for _ in 1..LAST_TRIES {
+                    if flushed.is_ok() {
+                        break;
+                    }
+                    sleep(AFTER_FAILURE).await;
+                    flushed = shared.flush(&file).await;
+                }
+                (flushed, file.inode)
+            });
         }
         while let Some(flushed) = flushes.join_next().await {
             if let Ok((Err(error), inode)) = flushed {
@@ -129,7 +142,9 @@ impl Shared {
         let due = |file: &Arc<File>| {
             let state = file.state.lock();
             let old = state.dirty_since.zip(before).is_some_and(|(since, before)| since <= before);
-            !state.dirty.is_empty() && (all || old) && state.retry_at.is_none_or(|at| at <= now())
+            let left = !state.dirty.is_empty() || (!state.flushing.is_empty() && file.turn.try_lock().is_ok());
+            let rested = state.retry_at.is_none_or(|at| at <= now());
+            left && (all || ((old || state.dirty.is_empty()) && rested))
         };
         files.into_iter().filter(due).collect()
     }
@@ -142,7 +157,6 @@ impl Shared {
         let turn = file.turn.lock().await;
         let flushed = self.flush_in_turn(file, Take::All, LeaseHeld::Unsure).await;
         drop(turn);
-        self.drop_file_if_idle(file.inode);
         flushed
     }
 
@@ -155,27 +169,26 @@ impl Shared {
     pub(super) async fn flush_for_recall(&self, inode: wire::namespace::Inode) -> Result<(), FsError> {
         let file = self.table.lock().get(inode).and_then(|node| node.file.clone());
         let Some(file) = file.filter(|file| file.is_dirty()) else { return Ok(()) };
-        let turn = file.turn.lock().await;
-        let flushed = self.flush_in_turn(&file, Take::All, LeaseHeld::Yes).await;
-        drop(turn);
-        self.drop_file_if_idle(inode);
-        flushed
+        let _turn = file.turn.lock().await;
+        self.flush_in_turn(&file, Take::All, LeaseHeld::Yes).await
     }
 
-    async fn flush_deferred(&self, file: &Arc<File>, take: Take) {
+    async fn flush_deferred(&self, file: Arc<File>, take: Take) {
         // Whoever has the turn takes what there is.
         let Ok(turn) = file.turn.try_lock() else { return };
-        if let Err(error) = self.flush_in_turn(file, take, LeaseHeld::Unsure).await {
+        if let Err(error) = self.flush_in_turn(&file, take, LeaseHeld::Unsure).await {
             warn!(inode = %file.inode, %error, "bytes written to a file could not be stored yet");
             file.state.lock().retry_at = Some(now() + AFTER_FAILURE);
         }
         drop(turn);
-        self.drop_file_if_idle(file.inode);
+        let inode = file.inode;
+        drop(file);
+        self.drop_file_if_idle(inode);
     }
 
     async fn flush_in_turn(&self, file: &Arc<File>, take: Take, lease: LeaseHeld) -> Result<(), FsError> {
         loop {
-            if lease == LeaseHeld::Unsure && file.is_dirty() {
+            if lease == LeaseHeld::Unsure && file.is_dirty() && !self.holds_exclusive(file.inode) {
                 self.make_exclusive(file.inode).await.inspect_err(|error| self.give_up_if_gone(file, error))?;
             }
             let Some(batch) = take_batch(file, take) else { return Ok(()) };
@@ -191,7 +204,7 @@ impl Shared {
         if matches!(error, FsError::Op(OpError::StaleInode)) {
             let mut state = file.state.lock();
             state.drop_news();
-            state.error = Some(error.clone());
+            state.fail(error.clone());
         }
     }
 
@@ -210,7 +223,10 @@ impl Shared {
             }
             Err(error) if is_final(&error) => {
                 state.drop_news();
-                state.error = Some(error.clone());
+                state.fail(error.clone());
+                drop(state);
+                // The kernel's pages hold what is lost.
+                self.drop_pages_soon(file.inode);
                 Err(error)
             }
             Err(error) => {
@@ -240,10 +256,11 @@ impl Shared {
         file: &Arc<File>,
         mut ranges: Vec<(u64, Bytes)>,
         (modified, set_id): (SetTime, SetId),
-        base: Option<u64>,
+        base: Option<Base>,
     ) -> Result<(), FsError> {
-        let attr = self.attr_of(file).await?;
-        if base.is_some_and(|base| base != attr.data_version) {
+        let (attr, losses) = self.attr_of(file).await?;
+        // As long as the lease is not lost, every newer version is our own.
+        if base.is_some_and(|base| base.losses != losses && base.version != attr.data_version) {
             return Err(FsError::Overtaken);
         }
         let end = ranges.iter().map(|(start, bytes)| start + bytes.len() as u64).max().unwrap_or(0);
@@ -265,12 +282,14 @@ impl Shared {
     }
 
     /// Attributes of a file under the exclusive lease.
-    async fn attr_of(&self, file: &File) -> Result<Attr, FsError> {
-        let known = self.table.lock().get(file.inode).and_then(|node| node.attr);
-        match known {
-            Some(attr) => Ok(attr),
-            None => self.ask_attr(file.inode).await,
+    async fn attr_of(&self, file: &File) -> Result<(Attr, u64), FsError> {
+        let looked = self.look(file, |node| node.attr.map(|attr| (attr, node.losses))).map(|(known, _)| known);
+        if let Some(known) = looked {
+            return Ok(known);
         }
+        let attr = self.ask_attr(file.inode).await?;
+        let losses = self.table.lock().get(file.inode).map_or(0, |node| node.losses);
+        Ok((attr, losses))
     }
 
     /// The committed bytes of a small file, if they are inline.
@@ -361,7 +380,7 @@ impl Shared {
                 Err(error) => return Err(error),
             };
             self.committed(file, attr.data_version, &answer, |state| state.note_extents(&attr, &answer, &extents));
-            attr = self.attr_of(file).await?;
+            attr = self.attr_of(file).await?.0;
             attr.data_version = answer.done.version;
         }
         Ok(())
@@ -400,8 +419,7 @@ impl Shared {
                 self.chunks.keep(whole.slice.key, bytes.clone());
             }
             all.extend(parts.iter().map(|part| {
-                let slice =
-                    wire::namespace::ChunkSlice { offset: part.chunk_offset, len: part.len, ..whole.slice };
+                let slice = wire::namespace::ChunkSlice { offset: part.chunk_offset, len: part.len, ..whole.slice };
                 NewExtent { offset: part.offset, slice, ..whole }
             }));
         }
@@ -411,18 +429,12 @@ impl Shared {
     }
 
     /// A commit is done: what is known of the file moves on to its new version.
-    fn committed(
-        &self,
-        file: &File,
-        before: u64,
-        answer: &OpAnswer,
-        update: impl FnOnce(&mut super::file::FileState),
-    ) {
+    fn committed(&self, file: &File, before: u64, answer: &OpAnswer, update: impl FnOnce(&mut super::file::FileState)) {
         let mut table = self.table.lock();
         let mut state = file.state.lock();
         update(&mut state);
-        if state.base.is_some() {
-            state.base = Some(answer.done.version);
+        if let Some(base) = &mut state.base {
+            base.version = answer.done.version;
         }
         // The kernel's pages hold what was written here.
         if let Some(node) = table.get_mut(file.inode)
@@ -439,6 +451,10 @@ const KEEP_LEN_MAX: usize = 256 << 10;
 
 fn take_batch(file: &File, take: Take) -> Option<Batch> {
     let mut state = file.state.lock();
+    // Whoever took these was cancelled: nobody else is at work, it is our turn.
+    for (offset, bytes) in std::mem::take(&mut state.flushing) {
+        state.dirty.put_back(offset, &bytes);
+    }
     let ranges = match take {
         Take::Full => state.dirty.take_full(usize::try_from(BATCH_LEN / u64::from(wire::CHUNK_LEN_MAX)).unwrap_or(1)),
         Take::All => state.dirty.take(BATCH_LEN, BATCH_RANGES),
@@ -502,6 +518,9 @@ impl super::file::FileState {
             self.modified = None;
             self.set_id = SetId::Keep;
             self.base = None;
+            if self.flushing.is_empty() {
+                self.room = None;
+            }
         }
     }
 
@@ -516,8 +535,14 @@ impl super::file::FileState {
                 *known = version;
             }
             // Everything there was lay inline, and is among the extents now.
-            _ if attr.size == 0 || extents.first().is_some_and(|first| first.offset == 0 && u64::from(first.slice.len) >= attr.size) => {
-                let all = extents.iter().map(|extent| Extent { offset: extent.offset, body: ExtentBody::Chunk(extent.slice) });
+            _ if attr.size == 0
+                || extents
+                    .first()
+                    .is_some_and(|first| first.offset == 0 && u64::from(first.slice.len) >= attr.size) =>
+            {
+                let all = extents
+                    .iter()
+                    .map(|extent| Extent { offset: extent.offset, body: ExtentBody::Chunk(extent.slice) });
                 let map = super::extent_map::ExtentMap::new(0..u64::MAX, all.collect());
                 self.content = Some(Known { version, body: KnownBody::Extents(map) });
             }

@@ -19,7 +19,7 @@ use wire::{
 use super::{Forget, FsConfig, Shared, Term, chunk_cache::ChunkCache, flush, open_files::Handles, recall};
 use crate::{
     cluster::{Cluster, ClusterError, now, pool_units},
-    session::{OnChanged, Session},
+    session::{OnChanged, Session, Told},
 };
 
 /// Between two renewals: three in a term, so that two may be lost.
@@ -55,6 +55,7 @@ pub(super) async fn begin(
         locked: Mutex::default(),
         forgets,
         usage: Mutex::new(None),
+        last_generation: Mutex::default(),
         closing: std::sync::atomic::AtomicBool::new(false),
         stop: CancellationToken::new(),
         runtime: tokio::runtime::Handle::current(),
@@ -79,13 +80,18 @@ async fn until_stopped(shared: Arc<Shared>, task: impl Future<Output = ()>) {
 }
 
 fn on_changed(place: Arc<Mutex<Weak<Shared>>>) -> OnChanged {
-    Box::new(move |changed, ops, outcomes| {
+    Box::new(move |ops, told| {
         let Some(shared) = place.lock().upgrade() else { return };
         let session = shared.session();
         let mut table = shared.table.lock();
-        // What another generation granted is not held.
-        if session.leasing().is_some_and(|leasing| leasing.generation() == changed.generation) {
-            table.absorb_changed(changed, ops, outcomes);
+        match told {
+            // What another generation granted is not held.
+            Told::Changed(changed, outcomes)
+                if session.leasing().is_some_and(|leasing| leasing.generation() == changed.generation) =>
+            {
+                table.absorb_changed(changed, ops, outcomes);
+            }
+            Told::Changed(..) | Told::FateUnknown => table.forget_named(ops),
         }
     })
 }
@@ -107,7 +113,13 @@ enum Word {
 async fn keep(shared: Arc<Shared>) {
     let mut sweep = Instant::now();
     loop {
-        let word = if shared.session().is_over() { Word::SessionEnded } else { renew(&shared).await };
+        let word = if shared.session().is_over() {
+            Word::SessionEnded
+        } else if shared.session().leasing().is_some_and(|leasing| leasing.generation().term == 0) {
+            Word::NotCurrent
+        } else {
+            renew(&shared).await
+        };
         let pause = match word {
             Word::Kept => RENEW_INTERVAL,
             Word::NotCurrent => match reclaim(&shared).await {
@@ -120,7 +132,7 @@ async fn keep(shared: Arc<Shared>) {
         };
         if sweep.elapsed() >= RENEW_INTERVAL {
             sweep = Instant::now();
-            shared.release_excess().await;
+            shared.trim();
         }
         tokio::select! {
             () = shared.keeper.notified(), if pause < RENEW_INTERVAL || needs_care(&shared) => {}
@@ -172,7 +184,14 @@ pub(super) async fn say(shared: &Shared, request: LeaseRequest) -> Result<LeaseA
 async fn reclaim(shared: &Arc<Shared>) -> Word {
     let session = shared.session();
     let Some(leasing) = session.leasing() else { return Word::SessionEnded };
-    let old = leasing.generation();
+    let old = match leasing.generation() {
+        // An attempt before this one did not come to its end.
+        generation if generation.term == 0 => *shared.last_generation.lock(),
+        generation => generation,
+    };
+    *shared.last_generation.lock() = old;
+    // Answers that are still on their way belong to a generation that is over.
+    leasing.begin(LeaseGeneration::default());
     // Beyond the term nothing is held any more.
     let held = if shared.ttl().is_some() { shared.table.lock().leases() } else { Vec::new() };
     let sent = now();
@@ -182,13 +201,17 @@ async fn reclaim(shared: &Arc<Shared>) -> Word {
     }
     let last = parts.len() - 1;
     let mut refused: Vec<Inode> = Vec::new();
-    let mut generation = LeaseGeneration::default();
+    let mut generation: Option<LeaseGeneration> = None;
     for (index, leases) in parts.into_iter().enumerate() {
         let more = index < last;
         let request = LeaseRequest::Reclaim { session: session.id(), generation: old, leases, more };
         match say(shared, request).await {
             Ok(LeaseAnswer::Reclaimed { generation: begun, refused: gone }) => {
-                generation = begun;
+                // Another life than that of the parts before: those are gone.
+                if generation.is_some_and(|before| before != begun) {
+                    refused.extend(held.iter().map(|(inode, _)| *inode));
+                }
+                generation = Some(begun);
                 refused.extend(gone);
             }
             Ok(_) => return Word::Unheard,
@@ -206,7 +229,7 @@ async fn reclaim(shared: &Arc<Shared>) -> Word {
     }
     shared.lose(&lost).await;
     shared.table.lock().begin_generation();
-    leasing.begin(generation);
+    leasing.begin(generation.expect("at least one part was answered"));
     shared.extend(sent);
     shared.settle();
     Word::Kept
@@ -222,6 +245,7 @@ async fn reopen(shared: &Arc<Shared>) -> Duration {
             warn!("the session with the cluster had ended (60 s of silence); locks of this mount are gone");
             tell_open_inodes(shared, &session);
             shared.table.lock().begin_generation();
+            *shared.last_generation.lock() = LeaseGeneration::default();
             shared.session.send_replace(session);
             shared.settle();
             Duration::ZERO
@@ -245,13 +269,13 @@ impl Shared {
         {
             let mut table = self.table.lock();
             for inode in inodes {
-                table.entry(*inode).revoking = true;
+                table.entry(*inode).revoking += 1;
             }
         }
-        // Answers under way that rest on them are given first.
-        drop(self.gate.write());
         let mut forgets = Vec::new();
         {
+            // Answers under way that rest on them are given first.
+            let _closed = self.gate.write();
             let mut table = self.table.lock();
             let now = now();
             for inode in inodes {
@@ -259,13 +283,16 @@ impl Shared {
             }
         }
         for (inode, forgotten) in forgets {
+            if forgotten.pages && !self.forget_pages(inode, Duration::from_millis(20)).await {
+                self.table.lock().entry(inode).pages_stale = true;
+            }
             self.tell_kernel(inode, forgotten).await;
         }
         self.kernel_has_forgotten().await;
         {
             let mut table = self.table.lock();
             for inode in inodes {
-                table.entry(*inode).revoking = false;
+                table.entry(*inode).revoking -= 1;
                 table.drop_if_idle(*inode);
             }
         }

@@ -5,12 +5,15 @@ use std::{collections::HashSet, time::Duration};
 use tokio::time::{Instant, timeout};
 use wire::{
     Refusal,
-    lease::{LeaseAnswer, LeaseRequest},
+    lease::{LeaseAnswer, LeaseMode, LeaseRequest},
     namespace::{Attr, Inode, NamespaceAnswer, NamespaceRequest, OpError, Query, QueryAnswer},
 };
 
 use super::{FsError, OP_DEADLINE, Shared};
 use crate::cluster::ClusterError;
+
+/// How long a question may take: a change of leader, and the reclaim after it, twice.
+const ASK_DEADLINE: Duration = Duration::from_secs(12);
 
 /// Between two looks at an inode whose lease the leader does not grant at the moment.
 pub(super) const CONTENTION_PAUSE: Duration = Duration::from_millis(2);
@@ -23,7 +26,7 @@ impl Shared {
         exclusive: Vec<Inode>,
         queries: Vec<Query>,
     ) -> Result<Vec<Result<QueryAnswer, OpError>>, FsError> {
-        let until = Instant::now() + OP_DEADLINE;
+        let until = Instant::now() + ASK_DEADLINE;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -38,7 +41,8 @@ impl Shared {
                 continue;
             }
             let (id, exclusive, queries) = (session.id(), exclusive.clone(), queries.clone());
-            let request = LeaseRequest::Ask { session: id, generation, exclusive: exclusive.clone(), queries: queries.clone() };
+            let request =
+                LeaseRequest::Ask { session: id, generation, exclusive: exclusive.clone(), queries: queries.clone() };
             match self.cluster.namespace(NamespaceRequest::Lease(request)).await {
                 Ok(NamespaceAnswer::Lease(LeaseAnswer::Asked { answers, unleased, number })) => {
                     if answers.len() != queries.len() {
@@ -99,30 +103,33 @@ impl Shared {
     pub(super) async fn wait_settled(&self, inode: Inode) {
         let mut settled = self.settled.subscribe();
         let until = Instant::now() + OP_DEADLINE;
-        while self.table.lock().get(inode).is_some_and(|node| node.revoking) && Instant::now() < until {
+        while self.table.lock().get(inode).is_some_and(|node| node.revoking > 0) && Instant::now() < until {
             let left = until.saturating_duration_since(Instant::now());
             let _in_time = timeout(left, settled.changed()).await.is_ok();
         }
     }
 
+    /// Whether bytes of `inode` may be changed here: also while the lease is being given back, until it is let go.
+    pub(super) fn holds_exclusive(&self, inode: Inode) -> bool {
+        let held = |node: &super::table::Node| node.lease == Some(LeaseMode::Exclusive) && node.attr.is_some();
+        self.ttl().is_some() && self.table.lock().get(inode).is_some_and(held)
+    }
+
     /// Makes sure that bytes of `inode` may be changed here: an exclusive lease, whose term runs.
     pub(super) async fn make_exclusive(&self, inode: Inode) -> Result<(), FsError> {
         let until = Instant::now() + OP_DEADLINE;
-        loop {
-            self.wait_settled(inode).await;
-            if self.ttl().is_some() && self.table.lock().get(inode).is_some_and(|node| node.is_exclusive() && node.attr.is_some()) {
-                return Ok(());
-            }
+        while !self.holds_exclusive(inode) {
             if Instant::now() >= until {
                 return Err(FsError::Deadline);
             }
             let mut answers = self.ask(vec![inode], vec![Query::Attr { inode }]).await?;
             answers.pop().ok_or_else(|| FsError::from(ClusterError::Confused))??;
-            let granted = self.table.lock().get(inode).is_some_and(|node| node.is_exclusive() && node.attr.is_some());
-            if !granted || self.ttl().is_none() {
+            if !self.holds_exclusive(inode) {
                 self.keeper.notify_one();
+                self.wait_settled(inode).await;
                 tokio::time::sleep(CONTENTION_PAUSE).await;
             }
         }
+        Ok(())
     }
 }

@@ -51,8 +51,8 @@ pub use names::{Lookup, Making, Told};
 pub use open_files::{HandleId, OpenMode, Opened};
 pub use ranges::CopyRange;
 pub use read::{Seek, Stand};
-pub use write::{Write, WriteKind};
 use table::Table;
+pub use write::{Write, WriteKind};
 
 use crate::{
     cluster::{Cluster, ClusterError, now},
@@ -60,7 +60,10 @@ use crate::{
 };
 
 /// How long any operation but a blocked lock may take: a change of leader and a lost client's lease, several times.
-pub const OP_DEADLINE: Duration = Duration::from_secs(30);
+pub const OP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long an `fsync` may take: what is dirty, over a slow line.
+pub const SYNC_DEADLINE: Duration = Duration::from_secs(120);
 
 /// How often an answer is looked for again because the lease was lost in between.
 const LOOKS_MAX: u32 = 16;
@@ -87,11 +90,14 @@ impl Default for FsConfig {
 /// What the kernel must forget.
 #[derive(Debug)]
 pub enum Forget {
-    /// Attributes and pages of an inode.
-    Inode(Inode),
+    /// Attributes of an inode.
+    Attributes(Inode),
+    /// Pages of a file, and its attributes; tells when that is done. The kernel may wait for reads and writes that are
+    /// under way.
+    Pages(Inode, tokio::sync::oneshot::Sender<()>),
     /// An entry of a directory.
     Entry(Inode, Name),
-    /// Nothing: tells when everything before it is done.
+    /// Nothing: tells when all attributes and entries before it are forgotten.
     Done(tokio::sync::oneshot::Sender<()>),
 }
 
@@ -131,6 +137,8 @@ struct Shared {
     locked: Mutex<std::collections::HashSet<(Inode, wire::namespace::LockOwner)>>,
     forgets: mpsc::Sender<Forget>,
     usage: Mutex<Option<(Instant, attrs::Space)>>,
+    /// Under which the leases were held that are to be reclaimed.
+    last_generation: Mutex<wire::lease::LeaseGeneration>,
     closing: AtomicBool,
     stop: CancellationToken,
     /// Where tasks run: threads of the kernel's questions are not of the runtime.

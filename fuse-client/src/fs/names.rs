@@ -75,7 +75,6 @@ impl FileSystem {
 
     /// What `name` leads to, asked anew. It is not told for longer than this moment: look for it in the cache first.
     pub async fn load_name(&self, dir: Inode, name: &Name) -> Result<Option<Attr>, FsError> {
-        self.shared.wait_settled(dir).await;
         let mut queries = vec![Query::Walk { from: dir, path: vec![name.clone()] }];
         queries.extend(self.shared.look_ahead(dir));
         let mut answers = self.shared.ask(Vec::new(), queries).await?.into_iter();
@@ -156,16 +155,15 @@ impl FileSystem {
             let table = self.shared.table.lock();
             table.get(from.0).and_then(|node| node.children.get(from.1)).flatten()
         };
-        if let Some(inode) = known {
+        // A name commits after the bytes of what it names.
+        let named = match known {
+            Some(inode) => Some(inode),
+            None => self.load_name(from.0, from.1).await?.map(|attr| attr.inode),
+        };
+        if let Some(inode) = named {
             self.shared.flush_if_dirty(inode).await?;
         }
-        let op = Op::Rename {
-            from_dir: from.0,
-            from_name: from.1.clone(),
-            to_dir: to.0,
-            to_name: to.1.clone(),
-            mode,
-        };
+        let op = Op::Rename { from_dir: from.0, from_name: from.1.clone(), to_dir: to.0, to_name: to.1.clone(), mode };
         self.shared.change(op).await?;
         Ok(())
     }
@@ -207,7 +205,6 @@ impl FileSystem {
                 _ => {}
             }
         }
-        self.shared.wait_settled(directory.inode).await;
         let query = Query::List { dir: directory.inode, after, limit: PAGE_LIMIT, want: ListWant::Attrs };
         let QueryAnswer::Page(page) = self.shared.ask_one(query).await? else {
             return Err(ClusterError::Confused.into());
@@ -225,9 +222,9 @@ impl FileSystem {
         let ttl = self.shared.ttl().unwrap_or_default();
         let (at, until) = (now(), now() + ttl);
         let mut table = self.shared.table.lock();
-        let stands = table.get(dir).is_some_and(|node| {
-            node.is_leased() && node.children.get(&entry.name) == Some(Some(entry.inode))
-        });
+        let stands = table
+            .get(dir)
+            .is_some_and(|node| node.is_leased() && node.children.get(&entry.name) == Some(Some(entry.inode)));
         let entry_ttl = if stands { ttl } else { Duration::ZERO };
         if stands && let Some(node) = table.get_mut(dir) {
             node.children.told(&entry.name, until, at);

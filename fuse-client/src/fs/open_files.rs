@@ -7,6 +7,9 @@ use wire::namespace::{Cookie, Entry, Inode, OpError, Query, QueryAnswer};
 
 use super::{FileSystem, FsError, Gate, Shared, file::File};
 
+/// Open inodes that one keep-alive may tell of.
+const OPEN_TOLD_MAX: usize = 65_536;
+
 /// Number of a handle.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct HandleId(pub u64);
@@ -42,6 +45,8 @@ pub(super) struct Handles {
 pub(super) struct OpenFile {
     pub(super) file: Arc<File>,
     pub(super) mode: OpenMode,
+    /// Failures of deferred writes that this handle has reported, or that were there before it.
+    pub(super) reported: Arc<std::sync::atomic::AtomicU64>,
 }
 
 /// An open directory, and the page that was read last.
@@ -93,6 +98,8 @@ impl FileSystem {
             node.opens += 1;
             node.opens > 1
         };
+        // Counted no more if whoever asks is not there any longer.
+        let counted = Counted { shared: &self.shared, inode };
         let looked = self.shared.ask_one(Query::Content { inode, offset: 0, len: u64::MAX }).await;
         let attr = match looked {
             Ok(QueryAnswer::Content { attr, .. }) if attr.links > 0 || was_open => Ok(attr),
@@ -101,17 +108,11 @@ impl FileSystem {
             Ok(_) => Err(FsError::Invalid),
             Err(error) => Err(error),
         };
-        match attr {
-            Ok(attr) => {
-                let mut table = self.shared.table.lock();
-                let node = table.entry(inode);
-                Ok(self.shared.register(node, inode, &attr, mode))
-            }
-            Err(error) => {
-                self.shared.drop_open(inode);
-                Err(error)
-            }
-        }
+        let attr = attr?;
+        std::mem::forget(counted);
+        let mut table = self.shared.table.lock();
+        let node = table.entry(inode);
+        Ok(self.shared.register(node, inode, &attr, mode))
     }
 
     /// The last reference to a handle is gone; what is dirty is written out soon.
@@ -144,6 +145,18 @@ impl FileSystem {
     }
 }
 
+/// An inode counts as open until this is dropped.
+struct Counted<'a> {
+    shared: &'a Shared,
+    inode: Inode,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.shared.drop_open(self.inode);
+    }
+}
+
 impl Shared {
     fn is_crowded(&self) -> bool {
         self.handles.lock().files.len() >= self.config.open_files
@@ -167,9 +180,10 @@ impl Shared {
         }
         let keep_pages = node.pages == Some(attr.data_version) && node.is_leased();
         node.pages = Some(attr.data_version);
+        let reported = Arc::new(file.state.lock().failures.into());
         let mut handles = self.handles.lock();
         let handle = handles.number();
-        handles.files.insert(handle, OpenFile { file, mode });
+        handles.files.insert(handle, OpenFile { file, mode, reported });
         Opened { handle, keep_pages }
     }
 
@@ -186,7 +200,7 @@ impl Shared {
         let mut table = self.table.lock();
         if let Some(node) = table.get_mut(inode) {
             node.opens = node.opens.saturating_sub(1);
-            if node.opens == 0 && node.file.as_ref().is_some_and(|file| !file.is_dirty()) {
+            if node.opens == 0 && node.file.as_ref().is_some_and(is_idle) {
                 node.file = None;
             }
         }
@@ -198,17 +212,18 @@ impl Shared {
         let mut table = self.table.lock();
         if let Some(node) = table.get_mut(inode)
             && node.opens == 0
-            && node.file.as_ref().is_some_and(|file| !file.is_dirty() && file.state.lock().error.is_none())
+            && node.file.as_ref().is_some_and(is_idle)
         {
             node.file = None;
         }
         table.drop_if_idle(inode);
     }
 
-    /// Inodes that are open, or have something to write.
+    /// Files that are open, or have something to write; as many as one word to the cluster may tell of.
     pub(super) fn open_inodes(&self) -> Vec<Inode> {
         let table = self.table.lock();
-        table.iter().filter(|(_, node)| node.opens > 0 || node.file.is_some()).map(|(inode, _)| inode).collect()
+        let open = table.iter().filter(|(_, node)| node.opens > 0 || node.file.is_some());
+        open.map(|(inode, _)| inode).take(OPEN_TOLD_MAX).collect()
     }
 
     /// The file's state, made if there is none.
@@ -216,4 +231,9 @@ impl Shared {
         let mut table = self.table.lock();
         Arc::clone(table.entry(inode).file.get_or_insert_with(|| File::new(inode)))
     }
+}
+
+/// Whether a file's state may go: nothing is written, and nobody else is at work on it.
+fn is_idle(file: &Arc<File>) -> bool {
+    !file.is_dirty() && Arc::strong_count(file) == 1
 }

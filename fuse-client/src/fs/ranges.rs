@@ -1,7 +1,7 @@
 //! Lengths and ranges: truncation, allocation, holes, clones. Each commits what is written before it, and then is one
 //! change of the namespace.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use wire::namespace::{
     Attr, FILE_LEN_MAX, INLINE_LEN_MAX, Inode, NewExtent, Op, OpAnswer, OpError, PunchMode, SetAttr, SetId, SetTime,
@@ -60,8 +60,7 @@ impl FileSystem {
 
     /// Lets a range of a file be the same bytes as a range of another, and moves none; how many bytes.
     pub async fn copy_range(&self, range: CopyRange, set_id: SetId) -> Result<u64, FsError> {
-        let (source, target) =
-            (self.shared.file_of(range.from.0)?.file, self.shared.file_of(range.to.0)?.file);
+        let (source, target) = (self.shared.file_of(range.from.0)?.file, self.shared.file_of(range.to.0)?.file);
         self.shared.flush(&source).await?;
         let turn = self.shared.turn(&target).await?;
         let op = Op::Clone {
@@ -115,27 +114,33 @@ impl Shared {
             return Err(OpError::FileTooLarge.into());
         }
         let file = self.file(inode);
-        file.state.lock().dirty.cut(size..u64::MAX);
         let turn = self.turn(&file).await?;
         let answer = self.change_in_turn(&file, Op::SetAttr { inode, set }).await;
         if answer.is_ok() && set.modified != SetTime::Keep {
             file.state.lock().modified = None;
         }
         drop(turn);
+        let told = answer.map(|answer| answer.attr.map(|attr| file.state.lock().overlay(&attr)));
+        drop(file);
         self.drop_file_if_idle(inode);
-        let attr = answer?.attr;
-        match attr {
-            Some(attr) => Ok(file.state.lock().overlay(&attr)),
+        match told? {
+            Some(attr) => Ok(attr),
             None => self.ask_attr(inode).await,
         }
     }
 
     /// The turn to change what is committed of a file, with an exclusive lease and everything written committed.
     async fn turn<'a>(&self, file: &'a Arc<File>) -> Result<tokio::sync::MutexGuard<'a, ()>, FsError> {
-        let turn = file.turn.lock().await;
-        self.make_exclusive(file.inode).await?;
-        self.flush_whose_turn_it_is(file).await?;
-        Ok(turn)
+        for _ in 0..super::LOOKS_MAX {
+            self.make_exclusive(file.inode).await?;
+            let turn = file.turn.lock().await;
+            // Whoever gives the lease back may be waiting for the turn: it is not held while a lease is asked for.
+            if self.holds_exclusive(file.inode) {
+                self.flush_whose_turn_it_is(file).await?;
+                return Ok(turn);
+            }
+        }
+        Err(FsError::Deadline)
     }
 
     /// A change of the bytes of a file by somebody whose turn it is.
@@ -146,8 +151,8 @@ impl Shared {
                 Ok(answer) => {
                     let mut state = file.state.lock();
                     state.content = None;
-                    if state.base.is_some() {
-                        state.base = Some(answer.done.version);
+                    if let Some(base) = &mut state.base {
+                        base.version = answer.done.version;
                     }
                     drop(state);
                     self.move_pages(file.inode, answer.done.version);
@@ -193,9 +198,20 @@ impl Shared {
         }
     }
 
+    /// As [`Shared::drop_pages`], by somebody who cannot wait.
+    pub(super) fn drop_pages_soon(&self, inode: Inode) {
+        let forgets = self.forgets.clone();
+        self.spawn(async move {
+            let (done, _not_waited_for) = tokio::sync::oneshot::channel();
+            // Nobody listens any more when the mount is gone.
+            let _told = forgets.send(super::Forget::Pages(inode, done)).await.is_ok();
+        });
+    }
+
     /// The kernel's pages of a file hold other bytes than the file.
     async fn drop_pages(&self, inode: Inode) {
-        let forgotten = super::table::Forgotten { pages: true, names: Vec::new() };
-        self.tell_kernel(inode, forgotten).await;
+        if !self.forget_pages(inode, Duration::from_secs(3)).await {
+            self.table.lock().entry(inode).pages_stale = true;
+        }
     }
 }

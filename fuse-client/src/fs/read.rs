@@ -38,20 +38,10 @@ pub enum Seek {
 
 impl FileSystem {
     /// Bytes that are here; none if anything has to be asked for.
-    pub fn read_cached(
-        &self,
-        _gate: &Gate<'_>,
-        handle: HandleId,
-        offset: u64,
-        len: u32,
-    ) -> Option<Vec<u8>> {
+    pub fn read_cached(&self, _gate: &Gate<'_>, handle: HandleId, offset: u64, len: u32) -> Option<Vec<u8>> {
         self.shared.ttl()?;
         let file = self.shared.file_of(handle).ok()?.file;
-        let attr = {
-            let table = self.shared.table.lock();
-            table.get(file.inode).filter(|node| node.is_leased())?.attr?
-        };
-        let mut state = file.state.lock();
+        let (attr, mut state) = self.shared.look(&file, |node| node.attr.filter(|_| node.is_leased()))?;
         let range = clip(offset, len, state.size(&attr));
         if range.is_empty() {
             return Some(Vec::new());
@@ -162,9 +152,10 @@ fn clip(offset: u64, len: u32, size: u64) -> Range<u64> {
 impl Shared {
     pub(super) async fn read(&self, file: &Arc<File>, offset: u64, len: u32) -> Result<(Vec<u8>, Stand), FsError> {
         for _ in 0..LOOKS_MAX {
-            let (attr, stand) = self.stand(file.inode).await?;
+            let stand = self.stand(file.inode).await?;
             let planned = {
-                let mut state = file.state.lock();
+                let looked = self.look(file, |node| node.attr.filter(|_| node.is_leased()));
+                let Some((attr, mut state)) = looked else { continue };
                 let range = clip(offset, len, state.size(&attr));
                 let reads_on = state.note_read(&range);
                 let plan = if range.is_empty() { Plan::Here(Vec::new()) } else { state.plan(&attr, range.clone()) };
@@ -189,16 +180,16 @@ impl Shared {
         Err(FsError::Deadline)
     }
 
-    /// Attributes of an inode under a lease, and what they rest on.
-    async fn stand(&self, inode: Inode) -> Result<(Attr, Stand), FsError> {
+    /// What an answer about an inode may rest on: a lease.
+    async fn stand(&self, inode: Inode) -> Result<Stand, FsError> {
         let until = tokio::time::Instant::now() + super::OP_DEADLINE;
         loop {
             self.wait_settled(inode).await;
             if self.ttl().is_some() {
                 let table = self.table.lock();
-                let node = table.get(inode).filter(|node| node.is_leased());
-                if let Some((attr, losses)) = node.and_then(|node| node.attr.map(|attr| (attr, node.losses))) {
-                    return Ok((attr, Stand { inode, losses }));
+                let node = table.get(inode).filter(|node| node.is_leased() && node.attr.is_some());
+                if let Some(node) = node {
+                    return Ok(Stand { inode, losses: node.losses });
                 }
             }
             if tokio::time::Instant::now() >= until {
@@ -211,6 +202,18 @@ impl Shared {
                 tokio::time::sleep(super::leases::CONTENTION_PAUSE).await;
             }
         }
+    }
+
+    /// What `pick` sees of a file's node, and the file's state, of one moment.
+    pub(super) fn look<'a, T>(
+        &self,
+        file: &'a File,
+        pick: impl FnOnce(&super::table::Node) -> Option<T>,
+    ) -> Option<(T, parking_lot::MutexGuard<'a, super::file::FileState>)> {
+        let table = self.table.lock();
+        let picked = pick(table.get(file.inode)?)?;
+        // Taken before the table is let go: a commit changes both together.
+        Some((picked, file.state.lock()))
     }
 
     /// Asks where the bytes of a range are.
@@ -235,9 +238,12 @@ impl Shared {
             Piece::Zeros { .. } => None,
         });
         let chunks = &self.chunks;
-        let mut fetched = stream::iter(slices)
-            .map(|(offset, slice)| async move { Ok::<(u64, Bytes), FsError>((offset, chunks.get(&slice, whole).await?)) })
-            .buffer_unordered(FETCHES);
+        let mut fetched =
+            stream::iter(slices)
+                .map(|(offset, slice)| async move {
+                    Ok::<(u64, Bytes), FsError>((offset, chunks.get(&slice, whole).await?))
+                })
+                .buffer_unordered(FETCHES);
         while let Some((offset, bytes)) = fetched.try_next().await? {
             lay_over(start, buffer, offset, &bytes);
         }

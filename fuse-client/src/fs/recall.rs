@@ -6,7 +6,7 @@ use tokio::{sync::oneshot, time::sleep};
 use tracing::debug;
 use wire::{
     Answer, Request,
-    lease::{LeaseAnswer, LeaseGeneration, LeaseNumber, LeaseRequest, Recall, Release},
+    lease::{LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, Recall, Release},
     namespace::{Inode, NamespaceAnswer, NamespaceRequest},
 };
 
@@ -16,8 +16,18 @@ use crate::cluster::now;
 /// How long a wait for recalls may take: the leader answers within ten seconds.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(14);
 
-/// How long what is dirty may take to be committed before its lease is let go without it.
-const FLUSH_DEADLINE: Duration = Duration::from_secs(20);
+/// How long what is dirty may take to be committed, and the kernel to forget, before a lease is let go without that:
+/// whoever waits for it waits ten seconds.
+const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(6);
+
+/// How long the kernel may take to forget pages: longer than that, it waits for a read or write that waits for us.
+const PAGES_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long the kernel may take to forget names: it waits for operations in the directory, which do not wait for us.
+const KERNEL_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Content of small files that came with listings and is kept: 32 MiB of it.
+const CONTENTS_KEPT_MAX: usize = 8192;
 
 /// Before another try when the cluster cannot be asked.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -65,17 +75,17 @@ impl Shared {
     /// Lets go of a lease: writes out what rests on it, forgets what is cached, tells the leader.
     async fn give_back(&self, recall: Recall, generation: LeaseGeneration) {
         let Recall { inode, keep, number } = recall;
-        let holds_more = self.table.lock().begin_recall(&recall);
-        if holds_more {
-            // Answers under way, and writes that were let in, come to their end.
-            drop(self.gate.write());
-            let flushed = tokio::time::timeout(FLUSH_DEADLINE, self.flush_for_recall(inode)).await;
-            if !matches!(flushed, Ok(Ok(()))) {
-                debug!(%inode, "what was written could not be committed before its lease went");
+        let session = self.session();
+        let holds_more = {
+            let mut table = self.table.lock();
+            // A recall of a generation that is over says nothing.
+            if session.leasing().is_none_or(|leasing| leasing.generation() != generation) {
+                return;
             }
-            let forgotten = self.table.lock().lose(inode, keep, now());
-            self.tell_kernel(inode, forgotten).await;
-            self.kernel_has_forgotten().await;
+            table.begin_recall(&recall)
+        };
+        if holds_more {
+            self.let_go(inode, keep).await;
         }
         let number = {
             let mut table = self.table.lock();
@@ -83,12 +93,59 @@ impl Shared {
             number.max(node.granted)
         };
         self.release(vec![Release { number, inode, keep }], generation).await;
-        {
+        if holds_more {
             let mut table = self.table.lock();
-            table.entry(inode).revoking = false;
+            table.entry(inode).revoking -= 1;
             table.drop_if_idle(inode);
         }
         self.settle();
+    }
+
+    /// Commits what is written, sees to it that the kernel keeps nothing, and lets the lease go. Nothing that rests on
+    /// it is answered meanwhile.
+    async fn let_go(&self, inode: Inode, keep: Option<LeaseMode>) {
+        // Answers under way, and writes that were let in, come to their end.
+        drop(self.gate.write());
+        self.flush_before(inode).await;
+        let mut gone = true;
+        if keep.is_none() {
+            gone = self.forget_pages(inode, PAGES_PATIENCE).await;
+            // What was changed through mappings has come back from the kernel by now.
+            self.flush_before(inode).await;
+        }
+        let mut forgotten = {
+            let _closed = self.gate.write();
+            let mut table = self.table.lock();
+            let forgotten = table.lose(inode, keep, now());
+            table.entry(inode).pages_stale |= !gone;
+            forgotten
+        };
+        // Asked to forget pages once more, the kernel might wait for a write that waits for the lease.
+        forgotten.pages = false;
+        if keep.is_none() {
+            self.tell_kernel_of_attributes(inode).await;
+        }
+        self.tell_kernel(inode, forgotten).await;
+        self.kernel_has_forgotten().await;
+    }
+
+    async fn flush_before(&self, inode: Inode) {
+        let flushed = tokio::time::timeout(GIVE_BACK_DEADLINE, self.flush_for_recall(inode)).await;
+        if !matches!(flushed, Ok(Ok(()))) {
+            debug!(%inode, "what was written could not be committed before its lease went");
+        }
+    }
+
+    /// Makes the kernel forget the pages of a file; false if it has not done so in time.
+    pub(super) async fn forget_pages(&self, inode: Inode, patience: Duration) -> bool {
+        let (done, forgotten) = oneshot::channel();
+        let told = self.forgets.send(Forget::Pages(inode, done)).await.is_ok();
+        !told || matches!(tokio::time::timeout(patience, forgotten).await, Ok(Ok(())))
+    }
+
+    async fn tell_kernel_of_attributes(&self, inode: Inode) {
+        // Nobody listens any more when the mount is gone.
+        let _told = self.forgets.send(Forget::Attributes(inode)).await.is_ok();
     }
 
     /// Tells the leader, as long as the generation lasts.
@@ -109,8 +166,8 @@ impl Shared {
     /// Hands notices for the kernel to the thread that sends them.
     pub(super) async fn tell_kernel(&self, inode: Inode, forgotten: Forgotten) {
         let names = forgotten.names.into_iter().map(|name| Forget::Entry(inode, name));
-        let pages = forgotten.pages.then_some(Forget::Inode(inode));
-        for forget in names.chain(pages) {
+        let attributes = forgotten.pages.then_some(Forget::Attributes(inode));
+        for forget in attributes.into_iter().chain(names) {
             // Nobody listens any more when the mount is gone.
             let _told = self.forgets.send(forget).await.is_ok();
         }
@@ -121,12 +178,19 @@ impl Shared {
     pub(super) async fn kernel_has_forgotten(&self) {
         let (done, forgotten) = oneshot::channel();
         if self.forgets.send(Forget::Done(done)).await.is_ok() {
-            let _in_time = tokio::time::timeout(FLUSH_DEADLINE, forgotten).await.is_ok();
+            let _in_time = tokio::time::timeout(KERNEL_DEADLINE, forgotten).await.is_ok();
         }
     }
 
+    /// Keeps what is cached within its limits.
+    pub(super) fn trim(self: &Arc<Self>) {
+        self.table.lock().trim_contents(CONTENTS_KEPT_MAX);
+        let shared = Arc::clone(self);
+        self.spawn(async move { shared.release_excess().await });
+    }
+
     /// Lets go of leases that have not been used lately, when there are too many.
-    pub(super) async fn release_excess(&self) {
+    async fn release_excess(&self) {
         let session = self.session();
         let Some(leasing) = session.leasing() else { return };
         let generation = leasing.generation();
@@ -140,7 +204,7 @@ impl Shared {
             let at = now();
             let idle = table.iter().filter(|(_, node)| {
                 node.lease.is_some()
-                    && !node.revoking
+                    && node.revoking == 0
                     && node.opens == 0
                     && node.file.is_none()
                     && node.told_until.is_none_or(|until| until < at)
@@ -151,7 +215,8 @@ impl Shared {
         for part in excess.chunks(1024) {
             let inodes: Vec<Inode> = part.iter().map(|(inode, _)| *inode).collect();
             self.lose(&inodes).await;
-            let releases = part.iter().map(|(inode, number)| Release { number: *number, inode: *inode, keep: None }).collect();
+            let releases =
+                part.iter().map(|(inode, number)| Release { number: *number, inode: *inode, keep: None }).collect();
             self.release(releases, generation).await;
         }
     }

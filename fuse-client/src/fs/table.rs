@@ -25,6 +25,10 @@ use crate::session::Changed;
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     nodes: HashMap<Inode, Node>,
+    /// No node that was dropped has been recalled beyond it: grants below do not count where there is no node.
+    floor: LeaseNumber,
+    /// Content that came with listings is not kept: there is enough of it.
+    content_is_full: bool,
 }
 
 /// What is known of an inode.
@@ -39,8 +43,11 @@ pub(crate) struct Node {
     pub(crate) granted: LeaseNumber,
     /// The highest number of a recall.
     pub(crate) recalled: LeaseNumber,
-    /// Being given back: no answer rests on it any more.
-    pub(crate) revoking: bool,
+    /// How many are giving it back: the kernel is told of nothing new that rests on it.
+    pub(crate) revoking: u32,
+    /// The kernel could not be made to forget its pages before the lease went: somebody had one of them locked, and
+    /// waited for us. It knows that its attributes are old, and so asks for them before it uses a page; the pages go then.
+    pub(crate) pages_stale: bool,
     /// Rises each time the lease is lost: what was looked at before is not valid any more.
     pub(crate) losses: u64,
     pub(crate) attr: Option<Attr>,
@@ -94,7 +101,8 @@ impl Table {
     }
 
     pub(crate) fn entry(&mut self, inode: Inode) -> &mut Node {
-        self.nodes.entry(inode).or_default()
+        let recalled = self.floor;
+        self.nodes.entry(inode).or_insert_with(|| Node { recalled, ..Node::default() })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Inode, &Node)> {
@@ -122,29 +130,31 @@ impl Table {
     /// Drops what nobody refers to and no lease stands for.
     pub(crate) fn drop_if_idle(&mut self, inode: Inode) {
         let idle = |node: &Node| {
-            node.lookups == 0 && node.opens == 0 && node.lease.is_none() && node.file.is_none() && !node.revoking
+            node.lookups == 0 && node.opens == 0 && node.lease.is_none() && node.file.is_none() && node.revoking == 0
         };
-        // The number of a recall must be remembered as long as a grant may still be on its way.
-        if self.nodes.get(&inode).is_some_and(|node| idle(node) && node.recalled == LeaseNumber::default()) {
+        if let Some(node) = self.nodes.get(&inode).filter(|node| idle(node)) {
+            // The number of a recall must be remembered as long as a grant may still be on its way.
+            self.floor = self.floor.max(node.recalled);
             self.nodes.remove(&inode);
         }
     }
 
     /// Forgets numbers that belong to a generation that is over.
     pub(crate) fn begin_generation(&mut self) {
+        self.floor = LeaseNumber::default();
         for node in self.nodes.values_mut() {
             node.granted = LeaseNumber::default();
             node.recalled = LeaseNumber::default();
         }
         self.nodes.retain(|_, node| {
-            node.lookups > 0 || node.opens > 0 || node.lease.is_some() || node.file.is_some() || node.revoking
+            node.lookups > 0 || node.opens > 0 || node.lease.is_some() || node.file.is_some() || node.revoking > 0
         });
     }
 
     /// A grant arrived. False if it does not count.
     fn grant(&mut self, inode: Inode, mode: LeaseMode, number: LeaseNumber) -> bool {
         let node = self.entry(inode);
-        if node.recalled > number || node.revoking {
+        if node.recalled > number || node.revoking > 0 {
             return false;
         }
         node.granted = node.granted.max(number);
@@ -174,17 +184,50 @@ impl Table {
 
     /// The outcome of changes arrived.
     pub(crate) fn absorb_changed(&mut self, changed: &Changed, ops: &[NumberedOp], outcomes: &[OpOutcome]) {
-        for inode in changed.made.iter().filter(|inode| !changed.unleased.contains(inode)) {
+        let unleased: HashSet<Inode> = changed.unleased.iter().copied().collect();
+        let touched: HashSet<Inode> = changed.touched.iter().map(|attr| attr.inode).collect();
+        for inode in changed.made.iter().filter(|inode| touched.contains(inode) && !unleased.contains(inode)) {
             self.grant(*inode, LeaseMode::Exclusive, changed.number);
         }
-        let unleased: HashSet<Inode> = changed.unleased.iter().copied().collect();
         let mut absorb = Absorb { table: self, number: changed.number, unleased: &unleased };
         for attr in &changed.touched {
             absorb.attr(attr);
+            absorb.own_attr(attr);
         }
         for (numbered, outcome) in ops.iter().zip(outcomes) {
-            if let Ok(answer) = outcome {
-                absorb.op(&numbered.op, answer.done.inode);
+            let Ok(answer) = outcome else { continue };
+            match subject(&numbered.op) {
+                Some(subject) if touched.contains(&subject) => absorb.op(&numbered.op, answer.done.inode),
+                // Executed before, and answered again from memory: what it touched was not told.
+                Some(_) => absorb.table.forget_named(std::slice::from_ref(numbered)),
+                None => {}
+            }
+        }
+    }
+
+    /// Nothing is known any more of what operations named: they may or may not have been executed.
+    pub(crate) fn forget_named(&mut self, ops: &[NumberedOp]) {
+        for numbered in ops {
+            for inode in named(&numbered.op) {
+                if let Some(node) = self.nodes.get_mut(&inode) {
+                    node.attr = None;
+                    node.xattrs = None;
+                    node.content = None;
+                    node.children.names.clear();
+                    node.children.ahead_done = false;
+                    node.children.ahead = None;
+                }
+            }
+        }
+    }
+
+    /// Drops content that came with listings when there is too much of it.
+    pub(crate) fn trim_contents(&mut self, kept_max: usize) {
+        let kept = self.nodes.values().filter(|node| node.content.is_some()).count();
+        self.content_is_full = kept > kept_max;
+        if self.content_is_full {
+            for node in self.nodes.values_mut() {
+                node.content = None;
             }
         }
     }
@@ -207,7 +250,7 @@ impl Table {
             file.forget_content();
         }
         let told = |until: Option<Instant>| until.is_some_and(|until| until > now);
-        let pages = node.pages.take().is_some() || told(node.told_until);
+        let pages = node.pages.take().is_some() || node.opens > 0 || told(node.told_until);
         let names = std::mem::take(&mut node.children).told;
         let names = names.into_iter().filter(|(_, until)| *until > now).map(|(name, _)| name).collect();
         Forgotten { pages, names }
@@ -219,7 +262,7 @@ impl Table {
         node.recalled = node.recalled.max(recall.number);
         let holds_more = node.lease > recall.keep;
         if holds_more {
-            node.revoking = true;
+            node.revoking += 1;
         }
         holds_more
     }
@@ -228,11 +271,7 @@ impl Table {
 impl Node {
     /// Whether answers may rest on the lease.
     pub(crate) fn is_leased(&self) -> bool {
-        self.lease.is_some() && !self.revoking
-    }
-
-    pub(crate) fn is_exclusive(&self) -> bool {
-        self.lease == Some(LeaseMode::Exclusive) && !self.revoking
+        self.lease.is_some() && self.revoking == 0
     }
 }
 
@@ -276,6 +315,30 @@ impl Absorb<'_> {
             && node.attr.is_none_or(|known| known.change <= attr.change)
         {
             node.attr = Some(*attr);
+        }
+    }
+
+    /// As a change of our own left it: as long as the lease is not let go, it is the newest there is.
+    fn own_attr(&mut self, attr: &Attr) {
+        if let Some(node) = self.table.get_mut(attr.inode)
+            && node.lease.is_some()
+            && node.attr.is_some_and(|known| known.change < attr.change)
+        {
+            node.attr = Some(*attr);
+        }
+    }
+
+    /// As a change of our own left it.
+    fn own_child(&mut self, dir: Inode, name: &Name, inode: Option<Inode>) {
+        if let Some(node) = self.table.get_mut(dir)
+            && node.lease.is_some()
+        {
+            if node.revoking > 0 || node.recalled <= self.number {
+                node.children.names.insert(name.clone(), inode);
+            } else {
+                // The lease was lost and granted anew since.
+                node.children.names.remove(name);
+            }
         }
     }
 
@@ -362,7 +425,8 @@ impl Absorb<'_> {
                 }
             }
             Content::Inline(_) | Content::Extents { .. } => {
-                if let Some(node) = self.node(attr.inode)
+                if !self.table.content_is_full
+                    && let Some(node) = self.node(attr.inode)
                     && node.attr.is_some_and(|known| known.data_version == attr.data_version)
                 {
                     node.content = Some((attr.data_version, content.clone()));
@@ -375,9 +439,9 @@ impl Absorb<'_> {
     /// What an operation of this session did to names.
     fn op(&mut self, op: &Op, inode: Inode) {
         match op {
-            Op::Create { dir, name, .. } => self.child(*dir, name, Some(inode)),
-            Op::Link { inode, dir, name, .. } => self.child(*dir, name, Some(*inode)),
-            Op::Unlink { dir, name } | Op::RemoveDirectory { dir, name } => self.child(*dir, name, None),
+            Op::Create { dir, name, .. } => self.own_child(*dir, name, Some(inode)),
+            Op::Link { inode, dir, name, .. } => self.own_child(*dir, name, Some(*inode)),
+            Op::Unlink { dir, name } | Op::RemoveDirectory { dir, name } => self.own_child(*dir, name, None),
             Op::Rename { from_dir, from_name, to_dir, to_name, mode } => {
                 let known = |table: &Table, dir: &Inode, name: &Name| {
                     table.get(*dir).and_then(|node| node.children.get(name)).flatten()
@@ -392,7 +456,7 @@ impl Absorb<'_> {
                     // A rename between two names of one inode does nothing at all.
                     RenameMode::Replace | RenameMode::NoReplace if from.is_some() && from == to => {}
                     RenameMode::Replace | RenameMode::NoReplace => {
-                        self.child(*from_dir, from_name, None);
+                        self.own_child(*from_dir, from_name, None);
                         self.renamed(*to_dir, to_name, from);
                     }
                 }
@@ -428,12 +492,41 @@ impl Absorb<'_> {
     /// A name leads to `inode` now; if that is not known here, nothing is known of the name.
     fn renamed(&mut self, dir: Inode, name: &Name, inode: Option<Inode>) {
         match inode {
-            Some(inode) => self.child(dir, name, Some(inode)),
+            Some(inode) => self.own_child(dir, name, Some(inode)),
             None => {
                 if let Some(node) = self.table.get_mut(dir) {
                     node.children.names.remove(name);
                 }
             }
         }
+    }
+}
+
+/// Inodes that an operation names.
+fn named(op: &Op) -> Vec<Inode> {
+    match op {
+        Op::Create { dir, new, .. } => vec![*dir, new.inode],
+        Op::CreateUnnamed { new } => vec![new.inode],
+        Op::Link { inode, dir, .. } => vec![*inode, *dir],
+        Op::Unlink { dir, .. } | Op::RemoveDirectory { dir, .. } => vec![*dir],
+        Op::Rename { from_dir, to_dir, .. } => vec![*from_dir, *to_dir],
+        Op::Clone { from, to, .. } => vec![*from, *to],
+        Op::SetAttr { inode, .. }
+        | Op::SetXattr { inode, .. }
+        | Op::RemoveXattr { inode, .. }
+        | Op::WriteExtents { inode, .. }
+        | Op::WriteInline { inode, .. }
+        | Op::Append { inode, .. }
+        | Op::Punch { inode, .. } => vec![*inode],
+        Op::Lock { .. } | Op::Unlock { .. } => Vec::new(),
+    }
+}
+
+/// An inode that an operation touches whenever it is executed; none if it touches nothing.
+fn subject(op: &Op) -> Option<Inode> {
+    match op {
+        Op::Clone { to, .. } => Some(*to),
+        Op::Create { dir, .. } | Op::Link { dir, .. } => Some(*dir),
+        other => named(other).first().copied(),
     }
 }

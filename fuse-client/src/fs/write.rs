@@ -6,7 +6,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use wire::namespace::{FILE_LEN_MAX, OpError, SetId, Timestamp};
 
 use super::{
-    FileSystem, FsError, Gate, LOOKS_MAX, OP_DEADLINE, Shared,
+    FileSystem, FsError, Gate, OP_DEADLINE, Shared,
+    file::Base,
     open_files::{HandleId, OpenFile},
 };
 use crate::cluster::{now, pool_units};
@@ -53,8 +54,10 @@ impl FileSystem {
     pub async fn write(&self, write: Write<'_>) -> Result<u32, FsError> {
         let open = self.shared.file_of(write.handle)?;
         let mut written = None;
-        for _ in 0..LOOKS_MAX {
+        let until = tokio::time::Instant::now() + OP_DEADLINE;
+        while tokio::time::Instant::now() < until {
             if write.kind == WriteKind::Plain {
+                self.shared.wait_settled(open.file.inode).await;
                 self.shared.make_exclusive(open.file.inode).await?;
             }
             let room = self.shared.room(write.data.len()).await?;
@@ -69,6 +72,7 @@ impl FileSystem {
         let count = written.ok_or(FsError::Deadline)??;
         if open.mode.synced {
             self.shared.flush(&open.file).await?;
+            report(&open)?;
         }
         Ok(count)
     }
@@ -82,17 +86,18 @@ impl FileSystem {
         room: OwnedSemaphorePermit,
     ) -> Option<Result<u32, FsError>> {
         let lasting = self.shared.ttl().is_some();
-        let attr = {
-            let table = self.shared.table.lock();
-            let node = table.get(open.file.inode);
-            let exclusive = node.filter(|node| lasting && node.is_exclusive()).and_then(|node| node.attr);
-            match write.kind {
-                WriteKind::Plain => Some(exclusive?),
-                // A page that is given back must not wait for the lease that it is given back for.
-                WriteKind::Mapped => exclusive,
-            }
+        let exclusive = |node: &super::table::Node| {
+            let held = node.lease == Some(wire::lease::LeaseMode::Exclusive);
+            held && lasting && node.revoking == 0
         };
-        let mut state = open.file.state.lock();
+        let ((attr, losses), mut state) = self.shared.look(&open.file, |node| {
+            let attr = node.attr.filter(|_| exclusive(node));
+            match write.kind {
+                WriteKind::Plain => Some((Some(attr?), node.losses)),
+                // A page that is given back must not wait for the lease that it is given back for.
+                WriteKind::Mapped => Some((attr, node.losses)),
+            }
+        })?;
         let offset = match (open.mode.append && write.kind == WriteKind::Plain, &attr) {
             (true, Some(attr)) => state.size(attr),
             _ => write.offset,
@@ -102,7 +107,7 @@ impl FileSystem {
             return Some(Err(OpError::FileTooLarge.into()));
         }
         if state.dirty.is_empty() && state.flushing.is_empty() {
-            state.base = attr.map(|attr| attr.data_version);
+            state.base = attr.map(|attr| Base { version: attr.data_version, losses });
         }
         state.write(offset, write.data, now(), wall_clock(), write.set_id);
         match &mut state.room {
@@ -111,6 +116,10 @@ impl FileSystem {
         }
         let full = state.dirty.has_full_chunk();
         drop(state);
+        if offset != write.offset {
+            // The kernel has put the bytes into the page of its own offset.
+            self.shared.drop_pages_soon(open.file.inode);
+        }
         if full {
             self.write_out_full(&open.file);
         }
@@ -119,17 +128,14 @@ impl FileSystem {
 
     /// Makes everything written to a file durable; reports what went wrong since the last time.
     pub async fn sync(&self, handle: HandleId) -> Result<(), FsError> {
-        let file = self.shared.file_of(handle)?.file;
-        let flushed = self.shared.flush(&file).await;
-        let deferred = file.state.lock().error.take();
-        deferred.map_or(flushed, Err)
+        let open = self.shared.file_of(handle)?;
+        let flushed = self.shared.flush(&open.file).await;
+        report(&open).and(flushed)
     }
 
     /// A handle is being closed: reports what went wrong with deferred writes so far.
     pub fn deferred_error(&self, handle: HandleId) -> Result<(), FsError> {
-        let file = self.shared.file_of(handle)?.file;
-        let deferred = file.state.lock().error.take();
-        deferred.map_or(Ok(()), Err)
+        report(&self.shared.file_of(handle)?)
     }
 }
 
@@ -156,6 +162,16 @@ impl Shared {
                 Err(_) => {}
             }
         }
+    }
+}
+
+/// What went wrong with deferred writes and was not reported by this handle.
+fn report(open: &OpenFile) -> Result<(), FsError> {
+    let state = open.file.state.lock();
+    let reported = open.reported.swap(state.failures, std::sync::atomic::Ordering::AcqRel);
+    match &state.error {
+        Some(error) if reported < state.failures => Err(error.clone()),
+        _ => Ok(()),
     }
 }
 

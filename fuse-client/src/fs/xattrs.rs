@@ -23,7 +23,6 @@ impl FileSystem {
                 return Ok(xattrs);
             }
         }
-        self.shared.wait_settled(inode).await;
         match self.shared.ask_one(Query::Xattrs { inode }).await? {
             QueryAnswer::Xattrs(xattrs) => Ok(Arc::new(xattrs)),
             _ => Err(ClusterError::Confused.into()),

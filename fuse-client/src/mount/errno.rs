@@ -3,11 +3,7 @@
 use fuser::Errno;
 use wire::{Refusal, namespace::OpError};
 
-use crate::{
-    cluster::ClusterError,
-    fs::FsError,
-    upload::PutError,
-};
+use crate::{cluster::ClusterError, fs::FsError, upload::PutError};
 
 /// The errno of a failure.
 pub(super) fn errno(error: &FsError) -> Errno {

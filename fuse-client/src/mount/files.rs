@@ -232,7 +232,9 @@ impl At {
     pub(super) fn sync(self: &Arc<Self>, ino: INodeNo, fh: FileHandle, reply: ReplyEmpty) {
         let inode = self.numbers.inode(ino);
         let at = Arc::clone(self);
-        self.spawn(async move { done_or_error(at.fs.sync(HandleId(fh.0)).await, "fsync", inode, reply) });
+        self.spawn_within(crate::fs::SYNC_DEADLINE, async move {
+            done_or_error(at.fs.sync(HandleId(fh.0)).await, "fsync", inode, reply);
+        });
     }
 
     pub(super) fn allocate(
@@ -292,7 +294,8 @@ impl At {
         reply: ReplyWrite,
     ) {
         let inode = self.numbers.inode(ino);
-        let range = CopyRange { from: (HandleId(from.0.0), from.1), to: (HandleId(to.0.0), to.1), len: len.min(1 << 30) };
+        let range =
+            CopyRange { from: (HandleId(from.0.0), from.1), to: (HandleId(to.0.0), to.1), len: len.min(1 << 30) };
         let at = Arc::clone(self);
         self.spawn(async move {
             match at.fs.copy_range(range, set_id).await {

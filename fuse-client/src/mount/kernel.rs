@@ -45,8 +45,17 @@ impl At {
     /// Answers in a task of its own. Whatever `answer` waits for ends with [`OP_DEADLINE`]; then its reply is dropped,
     /// and the library answers `EIO`.
     pub(super) fn spawn(self: &Arc<Self>, answer: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_within(OP_DEADLINE, answer);
+    }
+
+    /// As [`At::spawn`], for what may take longer.
+    pub(super) fn spawn_within(
+        self: &Arc<Self>,
+        deadline: std::time::Duration,
+        answer: impl Future<Output = ()> + Send + 'static,
+    ) {
         let bounded = async move {
-            if tokio::time::timeout(OP_DEADLINE, answer).await.is_err() {
+            if tokio::time::timeout(deadline, answer).await.is_err() {
                 warn!("an operation took too long; its caller gets an error");
             }
         };

@@ -98,10 +98,7 @@ impl Mount {
             Err(error) => return Err(MountError::Refused(io::Error::other(error))),
         };
         let notifier: Notifier = session.notifier();
-        let notices = std::thread::Builder::new().name("dfs-notices".into());
-        notices
-            .spawn(move || notices::send(forgets, &notifier, numbers))
-            .map_err(MountError::Refused)?;
+        notices::start(forgets, notifier, numbers).map_err(MountError::Refused)?;
         let threads = std::thread::Builder::new().name("dfs-mount".into());
         let kernel = threads.spawn(move || session.run()).map_err(MountError::Refused)?;
         read_further_ahead(path);

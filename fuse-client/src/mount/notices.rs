@@ -1,44 +1,79 @@
-//! The thread that tells the kernel what to forget. It holds nothing: the kernel may make us wait for pages that are
-//! being read, and those reads are answered by others.
+//! The threads that tell the kernel what to forget. They hold nothing: the kernel may make them wait for pages that are
+//! being read, and those reads are answered by others. Pages have a thread of their own, so that names and attributes,
+//! which nobody makes wait for long, do not wait for them.
 
-use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt};
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, sync::mpsc as std_mpsc};
 
 use fuser::Notifier;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
+use wire::namespace::Inode;
 
 use super::convert::Numbers;
 use crate::fs::Forget;
 
-/// Sends notices until nobody makes any more.
-pub(super) fn send(mut forgets: mpsc::Receiver<Forget>, notifier: &Notifier, numbers: Numbers) {
+/// Pages to be forgotten that wait for the kernel.
+const PAGES_MAX: usize = 4096;
+
+type Pages = (Inode, oneshot::Sender<()>);
+
+/// Starts the threads; they end when nobody makes notices any more.
+pub(super) fn start(forgets: mpsc::Receiver<Forget>, notifier: Notifier, numbers: Numbers) -> io::Result<()> {
+    let (pages, waiting) = std_mpsc::sync_channel(PAGES_MAX);
+    let of_pages = notifier.clone();
+    let thread = std::thread::Builder::new().name("dfs-pages".into());
+    thread.spawn(move || send_pages(&waiting, &of_pages, numbers))?;
+    let thread = std::thread::Builder::new().name("dfs-notices".into());
+    thread.spawn(move || send(forgets, &pages, &notifier, numbers))?;
+    Ok(())
+}
+
+fn send(
+    mut forgets: mpsc::Receiver<Forget>,
+    pages: &std_mpsc::SyncSender<Pages>,
+    notifier: &Notifier,
+    numbers: Numbers,
+) {
     while let Some(forget) = forgets.blocking_recv() {
-        let sent = match forget {
-            Forget::Inode(inode) => notifier.inval_inode(numbers.number(inode), 0, 0),
-            Forget::Entry(dir, name) => notifier.inval_entry(numbers.number(dir), OsStr::from_bytes(name.as_bytes())),
-            Forget::Done(done) => {
-                // Whoever has stopped waiting does not want to know.
-                let _nobody = done.send(()).is_err();
-                Ok(())
+        match forget {
+            // A negative offset: attributes alone.
+            Forget::Attributes(inode) => note(notifier.inval_inode(numbers.number(inode), -1, 0)),
+            Forget::Entry(dir, name) => {
+                note(notifier.inval_entry(numbers.number(dir), OsStr::from_bytes(name.as_bytes())));
             }
-        };
-        if let Err(error) = sent
-            && !is_gone(&error)
-        {
-            warn!(%error, "the kernel cannot be told to forget what it has cached");
+            // Whoever waits for it, and finds that it is dropped, does without.
+            Forget::Pages(inode, done) => drop(pages.try_send((inode, done))),
+            Forget::Done(done) => tell(done),
         }
+    }
+}
+
+fn send_pages(waiting: &std_mpsc::Receiver<Pages>, notifier: &Notifier, numbers: Numbers) {
+    while let Ok((inode, done)) = waiting.recv() {
+        note(notifier.inval_inode(numbers.number(inode), 0, 0));
+        tell(done);
+    }
+}
+
+fn tell(done: oneshot::Sender<()>) {
+    // Whoever has stopped waiting does not want to know.
+    let _nobody = done.send(()).is_err();
+}
+
+fn note(sent: io::Result<()>) {
+    if let Err(error) = sent
+        && !is_gone(&error)
+    {
+        warn!(%error, "the kernel cannot be told to forget what it has cached");
     }
 }
 
 /// The kernel knows nothing of it, or the mount is gone.
 fn is_gone(error: &io::Error) -> bool {
+    use rustix::io::Errno;
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotConnected | io::ErrorKind::BrokenPipe)
-        || matches!(error.raw_os_error(), Some(libc_errno::ENODEV | libc_errno::ENOTDIR | libc_errno::ENOTEMPTY))
-}
-
-/// Numbers of the kernel that the standard library has no name for.
-mod libc_errno {
-    pub(super) const ENODEV: i32 = 19;
-    pub(super) const ENOTDIR: i32 = 20;
-    pub(super) const ENOTEMPTY: i32 = 39;
+        || matches!(
+            Errno::from_io_error(error),
+            Some(Errno::NODEV | Errno::NOTDIR | Errno::NOTEMPTY | Errno::PERM | Errno::STALE)
+        )
 }

@@ -13,7 +13,11 @@ use wire::{
     namespace::{Batch, NamespaceAnswer, NamespaceRequest, NumberedOp, Op, OpOutcome, Want},
 };
 
-use super::{CLOSE_DEADLINE, ChangeError, Shared, leasing::{Changed, Leasing}, window::Packed};
+use super::{
+    CLOSE_DEADLINE, ChangeError, Shared,
+    leasing::{Changed, Leasing, Told},
+    window::Packed,
+};
 use crate::cluster::ClusterError;
 
 /// A session lives 60 s of silence, and the cluster wants a word each 20 s.
@@ -103,6 +107,14 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch)
     let until = Instant::now() + deadline;
     loop {
         let generation = leasing.generation();
+        if generation.term == 0 {
+            // Between two generations: the next begins in a moment.
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !leasing.renewed_since(generation, left).await {
+                return Returned { ops: batch.ops, outcome: Err(ClusterError::Refused(Refusal::Busy)) };
+            }
+            continue;
+        }
         let ops = batch.ops.clone();
         let request = NamespaceRequest::Lease(LeaseRequest::Change { generation, batch });
         let answer = shared.cluster.namespace(request).await;
@@ -123,12 +135,15 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch)
                 }
                 let made = made(&ops, &outcomes);
                 let changed = Changed { generation, number, made, touched, unleased };
-                leasing.handle_changed(&changed, &ops, &outcomes);
+                leasing.tell(&ops, Told::Changed(&changed, &outcomes));
                 Ok(outcomes)
             }
             Ok(_) => Err(ClusterError::Confused),
             Err(error) => Err(error),
         };
+        if outcome.is_err() {
+            leasing.tell(&ops, Told::FateUnknown);
+        }
         return Returned { ops, outcome };
     }
 }

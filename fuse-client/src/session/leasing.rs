@@ -23,8 +23,17 @@ pub(crate) struct Changed {
     pub(crate) unleased: Vec<Inode>,
 }
 
-/// Takes in what changes made, before those who wait for them hear of it.
-pub(crate) type OnChanged = Box<dyn Fn(&Changed, &[NumberedOp], &[OpOutcome]) + Send + Sync>;
+/// What became of a batch of changes.
+#[derive(Debug)]
+pub(crate) enum Told<'a> {
+    /// They were answered.
+    Changed(&'a Changed, &'a [OpOutcome]),
+    /// Whether they were executed is not known.
+    FateUnknown,
+}
+
+/// Takes in what became of changes, before those who wait for them hear of it.
+pub(crate) type OnChanged = Box<dyn Fn(&[NumberedOp], Told<'_>) + Send + Sync>;
 
 /// The generation under which changes go out, and where their effects go.
 pub(crate) struct Leasing {
@@ -60,7 +69,7 @@ impl Leasing {
         matches!(timeout(deadline, renewed).await, Ok(Ok(_)))
     }
 
-    pub(super) fn handle_changed(&self, changed: &Changed, ops: &[NumberedOp], outcomes: &[OpOutcome]) {
-        (self.on_changed)(changed, ops, outcomes);
+    pub(super) fn tell(&self, ops: &[NumberedOp], told: Told<'_>) {
+        (self.on_changed)(ops, told);
     }
 }

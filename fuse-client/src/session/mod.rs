@@ -35,7 +35,7 @@ use wire::namespace::{
 };
 
 use crate::cluster::{Cluster, ClusterError};
-pub(crate) use leasing::{Changed, Leasing, OnChanged};
+pub(crate) use leasing::{Changed, Leasing, OnChanged, Told};
 pub(crate) use stamps::GcStamp;
 use stamps::Stamps;
 use window::Window;
@@ -194,7 +194,8 @@ impl Session {
             return Err(ChangeError::SessionEnded);
         }
         let (sender, outcome) = oneshot::channel();
-        let number = shared.window.lock().submit(op, after, Waiter { outcome: sender, _room: room });
+        let submitted = shared.window.lock().submit(op, after, Waiter { outcome: sender, _room: room });
+        let Ok(number) = submitted else { return Err(ChangeError::SessionEnded) };
         shared.wake.notify_one();
         Ok(Submitted { number, outcome })
     }

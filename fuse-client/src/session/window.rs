@@ -28,6 +28,8 @@ pub(super) struct Window<W> {
     queued_weight: usize,
     in_flight: usize,
     waiters: BTreeMap<u64, (W, u32)>,
+    /// Nothing more is taken in: the session is over.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -56,18 +58,28 @@ pub(super) struct Answered<W> {
 
 impl<W> Default for Window<W> {
     fn default() -> Self {
-        Self { next: 1, queue: BTreeMap::new(), queued_weight: 0, in_flight: 0, waiters: BTreeMap::new() }
+        Self {
+            next: 1,
+            queue: BTreeMap::new(),
+            queued_weight: 0,
+            in_flight: 0,
+            waiters: BTreeMap::new(),
+            closed: false,
+        }
     }
 }
 
 impl<W> Window<W> {
-    /// Takes in an operation, and gives it its number.
-    pub(super) fn submit(&mut self, op: Op, after: Option<OpNumber>, waiter: W) -> OpNumber {
+    /// Takes in an operation, and gives it its number; gives the waiter back if the session is over.
+    pub(super) fn submit(&mut self, op: Op, after: Option<OpNumber>, waiter: W) -> Result<OpNumber, W> {
+        if self.closed {
+            return Err(waiter);
+        }
         let number = OpNumber(self.next);
         self.next += 1;
         self.waiters.insert(number.0, (waiter, 0));
         self.enqueue(NumberedOp { number, after, op });
-        number
+        Ok(number)
     }
 
     fn enqueue(&mut self, op: NumberedOp) {
@@ -146,8 +158,9 @@ impl<W> Window<W> {
         ops.iter().filter_map(|op| self.waiters.remove(&op.number.0)).map(|(waiter, _)| waiter).collect()
     }
 
-    /// Gives up everything.
+    /// Gives up everything, for good.
     pub(super) fn drain(&mut self) -> Vec<W> {
+        self.closed = true;
         self.queue.clear();
         self.queued_weight = 0;
         std::mem::take(&mut self.waiters).into_values().map(|(waiter, _)| waiter).collect()

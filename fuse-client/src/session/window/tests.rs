@@ -60,7 +60,7 @@ proptest! {
         for number in 1..=count {
             let follows = (number > 1 && chained[(number % 64) as usize]).then(|| OpNumber(number - 1));
             after.extend(follows.map(|follows| (number, follows.0)));
-            prop_assert_eq!(window.submit(op(number), follows, number), OpNumber(number));
+            prop_assert_eq!(window.submit(op(number), follows, number), Ok(OpNumber(number)));
         }
         let mut answered = BTreeSet::new();
         let mut in_flight = Vec::new();
@@ -94,11 +94,11 @@ proptest! {
 #[test]
 fn while_batches_travel_only_full_ones_are_added() {
     let mut window: Window<()> = Window::default();
-    window.submit(op(1), None, ());
+    window.submit(op(1), None, ()).unwrap();
     let first = window.poll_batch().unwrap();
     assert_eq!(first.ops.len(), 1, "alone, one goes at once");
     for number in 2..200 {
-        window.submit(op(number), None, ());
+        window.submit(op(number), None, ()).unwrap();
     }
     assert!(window.poll_batch().is_none(), "what waits is packed together");
     window.handle_given_up(first.ops);
@@ -116,7 +116,7 @@ fn a_batch_stays_within_its_weight_however_large_the_operations() {
         set_id: Default::default(),
     };
     for _ in 0..600 {
-        window.submit(heavy(), None, ());
+        window.submit(heavy(), None, ()).unwrap();
     }
     let mut packed = 0;
     for _ in 0..2 {
@@ -132,7 +132,7 @@ fn a_batch_stays_within_its_weight_however_large_the_operations() {
 fn an_operation_that_was_given_up_frees_its_place_in_the_window() {
     let mut window: Window<u64> = Window::default();
     for number in 1..=WINDOW_LEN + 1 {
-        window.submit(op(number), None, number);
+        window.submit(op(number), None, number).unwrap();
     }
     let mut batches: Vec<_> = std::iter::from_fn(|| window.poll_batch()).collect();
     let sent: usize = batches.iter().map(|batch| batch.ops.len()).sum();
@@ -151,7 +151,7 @@ fn an_operation_that_was_given_up_frees_its_place_in_the_window() {
 fn a_chain_behind_a_batch_that_does_not_arrive_is_not_sent_in_vain() {
     let mut window: Window<u64> = Window::default();
     for number in 1..=2 * BATCH_OPS as u64 {
-        window.submit(op(number), (number > 1).then(|| OpNumber(number - 1)), number);
+        window.submit(op(number), (number > 1).then(|| OpNumber(number - 1)), number).unwrap();
     }
     let (first, second) = (window.poll_batch().unwrap(), window.poll_batch().unwrap());
     let early = second.ops.iter().map(|_| Err(OpError::OutOfOrder)).collect();
