@@ -25,13 +25,27 @@ pub struct ServeConfig {
     pub body_bytes: u32,
     /// Requests under way at once, over all connections.
     pub requests: usize,
+    /// Requests of nodes about Raft and the cluster under way at once. Apart from those above, which clients can use
+    /// up: eight from each of thirty peers.
+    pub peer_requests: usize,
+    /// Bytes of Raft bodies in memory at once: sixteen appends or pages of 1 MiB, whatever clients send.
+    pub raft_body_bytes: u32,
+    /// Redemptions under way at once: strangers ask for them, each costs a signature.
+    pub redemptions: usize,
     /// How long a put may wait for its body to arrive.
     pub body_deadline: Duration,
 }
 
 impl Default for ServeConfig {
     fn default() -> Self {
-        Self { body_bytes: 64 << 20, requests: 4096, body_deadline: Duration::from_secs(30) }
+        Self {
+            body_bytes: 64 << 20,
+            requests: 4096,
+            peer_requests: 256,
+            raft_body_bytes: 16 << 20,
+            redemptions: 32,
+            body_deadline: Duration::from_secs(30),
+        }
     }
 }
 

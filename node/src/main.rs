@@ -259,12 +259,18 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     raise_file_limit();
     let (dir, file) = DataDir::open(&arguments.data)?;
     let _lock = lock(dir.path()).await?;
+    dir.check_raft_log()?;
     let (parts, config) = assemble(&dir, &file, arguments.listen).await?;
     let (id, listen) = (parts.id, config.listen);
-    let first_client = parts.founding.as_ref().and_then(|founding| founding.client);
+    let first_client = parts.founding.as_ref().map(|founding| founding.client);
     let node = Node::start(parts, config).await?;
-    if let Some((id, key)) = first_client {
-        first_client_is_known(&node, id, &key).await;
+    if let Some(client) = first_client {
+        // Not for ever: this node may be the only one that runs.
+        if tokio::time::timeout(FIRST_CLIENT_MAX, founded(&node, client)).await.is_err() {
+            info!("the cluster does not know its first client yet");
+        }
+        let (node_of_task, dir) = (node.clone(), dir.clone());
+        node.tasks.spawn(async move { forget_founding(&node_of_task, &dir, client).await });
     }
     say(&format!("dfs-node: ready, node {id} on {listen}"));
     info!(%id, %listen, "serving");
@@ -278,7 +284,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     node.shut_down().await;
     match failed {
         None => Ok(()),
-        Some(reason) => Err(anyhow!("the namespace failed on this node and was stopped: {reason}")),
+        Some(failure) => Err(failure),
     }
 }
 
@@ -291,26 +297,50 @@ fn raise_file_limit() {
     }
 }
 
-/// Waits until the profile that `init` wrote works, which is what a person tries first; not for ever, because this node
-/// may be the only one that runs.
-async fn first_client_is_known(node: &Node, id: ClientId, key: &KeyFingerprint) {
-    let until = tokio::time::Instant::now() + FIRST_CLIENT_MAX;
-    let known = || node::namespace::identify(&*node.consensus.local(), &Peer::Client(id), key);
-    while !matches!(known(), Ok(Some(_))) && tokio::time::Instant::now() < until {
+/// Waits until the cluster is founded and the profile that `init` wrote works, which is what a person tries first.
+async fn founded(node: &Node, client: Option<(ClientId, KeyFingerprint)>) {
+    let known = || {
+        let rows = node.consensus.local();
+        let client_known = client
+            .is_none_or(|(id, key)| matches!(node::namespace::identify(&*rows, &Peer::Client(id), &key), Ok(Some(_))));
+        client_known && node.map().is_some()
+    };
+    while !known() {
         tokio::time::sleep(FIRST_CLIENT_POLL).await;
     }
 }
 
-/// Waits until consensus has failed on this node: it must not go on as if it had not.
-async fn failed(node: &Node) -> String {
-    let mut view = node.consensus.watch();
-    loop {
-        if let Health::Failed { reason } = &view.borrow_and_update().health {
-            return reason.clone();
+/// Takes away what a cluster is founded with, once it is: this node, should it lose its log and state, must not make a
+/// second, empty cluster of the same name.
+async fn forget_founding(node: &Node, dir: &DataDir, client: Option<(ClientId, KeyFingerprint)>) {
+    tokio::select! {
+        biased;
+        () = node.stop.cancelled() => {}
+        () = founded(node, client) => {
+            if let Err(error) = dir.remove_founding() {
+                tracing::warn!(%error, "what the cluster was founded with is still here");
+            }
         }
-        if view.changed().await.is_err() {
-            return "it ended".to_owned();
+    }
+}
+
+/// Waits until consensus or the chunk index has failed on this node: it must not go on as if they had not.
+async fn failed(node: &Node) -> anyhow::Error {
+    let (mut view, mut index) = (node.consensus.watch(), node.chunks.watch_index());
+    let namespace = async {
+        let failed = view.wait_for(|view| matches!(view.health, Health::Failed { .. })).await;
+        match failed.as_deref().map(|view| &view.health) {
+            Ok(Health::Failed { reason }) => reason.clone(),
+            _ => "it ended".to_owned(),
         }
+    };
+    let index = async {
+        let failed = index.wait_for(Option::is_some).await;
+        failed.ok().and_then(|reason| reason.clone()).unwrap_or_else(|| "it ended".to_owned())
+    };
+    tokio::select! {
+        reason = namespace => anyhow!("the namespace failed on this node and was stopped: {reason}"),
+        reason = index => anyhow!("the chunk index failed on this node, which starts again from what is on disk: {reason}"),
     }
 }
 
@@ -342,7 +372,7 @@ async fn assemble(dir: &DataDir, file: &NodeFile, listen: Option<SocketAddr>) ->
     );
     let index =
         Arc::new(FjallKv::open(&path.join("index"), FjallConfig::default()).context("the chunk index does not open")?);
-    let sealer = dir.clone();
+    let (sealer, keeper) = (dir.clone(), dir.clone());
     let total = disk_len(path).await?;
     let parts = Parts {
         id,
@@ -350,6 +380,8 @@ async fn assemble(dir: &DataDir, file: &NodeFile, listen: Option<SocketAddr>) ->
         replicas: file.replicas,
         advertise,
         seeds: file.seeds.clone(),
+        addresses: dir.addresses()?,
+        keep_addresses: Box::new(move |addresses| keeper.write_addresses(addresses).map_err(Into::into)),
         credentials,
         socket,
         log_disk: disk("log")?,

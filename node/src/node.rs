@@ -7,14 +7,18 @@
 //! # Not here
 //! Files and arguments (`main`, `disk::data_dir`): a simulation makes [`Parts`] of its own.
 
+mod addresses;
+mod transport;
+
 use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ring::{Epoch, NodeId, ReplicaCount};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use wire::{
@@ -23,10 +27,13 @@ use wire::{
     quic::{Credentials, Endpoint, EndpointConfig, Lane, Peers, PeersConfig, Socket},
 };
 
+pub use self::addresses::{Addresses, KeepAddresses};
+use self::{addresses::note_addresses, transport::PeerTransport};
+
 use crate::{
     chunk_store::{ChunkStore, ChunkStoreConfig, Compacted},
     config::Config,
-    consensus::{Consensus, ConsensusConfig, RaftTransport, TransportError, WallClock},
+    consensus::{Consensus, ConsensusConfig, WallClock},
     disk::Disk,
     kv::KvStore,
     lease::Leases,
@@ -53,6 +60,10 @@ pub struct Parts {
     pub advertise: SocketAddr,
     /// Members to start from.
     pub seeds: Vec<SocketAddr>,
+    /// Where the nodes were reached when it last ran: a node without its rows has no other way to the others.
+    pub addresses: Addresses,
+    /// Puts on stable storage where the nodes are reached.
+    pub keep_addresses: KeepAddresses,
     /// What it shows to others.
     pub credentials: Arc<Credentials>,
     /// What it stands on.
@@ -129,11 +140,18 @@ pub struct Node {
     /// Everything that must end before the node has stopped.
     pub tasks: TaskTracker,
     /// Bodies in memory, in bytes.
-    pub bodies: Arc<tokio::sync::Semaphore>,
+    pub bodies: Arc<Semaphore>,
     /// Requests under way.
-    pub requests: Arc<tokio::sync::Semaphore>,
+    pub requests: Arc<Semaphore>,
+    /// Requests of nodes about Raft and the cluster under way.
+    pub peer_requests: Arc<Semaphore>,
+    /// Bodies of Raft messages in memory, in bytes.
+    pub raft_bodies: Arc<Semaphore>,
+    /// Redemptions under way.
+    pub redemptions: Semaphore,
     seeds: Vec<SocketAddr>,
     map: Arc<watch::Sender<Option<Arc<ClusterMap>>>>,
+    transport: PeerTransport,
     /// The leader as others told it: for nodes without a part in Raft. Guards itself alone.
     told_leader: Mutex<Option<NodeId>>,
     /// Guards itself alone.
@@ -192,13 +210,19 @@ impl Node {
                 .map_err(StartError::Chunks)?;
         info!(?opened, "chunk store open");
         let map = Arc::new(watch::Sender::new(None));
-        let transport = Arc::new(PeerTransport { peers: peers.clone(), map: map.clone() });
+        let transport = PeerTransport::new(peers.clone(), map.clone(), &parts.seeds, &parts.addresses);
         let raft = ConsensusConfig::new(parts.id, rng.random());
-        let consensus =
-            Consensus::open(raft, parts.log_disk, &parts.log_dir, parts.state, transport, parts.clock.clone())
-                .await
-                .map_err(StartError::Consensus)?;
-        let body_permits = usize::try_from(config.serve.body_bytes).expect("a u32 fits a usize");
+        let consensus = Consensus::open(
+            raft,
+            parts.log_disk,
+            &parts.log_dir,
+            parts.state,
+            Arc::new(transport.clone()),
+            parts.clock.clone(),
+        )
+        .await
+        .map_err(StartError::Consensus)?;
+        let permits = |bytes: u32| Arc::new(Semaphore::new(usize::try_from(bytes).expect("a u32 fits a usize")));
         let node = Arc::new(Self {
             id: parts.id,
             cluster: parts.cluster,
@@ -212,10 +236,14 @@ impl Node {
             repair: RepairState::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            bodies: Arc::new(tokio::sync::Semaphore::new(body_permits)),
-            requests: Arc::new(tokio::sync::Semaphore::new(config.serve.requests)),
+            bodies: permits(config.serve.body_bytes),
+            requests: Arc::new(Semaphore::new(config.serve.requests)),
+            peer_requests: Arc::new(Semaphore::new(config.serve.peer_requests)),
+            raft_bodies: permits(config.serve.raft_body_bytes),
+            redemptions: Semaphore::new(config.serve.redemptions),
             seeds: parts.seeds,
             map,
+            transport,
             told_leader: Mutex::new(None),
             seal: Mutex::new(parts.seal),
             keep_seal: parts.keep_seal,
@@ -228,6 +256,7 @@ impl Node {
         node.tasks.spawn(crate::membership::run(node.clone(), parts.founding));
         node.tasks.spawn(crate::repair::run(node.clone()));
         node.tasks.spawn(keep_compact(node.clone()));
+        node.tasks.spawn(note_addresses(node.clone(), parts.addresses, parts.keep_addresses));
         Ok(node)
     }
 
@@ -255,14 +284,12 @@ impl Node {
 
     /// Takes `map` into use if it is newer.
     pub fn offer_map(&self, map: ClusterMap) {
-        self.map.send_if_modified(|current| {
-            let newer = current.as_ref().is_none_or(|current| current.epoch < map.epoch);
-            if newer {
-                info!(epoch = %map.epoch, nodes = map.nodes.len(), ring = map.ring.is_some(), "cluster map");
-                *current = Some(Arc::new(map));
-            }
-            newer
-        });
+        offer(&self.map, map);
+    }
+
+    /// `node` says that it is reached at `address`.
+    pub fn note_moved(&self, node: NodeId, address: SocketAddr) {
+        self.transport.note_moved(node, address);
     }
 
     /// Takes the map of the local state machine into use, if this node has one and it is newer.
@@ -445,6 +472,18 @@ impl Node {
     }
 }
 
+/// Takes `map` into use if it is newer.
+fn offer(current: &watch::Sender<Option<Arc<ClusterMap>>>, map: ClusterMap) {
+    current.send_if_modified(|current| {
+        let newer = current.as_ref().is_none_or(|current| current.epoch < map.epoch);
+        if newer {
+            info!(epoch = %map.epoch, nodes = map.nodes.len(), ring = map.ring.is_some(), "cluster map");
+            *current = Some(Arc::new(map));
+        }
+        newer
+    });
+}
+
 /// Gives back the space of dead chunks, one segment at a time.
 async fn keep_compact(node: Arc<Node>) {
     loop {
@@ -461,37 +500,5 @@ async fn keep_compact(node: Arc<Node>) {
             Ok(step) => info!(?step, "compaction"),
             Err(error) => warn!(%error, "a segment could not be compacted"),
         }
-    }
-}
-
-/// Carries the messages of Raft.
-struct PeerTransport {
-    peers: Peers,
-    map: Arc<watch::Sender<Option<Arc<ClusterMap>>>>,
-}
-
-impl RaftTransport for PeerTransport {
-    fn send(
-        &self,
-        to: NodeId,
-        message: Vec<u8>,
-        body: Bytes,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Vec<u8>, TransportError>> {
-        let address = self.map.borrow().as_ref().and_then(|map| map.node(to).map(|row| row.address));
-        let peers = self.peers.clone();
-        Box::pin(async move {
-            let address = address.ok_or(TransportError::Unreachable)?;
-            // Pieces of snapshots must not stand before heartbeats.
-            let lane = if body.is_empty() { Lane::Control } else { Lane::Bulk };
-            let parts = if body.is_empty() { Vec::new() } else { vec![body] };
-            let request = Request::Raft(message);
-            match peers.call(to, address, lane, &request, &parts, deadline).await {
-                Ok((Ok(Answer::Raft(answer)), _)) => Ok(answer),
-                Ok((Ok(_), _)) => Err(TransportError::Unreachable),
-                Ok((Err(refusal), _)) => Err(TransportError::Refused(refusal)),
-                Err(_) => Err(TransportError::Unreachable),
-            }
-        })
     }
 }

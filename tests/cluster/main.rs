@@ -9,6 +9,7 @@ mod commands;
 mod data_dir;
 mod dev;
 mod interruption;
+mod leases;
 mod library;
 mod listing;
 mod round_trip;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use harness::{Cluster, wait::until};
+use harness::{Cluster, NodeProcess, wait::until};
 
 use crate::store::{assert_all_there, flip, leave_chunks_only_on, put_some};
 
@@ -88,6 +88,45 @@ fn a_lost_state_is_built_again() {
     // Of the three voters two are left, one of them the one that lost its state: it must vote and serve.
     until("the cluster serves", Duration::from_secs(10), || cluster.dfs(["ls", "/"]).status == 0);
     assert_all_there(&cluster, &files);
+}
+
+/// Starts a node that must not come up, and returns its last line.
+fn refusal(node: &mut NodeProcess) -> String {
+    node.spawn();
+    let served = node.serves_or_ends();
+    let words = node.last_words();
+    node.kill();
+    assert!(!served, "{words}");
+    words.lines().last().unwrap_or_default().to_owned()
+}
+
+/// The first node was made with what founds a cluster: it must not found a second one of the same name.
+#[test]
+fn a_first_node_that_lost_log_and_state_founds_no_second_cluster() {
+    let mut cluster = Cluster::start();
+    let founding = cluster.nodes[0].data.join("founding.der");
+    until("what it was founded with is gone", Duration::from_secs(10), || !founding.exists());
+    let files = put_some(&cluster, "file", 1200);
+    let node = &mut cluster.nodes[0];
+    node.kill();
+    for name in ["log", "state"] {
+        fs::remove_dir_all(node.data.join(name)).unwrap();
+    }
+    let line = refusal(node);
+    assert!(line.starts_with("dfs-node: ") && line.contains("Raft log") && line.contains("join"), "{line}");
+    assert_all_there(&cluster, &files);
+}
+
+#[test]
+fn a_node_without_its_vote_does_not_vote_again() {
+    let mut cluster = Cluster::start();
+    let victim = (cluster.leader() + 1) % 3;
+    let node = &mut cluster.nodes[victim];
+    node.kill();
+    fs::remove_file(node.data.join("log/vote")).unwrap();
+    let line = refusal(node);
+    assert!(line.starts_with("dfs-node: ") && line.contains("lost") && line.contains("join"), "{line}");
+    cluster.dfs(["mkdir", "/still-serving"]).ok();
 }
 
 /// "Damage in the Raft log stops the node, which may come back only as a new node".

@@ -235,6 +235,11 @@ pub enum ClusterRequest {
         /// 32 bytes.
         seal: SealKey,
     },
+    /// Leader, from nodes only: the sender is reached elsewhere than the map says.
+    Moved {
+        /// Where.
+        address: SocketAddr,
+    },
 }
 
 /// Key under which the authority's private key is sealed in the replicated state. Never printed.
@@ -284,6 +289,8 @@ pub enum ClusterAnswer {
     Redeemed(Box<Redeemed>),
     /// To the seal: it is on stable storage.
     SealTaken,
+    /// To a new address: it is in the map.
+    MoveNoted,
 }
 
 /// What a known peer may do.

@@ -21,6 +21,9 @@ use crate::{CHUNK_LEN_MAX, Request};
 /// ring stays below 1 MiB; four times that is still nothing to allocate.
 pub const FRAME_LEN_MAX: u32 = 4 << 20;
 
+/// Longest header of a peer that has not been welcomed yet: a redemption is its request for a certificate and some words.
+pub const FIRST_WORDS_LEN_MAX: u32 = 16 << 10;
+
 /// Longest body: a whole chunk, and what goes before it (a proof, a piece of a snapshot's own header).
 pub const BODY_LEN_MAX: u32 = CHUNK_LEN_MAX + (64 << 10);
 
@@ -36,7 +39,7 @@ const _: () = assert!(HEADER_CAPACITY < FRAME_LEN_MAX as usize);
 /// The bytes are no frame, or break a limit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum FrameError {
-    /// The header is longer than [`FRAME_LEN_MAX`], or empty.
+    /// The header is longer than [`FRAME_LEN_MAX`], or than its sender may send, or empty.
     #[error("a header of {len} bytes")]
     HeaderLen {
         /// Length announced, or length of what was to be sent.
@@ -79,6 +82,7 @@ struct RequestHeaderRef<'a> {
 /// Takes bytes as they arrive and gives the frame's header once it is whole. Never takes a byte of the body.
 #[derive(Debug)]
 pub struct FrameDecoder {
+    header_len_max: u32,
     state: DecoderState,
 }
 
@@ -131,11 +135,16 @@ impl Frame {
 
 impl Default for FrameDecoder {
     fn default() -> Self {
-        Self { state: DecoderState::Prefix { bytes: [0; PREFIX_LEN], filled: 0 } }
+        Self::with_header_max(FRAME_LEN_MAX)
     }
 }
 
 impl FrameDecoder {
+    /// Takes headers of at most `header_len_max` bytes: for those who are not trusted with more yet.
+    pub fn with_header_max(header_len_max: u32) -> Self {
+        Self { header_len_max, state: DecoderState::Prefix { bytes: [0; PREFIX_LEN], filled: 0 } }
+    }
+
     /// Bytes that the prefix or the header still lacks: read at most so many. 0 once the header is whole.
     pub fn wanted(&self) -> usize {
         match &self.state {
@@ -156,7 +165,7 @@ impl FrameDecoder {
                 bytes.get_mut(*filled..end).expect("at most as much as is wanted").copy_from_slice(arrived);
                 *filled = end;
                 if end == PREFIX_LEN {
-                    self.state = Self::check_prefix(*bytes)?;
+                    self.state = check_prefix(*bytes, self.header_len_max)?;
                 }
             }
             DecoderState::Header { header, .. } => header.extend_from_slice(arrived),
@@ -173,18 +182,18 @@ impl FrameDecoder {
             DecoderState::Prefix { .. } | DecoderState::Header { .. } => None,
         }
     }
+}
 
-    fn check_prefix([a, b, c, d, e, f, g, h]: [u8; PREFIX_LEN]) -> Result<DecoderState, FrameError> {
-        let (header_len, body_len) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
-        if header_len == 0 || header_len > FRAME_LEN_MAX {
-            return Err(FrameError::HeaderLen { len: header_len.into() });
-        }
-        if body_len > BODY_LEN_MAX {
-            return Err(FrameError::BodyLen { len: body_len.into() });
-        }
-        let header_len = header_len as usize;
-        Ok(DecoderState::Header { header: Vec::with_capacity(header_len.min(HEADER_CAPACITY)), header_len, body_len })
+fn check_prefix([a, b, c, d, e, f, g, h]: [u8; PREFIX_LEN], header_len_max: u32) -> Result<DecoderState, FrameError> {
+    let (header_len, body_len) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+    if header_len == 0 || header_len > header_len_max {
+        return Err(FrameError::HeaderLen { len: header_len.into() });
     }
+    if body_len > BODY_LEN_MAX {
+        return Err(FrameError::BodyLen { len: body_len.into() });
+    }
+    let header_len = header_len as usize;
+    Ok(DecoderState::Header { header: Vec::with_capacity(header_len.min(HEADER_CAPACITY)), header_len, body_len })
 }
 
 #[cfg(test)]
@@ -250,6 +259,15 @@ mod tests {
         decoder.handle_bytes(&prefix(FRAME_LEN_MAX, BODY_LEN_MAX)).unwrap();
         let DecoderState::Header { header, .. } = &decoder.state else { panic!("the prefix is whole") };
         assert!(header.capacity() <= HEADER_CAPACITY, "4 MiB promised are not 4 MiB set aside");
+    }
+
+    #[test]
+    fn a_stranger_may_announce_no_more_than_first_words() {
+        for (len, is_taken) in [(FIRST_WORDS_LEN_MAX, true), (FIRST_WORDS_LEN_MAX + 1, false)] {
+            let mut decoder = FrameDecoder::with_header_max(FIRST_WORDS_LEN_MAX);
+            let taken = decoder.handle_bytes(&[len.to_le_bytes(), [0; 4]].concat());
+            assert_eq!(taken.is_ok(), is_taken, "{len}");
+        }
     }
 
     #[test]

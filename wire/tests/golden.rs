@@ -142,10 +142,10 @@ fn every_variant_has_its_line() {
 
 const CHUNK_REQUESTS: u8 = 6;
 const NAMESPACE_REQUESTS: u8 = 8;
-const CLUSTER_REQUESTS: u8 = 7;
+const CLUSTER_REQUESTS: u8 = 8;
 const CHUNK_ANSWERS: u8 = 6;
 const NAMESPACE_ANSWERS: u8 = 7;
-const CLUSTER_ANSWERS: u8 = 7;
+const CLUSTER_ANSWERS: u8 = 8;
 const LEASE_REQUESTS: u8 = 6;
 const LEASE_ANSWERS: u8 = 7;
 const OPS: u8 = 16;
@@ -171,7 +171,7 @@ fn counted(
     }
     match asked.2 {
         KR::Map { .. } | KR::Heartbeat { .. } | KR::Status | KR::CreateToken { .. } => {}
-        KR::Identify { .. } | KR::ForwardRedeem(_) | KR::TakeSeal { .. } => {}
+        KR::Identify { .. } | KR::ForwardRedeem(_) | KR::TakeSeal { .. } | KR::Moved { .. } => {}
     }
     match asked.3 {
         Op::Create { .. } | Op::CreateUnnamed { .. } | Op::Link { .. } | Op::Unlink { .. } => {}
@@ -192,7 +192,7 @@ fn counted(
     }
     match answered.2 {
         KA::Map { .. } | KA::Heard { .. } | KA::Status(_) | KA::Token(_) => {}
-        KA::Identified { .. } | KA::Redeemed(_) | KA::SealTaken => {}
+        KA::Identified { .. } | KA::Redeemed(_) | KA::SealTaken | KA::MoveNoted => {}
     }
 }
 

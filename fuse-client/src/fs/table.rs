@@ -197,6 +197,8 @@ impl Table {
             return Forgotten::default();
         }
         node.losses += 1;
+        // What was granted until now is let go, also where the answer that says so is still on its way.
+        node.recalled = node.recalled.max(node.granted);
         node.attr = None;
         node.target = None;
         node.xattrs = None;

@@ -19,6 +19,10 @@ const BATCH_LEN_MAX: u64 = 8 << 20;
 /// Most parts in one write: what the kernel takes in one call.
 const BATCH_PARTS_MAX: usize = 1024;
 
+/// Most records of a file that ends with an index: their list stays in memory until then, 8 MiB of it, and is written
+/// and read in one piece.
+pub(super) const INDEXED_RECORDS_MAX: usize = 128 << 10;
+
 /// A record whose payload has been measured and summed, by the task that brought it.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -93,7 +97,7 @@ impl Active {
 
     pub(super) fn fits(&self, prepared: &Prepared, file_len: u64) -> bool {
         let start = record_start(self.next, prepared.record.align);
-        record_end(start, prepared.payload_len) <= file_len
+        self.entries.len() < INDEXED_RECORDS_MAX && record_end(start, prepared.payload_len) <= file_len
     }
 
     /// Gives the record its place, and queues it.

@@ -22,6 +22,8 @@ pub struct LogConfig {
     pub mark_delay: Duration,
     /// How many files given to `recycle` are kept; others are removed.
     pub spares_max: usize,
+    /// When a zero-filled file is made that no recycled one stands in for.
+    pub fill: Fill,
 }
 
 /// How files get their room.
@@ -31,6 +33,15 @@ pub enum FileStyle {
     ZeroFilled,
     /// Only reserved (`fallocate`): for files that are too large to write twice.
     Allocated,
+}
+
+/// When a zero-filled file is made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fill {
+    /// When a record needs it, which waits for it.
+    WhenNeeded,
+    /// In the background: at the open, and when the active file is half full.
+    Ahead,
 }
 
 /// Whether a sealed file ends with an index of its records.
@@ -56,6 +67,7 @@ impl LogConfig {
             queue_bytes: 64 << 20,
             mark_delay: Duration::from_millis(20),
             spares_max: 0,
+            fill: Fill::WhenNeeded,
         }
     }
 
@@ -71,6 +83,7 @@ impl LogConfig {
             queue_bytes: 16 << 20,
             mark_delay: Duration::from_millis(20),
             spares_max: 2,
+            fill: Fill::Ahead,
         }
     }
 }

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tracing::warn;
 
 use super::file_header::FileHeader;
-use super::{FileId, FileStyle, LogConfig, LogRng, Position, Room};
+use super::{FileId, FileStyle, Fill, LogConfig, LogRng, Position, Room};
 use crate::disk::{Disk, DiskFile, Durability, OpenMode};
 
 /// Where the files of one log are, and which may be used again.
@@ -113,6 +114,49 @@ impl Directory {
             return Err(error);
         }
         Ok((path, file))
+    }
+
+    /// Whether a file should be filled ahead of its use.
+    pub(super) fn wants_spare(&self) -> bool {
+        let config = &self.config;
+        config.fill == Fill::Ahead
+            && config.style == FileStyle::ZeroFilled
+            && config.spares_max > 0
+            && self.spares.is_empty()
+    }
+
+    /// Fills a file of zeros for file `id`, or a later one. Nothing is left of it after an error,
+    /// nor after the next open if it is dropped half-way.
+    pub(super) fn fill_spare(&self, id: FileId) -> BoxFuture<'static, io::Result<PathBuf>> {
+        let (disk, dir, file_len) = (Arc::clone(&self.disk), self.path.clone(), self.config.file_len);
+        let (making, spare) = (self.path.join("filling.new"), self.path.join(format!("filled-{id}.spare")));
+        // The file that is needed next comes first.
+        let room = 2 * file_len + self.config.reserve;
+        Box::pin(async move {
+            if disk.space(&dir).await?.free < room {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            match disk.remove(&making).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            let file = disk.open(&making, OpenMode::CreateNew).await?;
+            let filled = async {
+                file.zero_fill(0, file_len).await?;
+                file.sync_data().await?;
+                disk.rename(&making, &spare).await?;
+                disk.sync_dir(&dir).await
+            };
+            if let Err(error) = filled.await {
+                disk.remove(&making).await.ok();
+                return Err(error);
+            }
+            Ok(spare)
+        })
+    }
+
+    pub(super) fn add_spare(&mut self, path: PathBuf) {
+        self.spares.push(path);
     }
 
     pub(super) async fn check_room(&self, room: Room, used: u64) -> Result<(), CreateError> {

@@ -38,7 +38,7 @@ use bytes::Bytes;
 use rand::RngCore;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-pub use config::{FileStyle, Footer, LogConfig};
+pub use config::{FileStyle, Fill, Footer, LogConfig};
 pub use error::{AppendError, OpenError, ReadError, ReopenError, SyncError};
 pub use position::{FileId, Incarnation, Position};
 pub use record::{Align, HEADER_LEN, NewRecord, PAYLOAD_LEN_MAX, RecordInfo, RecordKind, Room, TAG_LEN, Tag};

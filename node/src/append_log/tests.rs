@@ -13,8 +13,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::{
-    Align, AppendLog, FileStyle, Footer, LogConfig, LogRng, NewRecord, Position, RecordKind, Recovered, Room, TAG_LEN,
-    Tag,
+    Align, AppendLog, FileStyle, Fill, Footer, LogConfig, LogRng, NewRecord, Position, RecordKind, Recovered, Room,
+    TAG_LEN, Tag,
 };
 use crate::disk::{Disk, SimDisk, SimOptions};
 
@@ -38,6 +38,7 @@ fn config(style: FileStyle) -> LogConfig {
         queue_bytes: 1 << 20,
         mark_delay: Duration::from_millis(20),
         spares_max: 2,
+        fill: Fill::WhenNeeded,
     }
 }
 

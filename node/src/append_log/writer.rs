@@ -10,8 +10,10 @@
 
 mod reopen;
 mod request;
+mod spare;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -80,6 +82,10 @@ pub(super) struct Pending {
     sync: Option<BoxFuture<'static, SyncDone>>,
     waiters: Vec<Waiter>,
     mark_due: Option<Instant>,
+    /// A file being filled for later.
+    spare: Option<BoxFuture<'static, io::Result<PathBuf>>>,
+    /// The next file when one was last filled: once for each is enough.
+    spare_for: Option<FileId>,
 }
 
 impl Writer {
@@ -102,6 +108,7 @@ impl Writer {
         self.plan_mark();
         loop {
             self.start_io();
+            self.plan_spare();
             tokio::select! {
                 biased;
                 done = finished(&mut self.state.write) => self.handle_written(done),
@@ -119,6 +126,7 @@ impl Writer {
                     }
                 },
                 () = due(self.state.mark_due) => self.handle_mark_due(),
+                filled = finished(&mut self.state.spare) => self.handle_spare(filled),
             }
         }
     }
@@ -177,6 +185,7 @@ impl Writer {
     }
 
     async fn begin_file(&mut self, room: Room) -> Result<(), AppendError> {
+        self.await_spare().await;
         let (id, used) = (self.next_id, self.files.used());
         let created = self.directory.create(id, self.previous_end, room, used, &mut self.rng).await;
         let (header, file) = self.accept_creation(created)?;

@@ -25,6 +25,7 @@ use super::index::{Fold, Phase, Tally};
 use super::row::{Row, merge};
 use super::segment::{Body, Entry, Origin, SegmentRecord};
 use super::shared::Shared;
+use super::watched::note_failure;
 use crate::append_log::{AppendLog, Appended, FileId, FileInfo, Incarnation, NewRecord, Position, ReopenError};
 use crate::kv::KvError;
 
@@ -338,6 +339,8 @@ impl Keeper {
     async fn settle_and_log(&mut self) {
         if let Err(error) = self.settle().await {
             error!(%error, "the index of the chunk store failed");
+            // Also what the store under it did not say: a row that cannot be read.
+            note_failure(&self.shared.index_failure, &error);
         }
     }
 

@@ -28,6 +28,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod verification;
+mod watched;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use ring::{ChunkKey, GcEpoch, Partition, PartitionBits};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
 use wire::chunk::{Durability, Incarnation};
@@ -52,6 +53,7 @@ pub use verification::{Checked, ChunkRange};
 use self::compaction::StuckSegments;
 use self::keeper::{Accepted, COMMANDS_MAX, Command, Keeper, PutMode, Reply, end_of};
 use self::shared::Shared;
+use self::watched::{Failure, WatchedKv};
 use crate::append_log::{self, AppendLog, Cut, LogRng, Synced};
 use crate::disk::Disk;
 use crate::kv::KvStore;
@@ -117,11 +119,13 @@ impl ChunkStore {
         config: ChunkStoreConfig,
         rng: LogRng,
     ) -> Result<(Self, Opened), OpenError> {
+        let failure = Failure::default();
+        let index = Arc::new(WatchedKv::new(index, Arc::clone(&failure)));
         let (log, found) = AppendLog::open(disk, dir, config.log(), rng).await?;
         let damaged_places = found.damage.len();
         let recovered = recovery::recover(&log, index, found.damage, config.damaged_max).await?;
         let (stable_until, chunks) = (end_of(&log), recovered.tally.chunks);
-        let shared = Arc::new(Shared::new(log, recovered.index, config.damaged_max, stable_until));
+        let shared = Arc::new(Shared::new(log, recovered.index, failure, config.damaged_max, stable_until));
         for key in recovered.lost {
             shared.note_damaged(key);
         }
@@ -274,11 +278,17 @@ impl ChunkStore {
             chunks: shared.chunks(),
             incarnation: Incarnation(shared.incarnation().0),
             full: shared.is_full(),
-            failed: shared.has_failed() || usage.is_none(),
+            failed: shared.has_failed() || usage.is_none() || shared.index_failure.borrow().is_some(),
             damaged: shared.damaged_count(),
             repaired: 0,
             lacking: 0,
         }
+    }
+
+    /// Tells why the index failed, once it has: what is put is durable still, but not found any more until the store is
+    /// opened again.
+    pub fn watch_index(&self) -> watch::Receiver<Option<String>> {
+        self.shared().index_failure.subscribe()
     }
 
     /// Makes everything stable, brings the index up to it, and ends the store's tasks. Other handles then answer

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::index::Index;
 use super::pending::Pending;
 use super::row::Held;
+use super::watched::Failure;
 use crate::append_log::{AppendLog, Incarnation, Position, Synced};
 use crate::kv::KvError;
 
@@ -18,6 +19,7 @@ use crate::kv::KvError;
 pub(super) struct Shared {
     pub(super) log: AppendLog,
     pub(super) index: Index,
+    pub(super) index_failure: Failure,
     /// Guards the records that are not in the index yet. Written by the keeper alone. Never taken with another lock.
     pub(super) pending: RwLock<Pending>,
     /// Guards how far the log is stable. Never taken with another lock.
@@ -40,11 +42,18 @@ struct Stable {
 }
 
 impl Shared {
-    pub(super) fn new(log: AppendLog, index: Index, damaged_max: usize, stable_until: Position) -> Self {
+    pub(super) fn new(
+        log: AppendLog,
+        index: Index,
+        index_failure: Failure,
+        damaged_max: usize,
+        stable_until: Position,
+    ) -> Self {
         let incarnation = log.incarnation();
         Self {
             log,
             index,
+            index_failure,
             pending: RwLock::default(),
             stable: Mutex::new(Stable { incarnation, until: stable_until }),
             damaged: Mutex::default(),

@@ -48,6 +48,9 @@ pub enum OpenError {
         /// Where.
         position: Position,
     },
+    /// As `Damaged`: the vote is gone, and with it what this node promised.
+    #[error("the vote of the Raft log is lost; this node has to join again as a new one")]
+    VoteLost,
     /// A checksummed word does not make sense: written by another version.
     #[error("{what} of the Raft log was written by another version of the program")]
     Unreadable {

@@ -108,6 +108,13 @@ impl LogStore {
         self.shared.table.lock().purged().map(Into::into)
     }
 
+    /// Whether there is no vote though there must have been one: founding appends entry 0 before the first vote,
+    /// everything else comes after one.
+    pub(super) fn lacks_vote(&self, has_applied: bool) -> bool {
+        let table = self.shared.table.lock();
+        self.shared.vote.lock().is_none() && (has_applied || table.end() > 1 || table.purged().is_some())
+    }
+
     /// The id of the entry at `index`, if it is held.
     pub(super) fn id_at(&self, index: u64) -> Option<LogId> {
         self.shared.table.lock().at(index).map(|place| place.head.id.into())

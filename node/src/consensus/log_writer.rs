@@ -95,6 +95,14 @@ impl LogWriter {
     }
 
     async fn purge(&mut self, id: LogIdWords) -> io::Result<()> {
+        // A cut before it must be durable first: behind the new purge point, entries of another history would come back
+        // as a gap, or as entries.
+        if self.failed {
+            return Err(failed());
+        }
+        let synced = self.shared.log.sync().await.map(drop).map_err(io::Error::other);
+        self.failed |= synced.is_err();
+        synced?;
         self.write(Slot::Purged, postcard::to_stdvec(&id).expect("an id always encodes")).await?;
         self.shared.table.lock().purge(id);
         Ok(())

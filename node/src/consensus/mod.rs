@@ -328,7 +328,7 @@ impl Consensus {
 
     /// Entries in the log and bytes in them.
     #[cfg(test)]
-    fn log_size(&self) -> (u64, u64) {
+    pub(crate) fn log_size(&self) -> (u64, u64) {
         self.inner.log.size()
     }
 

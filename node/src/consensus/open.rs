@@ -136,6 +136,10 @@ impl Consensus {
             finish_installation(&spool, &waiting, &*kv).await?;
         }
         let (members, note) = Slots::open(disk, &dir.join("members")).await?;
+        let has_applied = note.is_some() || read_state(&*kv)?.last_log_id.is_some();
+        if store.lacks_vote(has_applied) {
+            return Err(OpenError::VoteLost);
+        }
         restore_lost_state(&config, &store, note.as_deref(), &spool, &*kv, &transport).await?;
         #[cfg(test)]
         let log = store.shared();

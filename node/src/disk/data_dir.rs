@@ -6,7 +6,8 @@
 //! | `key.der` | private key (PKCS #8); written before a certificate is asked for | 0600 |
 //! | `certificate.der`, `authority.der` | what the cluster signed, and who signed | 0644 |
 //! | `seal.key` | key that unseals the authority's key; voters only | 0600 |
-//! | `founding.der` | the authority's sealed key, on the first node | 0600 |
+//! | `founding.der` | the authority's sealed key, on the first node until the cluster has it | 0600 |
+//! | `peers.toml` | where the nodes were last reached, by identity | 0644 |
 //! | `admin/` | profile of the first client, on the first node | 0700 |
 //! | `log/`, `chunks/` | append logs of Raft and of chunks | 0700 |
 //! | `state/`, `index/` | key-value stores: state machine, chunk index | 0700 |
@@ -16,6 +17,7 @@
 //! - Every file is written under another name, synced, and renamed.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write},
     net::SocketAddr,
@@ -71,6 +73,15 @@ pub enum DataDirError {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// The node has voted, and does not know any more what it promised.
+    #[error(
+        "the Raft log of {} is lost, so this node must not vote again; join as a new one, in another directory",
+        dir.display()
+    )]
+    RaftLogLost {
+        /// Where.
+        dir: PathBuf,
     },
     /// The file system refused.
     #[error("cannot {action} {}", path.display())]
@@ -249,6 +260,47 @@ impl DataDir {
     /// Keeps the authority's sealed key until the cluster has it.
     pub fn write_founding(&self, sealed: &[u8]) -> Result<(), DataDirError> {
         self.write("founding.der", sealed, 0o600)
+    }
+
+    /// Where the nodes were reached when this one last ran.
+    pub fn addresses(&self) -> Result<BTreeMap<NodeId, SocketAddr>, DataDirError> {
+        let Some(bytes) = self.read("peers.toml")? else { return Ok(BTreeMap::new()) };
+        let damaged = |reason| DataDirError::Damaged { path: self.path.join("peers.toml"), reason };
+        let text = str::from_utf8(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let rows: BTreeMap<String, SocketAddr> =
+            toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))?;
+        let parsed = rows.iter().map(|(id, address)| id.parse().ok().map(|id| (id, *address)));
+        parsed.collect::<Option<_>>().ok_or_else(|| damaged("an identity is not 32 hexadecimal digits".to_owned()))
+    }
+
+    /// Keeps where the nodes are reached.
+    pub fn write_addresses(&self, addresses: &BTreeMap<NodeId, SocketAddr>) -> Result<(), DataDirError> {
+        let rows: BTreeMap<String, SocketAddr> = addresses.iter().map(|(id, at)| (id.to_string(), *at)).collect();
+        let text = toml::to_string_pretty(&rows)
+            .map_err(|error| DataDirError::Damaged { path: self.path.join("peers.toml"), reason: error.to_string() })?;
+        self.write("peers.toml", text.as_bytes(), 0o644)
+    }
+
+    /// The cluster has it: this node founds no other.
+    pub fn remove_founding(&self) -> Result<(), DataDirError> {
+        let path = self.path.join("founding.der");
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(DataDirError::Io { action: "remove", path, source }),
+        }
+        fs::File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(io_error("sync", &self.path))
+    }
+
+    /// Refuses a directory that has lost its Raft log. A node is given the seal before it votes, and the first node has
+    /// founded its cluster once it knows where the nodes are, or has nothing to found one with any more.
+    pub fn check_raft_log(&self) -> Result<(), DataDirError> {
+        let has = |name: &str| self.path.join(name).exists();
+        let has_voted = has("seal.key") && (has("peers.toml") || !has("founding.der"));
+        if has_voted && !(has("log/vote") && has("log/log")) {
+            return Err(DataDirError::RaftLogLost { dir: self.path.clone() });
+        }
+        Ok(())
     }
 
     /// Writes the profile of the first client: files by name, in a folder only its owner may enter.

@@ -19,13 +19,18 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream};
 use ring::{NodeId, ReplicaCount};
-use tokio::time::Instant;
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
 use tracing::{debug, info, warn};
 use wire::{
     Answer, Refusal, Request,
     cluster::{ClientId, ClusterAnswer, ClusterMap, ClusterRequest, KeyFingerprint, Newcomer, NodeRow, TokenPurpose},
-    namespace::{SessionId, Timestamp},
+    namespace::{Inode, SessionId, Timestamp},
 };
 
 pub use detector::Detector;
@@ -44,11 +49,17 @@ const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a newcomer may take to catch up before it is tried again.
 const LEARN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Follow-ups proposed, and orphans given back, in one round.
+/// Follow-ups proposed in one step, and orphans given back by one command.
 const WORK_MAX: usize = 64;
 
-/// Orphans looked at in one round: more than that many held open at once delay the others.
+/// Orphans looked at in one step: more than that many held open at once delay the others.
 const ORPHANS_LISTED_MAX: usize = 4096;
+
+/// Follow-ups under way at once: they share syncs of the log, and are few beside what clients may have under way.
+const WORK_AT_ONCE: usize = 8;
+
+/// How long follow-ups go on before the rest of the housekeeping has its turn.
+const WORK_TIME_MAX: Duration = Duration::from_millis(400);
 
 /// What a cluster begins with.
 #[derive(Clone, Debug)]
@@ -72,33 +83,73 @@ pub async fn run(node: Arc<Node>, founding: Option<Founding>) {
     if let Some(founding) = founding {
         found(&node, founding).await;
     }
-    let housekeeping = async {
-        let mut tick = tokio::time::interval(node.config.membership.housekeeping);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            node.refresh_local_map();
-            if node.is_leader()
-                && let Err(refusal) = keep_house(&node).await
-            {
-                debug!(%refusal, "housekeeping was interrupted");
-            }
-        }
-    };
-    let heartbeats = async {
-        let mut tick = tokio::time::interval(node.config.membership.heartbeat);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            beat(&node).await;
-        }
-    };
+    let behind = Notify::new();
     tokio::select! {
         biased;
         () = node.stop.cancelled() => {}
-        () = housekeeping => {}
-        () = heartbeats => {}
+        () = keep_house_always(&node) => {}
+        () = beat_always(&node, &behind) => {}
+        () = catch_up_always(&node, &behind) => {}
     }
+}
+
+async fn keep_house_always(node: &Arc<Node>) {
+    let mut tick = tokio::time::interval(node.config.membership.housekeeping);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut promotion = None;
+    loop {
+        tick.tick().await;
+        node.refresh_local_map();
+        if !node.is_leader() {
+            continue;
+        }
+        match keep_house(node, &mut promotion).await {
+            Ok(Work::Done) => {}
+            // A large truncation, or a folder of many files that was removed: no pause before the rest of it.
+            Ok(Work::Left) => tick.reset_immediately(),
+            Err(refusal) => debug!(%refusal, "housekeeping was interrupted"),
+        }
+    }
+}
+
+/// Whether a round has left follow-ups.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Work {
+    Done,
+    Left,
+}
+
+/// Heartbeats, of which each waits for its own answer and for nothing else: silence is what makes a node count as down.
+async fn beat_always(node: &Arc<Node>, behind: &Notify) {
+    let mut tick = tokio::time::interval(node.config.membership.heartbeat);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        beat(node, behind).await;
+    }
+}
+
+/// Fetches the map when a heartbeat found out that this node is behind, that nobody leads, or that the map says a wrong
+/// address of this node: then the leader is told.
+async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
+    let deadline = node.config.membership.heartbeat * 2;
+    loop {
+        behind.notified().await;
+        node.fetch_map(deadline).await;
+        if has_moved(node) && !node.is_leader() {
+            let request = Request::Cluster(ClusterRequest::Moved { address: node.advertise });
+            match node.ask_leader(&request, deadline).await {
+                Ok(_) => info!(address = %node.advertise, "the leader knows where this node is reached now"),
+                Err(refusal) => debug!(%refusal, "the leader cannot be told where this node is reached"),
+            }
+        }
+    }
+}
+
+/// Whether the map says another address of this node than it is reached at.
+fn has_moved(node: &Node) -> bool {
+    let map = node.map();
+    map.as_ref().and_then(|map| map.node(node.id)).is_some_and(|row| row.address != node.advertise)
 }
 
 /// Makes the cluster, unless an earlier start has made it.
@@ -145,8 +196,8 @@ async fn admit_first_client(node: &Node, id: ClientId, key: KeyFingerprint) -> R
     Ok(())
 }
 
-/// Tells the leader that this node is here, and learns of a newer map.
-async fn beat(node: &Arc<Node>) {
+/// Tells the leader that this node is here, and learns whether it is behind.
+async fn beat(node: &Arc<Node>, behind: &Notify) {
     let store = node.store_report().await;
     if !store.full && !store.failed {
         node.repair.note_disk_well();
@@ -158,8 +209,13 @@ async fn beat(node: &Arc<Node>) {
         Ok((node.id, epoch))
     } else {
         let request = Request::Cluster(ClusterRequest::Heartbeat { store, epoch });
-        match node.ask_leader(&request, deadline).await {
-            Ok(Answer::Cluster(ClusterAnswer::Heard { epoch })) => Ok((node.leader_id().unwrap_or(node.id), epoch)),
+        let leader = node.leader_id().filter(|leader| *leader != node.id);
+        let answer = match leader {
+            Some(leader) => node.ask(leader, &request, deadline).await,
+            None => Err(Refusal::NotLeader { leader }),
+        };
+        match answer {
+            Ok(Answer::Cluster(ClusterAnswer::Heard { epoch })) => Ok((leader.unwrap_or(node.id), epoch)),
             Ok(_) => Err(Refusal::Malformed),
             Err(refusal) => Err(refusal),
         }
@@ -170,55 +226,64 @@ async fn beat(node: &Arc<Node>) {
                 info!(%leader, "heard by the leader");
                 node.repair.compare_again();
             }
-            if leaders > epoch {
-                node.fetch_map(deadline).await;
+            if leaders > epoch || has_moved(node) {
+                behind.notify_one();
             }
         }
         Err(refusal) => {
             if node.note_unheard() {
                 debug!(%refusal, "not heard by a leader");
             }
-            node.fetch_map(deadline).await;
+            behind.notify_one();
         }
     }
 }
 
-async fn keep_house(node: &Node) -> Result<(), Refusal> {
-    let Some(map) = node.map() else { return Ok(()) };
-    grow_voters(node, &map).await?;
+async fn keep_house(node: &Arc<Node>, promotion: &mut Option<JoinHandle<()>>) -> Result<Work, Refusal> {
+    let Some(map) = node.map() else { return Ok(Work::Done) };
+    grow_voters(node, &map, promotion);
     if map.ring.is_none() && map.missing() == 0 {
         propose(node, CommandBody::Cluster(ClusterCommand::SolveRing)).await?;
         node.refresh_local_map();
         info!("the ring is solved");
     }
-    follow_address(node, &map).await?;
+    follow_address(node).await?;
     end_silent_sessions(node).await?;
     finish_work(node).await
 }
 
-/// A node that listens elsewhere than the map says (its own row, told by itself when it leads).
-async fn follow_address(node: &Node, map: &ClusterMap) -> Result<(), Refusal> {
-    match map.node(node.id) {
-        Some(row) if row.address != node.advertise => {
-            let command = ClusterCommand::MoveNode { node: node.id, address: node.advertise };
-            propose(node, CommandBody::Cluster(command)).await.map(drop)
-        }
-        _ => Ok(()),
+/// A leader that listens elsewhere than the map says; other nodes tell it with a request.
+async fn follow_address(node: &Node) -> Result<(), Refusal> {
+    if !has_moved(node) {
+        return Ok(());
     }
+    let command = ClusterCommand::MoveNode { node: node.id, address: node.advertise };
+    propose(node, CommandBody::Cluster(command)).await.map(drop)
 }
 
-/// Makes a voter of the next node, if voters are missing: hands it the seal, lets it learn, lets it vote.
-async fn grow_voters(node: &Node, map: &ClusterMap) -> Result<(), Refusal> {
+/// Makes a voter of the next node, if voters are missing: hands it the seal, lets it learn, lets it vote. One at a
+/// time, and beside the rest of the housekeeping: a newcomer may take long to learn.
+fn grow_voters(node: &Arc<Node>, map: &ClusterMap, promotion: &mut Option<JoinHandle<()>>) {
+    if promotion.as_ref().is_some_and(|promotion| !promotion.is_finished()) {
+        return;
+    }
     let view = node.consensus.watch().borrow().clone();
     let now = Instant::now();
     let next = node.with_leader_state(|leader| {
         voters::next_voters(&map.nodes, &view.voters, |id| leader.detector.is_heard(id, now))
     });
-    let Some(next) = next.flatten() else { return Ok(()) };
-    if let Err(error) = promote(node, next, &view.voters).await {
-        warn!(node = ?next, %error, "cannot be made a voter yet");
-    }
-    Ok(())
+    let Some(next) = next.flatten() else { return };
+    let node_of_task = node.clone();
+    *promotion = Some(node.tasks.spawn(async move {
+        let promoted = tokio::select! {
+            biased;
+            () = node_of_task.stop.cancelled() => return,
+            promoted = promote(&node_of_task, next, &view.voters) => promoted,
+        };
+        if let Err(error) = promoted {
+            warn!(node = ?next, %error, "cannot be made a voter yet");
+        }
+    }));
 }
 
 async fn promote(node: &Node, next: NodeId, voters: &BTreeSet<NodeId>) -> anyhow::Result<()> {
@@ -258,22 +323,38 @@ fn live_sessions(rows: &dyn KvRead) -> Result<BTreeMap<SessionId, Opened>, Refus
 }
 
 /// Follow-ups of large changes, and orphans that nobody holds.
-async fn finish_work(node: &Node) -> Result<(), Refusal> {
+async fn finish_work(node: &Node) -> Result<Work, Refusal> {
+    let until = Instant::now() + WORK_TIME_MAX;
+    let mut orphans = Vec::new();
+    while Instant::now() < until {
+        let mut commands =
+            namespace::pending_work(&*node.consensus.local(), WORK_MAX).map_err(|error| broken(&error))?;
+        let before = std::mem::replace(&mut orphans, free_orphans(node)?);
+        // Those that a whole step did not give back wait for the next round.
+        if orphans != before {
+            let reclaim = |inodes: &[Inode]| CommandBody::ReclaimOrphans { inodes: inodes.to_vec() };
+            commands.extend(orphans.chunks(WORK_MAX).map(reclaim));
+        }
+        if commands.is_empty() {
+            return Ok(Work::Done);
+        }
+        let mut steps =
+            stream::iter(commands.into_iter().map(|command| propose(node, command))).buffer_unordered(WORK_AT_ONCE);
+        while let Some(outcome) = steps.next().await {
+            outcome?;
+        }
+    }
+    Ok(Work::Left)
+}
+
+/// Orphans that every session has seen and none holds.
+fn free_orphans(node: &Node) -> Result<Vec<Inode>, Refusal> {
     let rows = node.consensus.local();
-    for command in namespace::pending_work(&*rows, WORK_MAX).map_err(|error| broken(&error))? {
-        propose(node, command).await?;
-    }
     let live = live_sessions(&*rows)?;
-    let Some(seen) = node.with_leader_state(|leader| leader.sessions.seen_by_all(&live)) else { return Ok(()) };
-    let orphans = namespace::orphans(&*rows, LogIndex(seen), ORPHANS_LISTED_MAX).map_err(|error| broken(&error))?;
-    let free = node.with_leader_state(|leader| {
-        let free = orphans.into_iter().filter(|orphan| !leader.sessions.is_held(*orphan));
-        free.take(WORK_MAX).collect::<Vec<_>>()
-    });
-    match free {
-        Some(inodes) if !inodes.is_empty() => propose(node, CommandBody::ReclaimOrphans { inodes }).await.map(drop),
-        _ => Ok(()),
-    }
+    let Some(seen) = node.with_leader_state(|leader| leader.sessions.seen_by_all(&live)) else { return Ok(Vec::new()) };
+    let mut orphans = namespace::orphans(&*rows, LogIndex(seen), ORPHANS_LISTED_MAX).map_err(|error| broken(&error))?;
+    node.with_leader_state(|leader| orphans.retain(|orphan| !leader.sessions.is_held(*orphan)));
+    Ok(orphans)
 }
 
 async fn propose(node: &Node, command: CommandBody) -> Result<CommandOutcome, Refusal> {

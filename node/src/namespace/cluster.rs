@@ -92,6 +92,12 @@ fn partition_of(key: &[u8]) -> Option<u32> {
     key.last_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
+/// Whether there is a token whose secret has this hash; it may be used or expired.
+pub fn is_token(rows: &dyn KvRead, hash: &[u8; 32]) -> Result<bool, KvError> {
+    let row: Option<TokenRow> = row::read(rows, &table::token(hash))?;
+    Ok(row.is_some())
+}
+
 impl Edit<'_> {
     /// A change of the cluster.
     pub(super) fn cluster(&mut self, command: &ClusterCommand) -> Result<CommandOutcome, Fault> {

@@ -36,7 +36,7 @@ mod xattrs;
 mod tests;
 
 pub use batch::cost;
-pub use cluster::{authority, cluster_epoch, cluster_id, cluster_map, identify};
+pub use cluster::{authority, cluster_epoch, cluster_id, cluster_map, identify, is_token};
 pub use command::{ClusterCommand, ClusterOutcome, Command, CommandBody, CommandOutcome};
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};

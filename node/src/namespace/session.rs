@@ -19,7 +19,8 @@ use super::{
 };
 use crate::kv::{KvError, KvRead};
 
-/// Ranges of one session that are not used up: a million numbers ahead of its creates is a defect of the asker.
+/// Ranges of one session that are not used up. Numbers of failed creates are never used, so that ranges stay behind:
+/// the oldest goes when there is one too many, a million numbers behind.
 const RANGES_MAX: u32 = 256;
 
 /// Bytes of the bitmap of a range.
@@ -123,7 +124,12 @@ impl Edit<'_> {
             return Ok(CommandOutcome::Refused(Refusal::UnknownSession));
         };
         if row.ranges >= RANGES_MAX {
-            return Ok(CommandOutcome::Refused(Refusal::Busy));
+            let (from, to) = table::rows_of(table::RANGE, session.0);
+            // Without a row none of its numbers is accepted.
+            for (oldest, _) in self.rows(&from, &to, 1)? {
+                self.remove(oldest)?;
+                row.ranges -= 1;
+            }
         }
         row.ranges += 1;
         self.put(table::session(session), &row)?;

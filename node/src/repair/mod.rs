@@ -102,8 +102,17 @@ impl RepairState {
         self.repaired.load(Ordering::Relaxed)
     }
 
-    fn take(&self) -> Suspects {
-        std::mem::take(&mut *self.suspects.lock())
+    fn take(&self, comparison: Comparison) -> Suspects {
+        let mut suspects = self.suspects.lock();
+        let compare = match comparison {
+            Comparison::Allowed => std::mem::take(&mut suspects.compare),
+            Comparison::Resting => false,
+        };
+        Suspects { keys: std::mem::take(&mut suspects.keys), compare }
+    }
+
+    fn wants_comparison(&self) -> bool {
+        self.suspects.lock().compare
     }
 }
 
@@ -112,22 +121,29 @@ pub async fn run(node: Arc<Node>) {
     for key in node.chunks.take_damaged(SUSPECTS_MAX) {
         node.repair.suspect(key);
     }
-    let mut pause = node.config.repair.interval;
+    let (mut rested, mut next) = (Instant::now(), Instant::now() + node.config.repair.interval);
     loop {
+        let due = if node.repair.wants_comparison() { rested } else { next };
         tokio::select! {
             biased;
             () = node.stop.cancelled() => return,
             () = node.repair.wake.notified() => {}
-            () = tokio::time::sleep(pause) => node.repair.compare_again(),
+            () = tokio::time::sleep_until(due) => node.repair.compare_again(),
         }
         let began = Instant::now();
-        let work = tokio::select! {
+        let comparison = if began < rested { Comparison::Resting } else { Comparison::Allowed };
+        let Round { compared, complete } = tokio::select! {
             biased;
             () = node.stop.cancelled() => return,
-            complete = round(&node) => complete,
+            round = round(&node, comparison) => round,
         };
-        pause = node.config.repair.interval.max(began.elapsed() * REST_PER_ROUND);
-        if !work {
+        if compared {
+            let rest = began.elapsed() * REST_PER_ROUND;
+            next = Instant::now() + node.config.repair.interval.max(rest);
+            // Whoever wakes this node for another comparison waits as well; one that came to nothing is no reason to.
+            rested = if complete { Instant::now() + rest } else { rested };
+        }
+        if !complete {
             tokio::select! {
                 biased;
                 () = node.stop.cancelled() => return,
@@ -137,19 +153,34 @@ pub async fn run(node: Arc<Node>) {
     }
 }
 
-/// One round: false if something is still to be done and could not be.
-async fn round(node: &Arc<Node>) -> bool {
-    let Suspects { mut keys, compare } = node.repair.take();
+/// Whether a round may compare.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Comparison {
+    Allowed,
+    Resting,
+}
+
+/// What came of a round.
+struct Round {
+    /// It compared this node's partitions with the other holders.
+    compared: bool,
+    /// Nothing is left to be done that could not be.
+    complete: bool,
+}
+
+async fn round(node: &Arc<Node>, comparison: Comparison) -> Round {
+    let Suspects { mut keys, compare } = node.repair.take(comparison);
     keys.extend(node.chunks.take_damaged(SUSPECTS_MAX));
     let Some(map) = node.map().filter(|map| map.ring.is_some()) else {
-        return true; // Nothing is placed yet; the next heartbeat that is heard after a new map wakes the loop.
+        // Nothing is placed yet; the next heartbeat that is heard after a new map wakes the loop.
+        return Round { compared: compare, complete: true };
     };
     let mut complete = replace_damaged(node, &map, keys).await;
     if compare && !compare_all(node, &map).await {
         node.repair.compare_again();
         complete = false;
     }
-    complete
+    Round { compared: compare, complete }
 }
 
 /// Checks suspected copies, and fetches those that are bad or gone.

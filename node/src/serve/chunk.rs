@@ -2,16 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ring::{ChunkKey, Epoch, Partition, Ring};
+use ring::{ChunkKey, Epoch, GcEpoch, Partition, Ring};
 use tracing::warn;
 use wire::{
     Answer, Refusal,
-    chunk::{ChunkAnswer, ChunkRequest, KEYS_MAX},
+    chunk::{ChunkAnswer, ChunkRequest, Durability, Incarnation, KEYS_MAX},
     quic::Exchange,
     tree::{GROUP_LEN, ReceivedChunk},
 };
 
-use super::{Asker, Served, read_body};
+use super::{Asker, Served, read_body, take_room};
 use crate::{
     chunk_store::{PutError, ReadError, SyncError},
     node::Node,
@@ -30,15 +30,8 @@ pub(super) async fn handle(
     let answer = match request {
         ChunkRequest::Put { key, epoch, gc, durability } => {
             asker.may_write()?;
-            // However it ends here, others may keep the chunk: a writer does not wait for the last replica.
-            let missed = MissedUnlessKept(node);
             must_be_replica(&*ring_at(node, epoch).await?, node, &[key])?;
-            let (body, permit) = read_body(node, exchange).await?;
-            let chunk = ReceivedChunk::new(body).verify(key).map_err(|_| Refusal::KeyMismatch)?;
-            let incarnation = node.chunks.put(chunk, gc, durability).await.map_err(|error| put_refusal(&error))?;
-            std::mem::forget(missed);
-            drop(permit);
-            ChunkAnswer::Put { incarnation }
+            ChunkAnswer::Put { incarnation: put(node, exchange, key, gc, durability).await? }
         }
         ChunkRequest::Sync { epoch } => {
             asker.may_write()?;
@@ -61,14 +54,42 @@ pub(super) async fn handle(
             list(node, &*ring_at(node, epoch).await?, first, last, after).await?
         }
         ChunkRequest::Suspect { key } => {
-            node.repair.suspect(key);
+            // Whatever else a stranger to this node names would only fill the list of those that are read again.
+            let map = node.map();
+            let is_owned =
+                map.as_ref().and_then(|map| map.ring.as_ref()).is_some_and(|ring| is_owner(ring, node, &key));
+            if is_owned || node.chunks.holds(&key).map_err(|error| put_refusal(&error))? {
+                node.repair.suspect(key);
+            }
             ChunkAnswer::Noted
         }
     };
     Ok(Answer::Chunk(answer).into())
 }
 
-/// A put under way: unless it is forgotten, this node will look what others hold.
+/// Keeps a chunk of which this node is a replica.
+async fn put(
+    node: &Node,
+    exchange: &mut Exchange,
+    key: ChunkKey,
+    gc: GcEpoch,
+    durability: Durability,
+) -> Result<Incarnation, Refusal> {
+    let missed = MissedUnlessKept(node);
+    let room = take_room(&node.bodies, exchange.body_len).await?;
+    // From here on it is for the sender to bring the bytes.
+    std::mem::forget(missed);
+    let body = read_body(node, exchange).await?;
+    let chunk = ReceivedChunk::new(body).verify(key).map_err(|_| Refusal::KeyMismatch)?;
+    let missed = MissedUnlessKept(node);
+    let incarnation = node.chunks.put(chunk, gc, durability).await.map_err(|error| put_refusal(&error))?;
+    std::mem::forget(missed);
+    drop(room);
+    Ok(incarnation)
+}
+
+/// What lies with this node's memory or disk: unless it is forgotten, this node will look what others hold. A writer
+/// does not wait for the last replica, so they may keep the chunk.
 struct MissedUnlessKept<'a>(&'a Node);
 
 impl Drop for MissedUnlessKept<'_> {
@@ -98,8 +119,11 @@ async fn ring_at(node: &Node, epoch: Epoch) -> Result<impl std::ops::Deref<Targe
 }
 
 fn must_be_replica(ring: &Ring, node: &Node, keys: &[ChunkKey]) -> Result<(), Refusal> {
-    let ours = |key: &ChunkKey| ring.owners(ring.bits().partition_of(key)).any(|owner| owner == node.id);
-    if keys.iter().all(ours) { Ok(()) } else { Err(Refusal::NotReplica) }
+    if keys.iter().all(|key| is_owner(ring, node, key)) { Ok(()) } else { Err(Refusal::NotReplica) }
+}
+
+fn is_owner(ring: &Ring, node: &Node, key: &ChunkKey) -> bool {
+    ring.owners(ring.bits().partition_of(key)).any(|owner| owner == node.id)
 }
 
 async fn get(node: &Node, key: ChunkKey, offset: u32, len: u32) -> Result<Served, Refusal> {

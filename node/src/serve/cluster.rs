@@ -59,6 +59,16 @@ pub(super) async fn handle(
             node.take_seal(seal)?;
             ClusterAnswer::SealTaken
         }
+        ClusterRequest::Moved { address } => {
+            let from = asker.must_be_node()?;
+            if address.ip().is_unspecified() || address.port() == 0 {
+                return Err(Refusal::Malformed);
+            }
+            node.note_moved(from, address);
+            propose(node, CommandBody::Cluster(ClusterCommand::MoveNode { node: from, address }), deadline).await?;
+            node.refresh_local_map();
+            ClusterAnswer::MoveNoted
+        }
     };
     Ok(Answer::Cluster(answer).into())
 }

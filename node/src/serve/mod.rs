@@ -17,12 +17,15 @@ mod lease;
 mod namespace;
 mod question;
 mod redeem;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::namespace::propose;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument, debug, debug_span, info, warn};
 use wire::{
     Refusal, Reply, Request,
@@ -30,7 +33,7 @@ use wire::{
     quic::{Accepted, Connection, Endpoint, Exchange},
 };
 
-use crate::node::Node;
+use crate::{kv::KvStore, node::Node};
 
 /// How long a peer's identity may take to be looked up at a voter.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(3);
@@ -75,27 +78,43 @@ async fn serve_connection(node: Arc<Node>, connection: Connection) {
         };
         let Some(exchange) = exchange else { return };
         let asker = Asker { peer: connection.peer(), access };
-        let Ok(permit) = node.requests.clone().acquire_owned().await else { return };
-        let node_of_task = node.clone();
-        let request = async move {
-            serve_exchange(node_of_task, asker, exchange).await;
-            drop(permit);
+        // A client whose requests wait reads no more of them. Those of a node wait side by side: a listing for its
+        // repair must not stand before its heartbeats.
+        let permit = match access {
+            PeerAccess::Node => None,
+            PeerAccess::Client(_) => match node.requests.clone().acquire_owned().await {
+                Ok(permit) => Some(permit),
+                Err(_) => return,
+            },
         };
+        let request = serve_exchange(node.clone(), asker, exchange, permit);
         node.tasks.spawn(request.in_current_span());
+    }
+}
+
+/// The places for such a request: what keeps the cluster together never waits for clients.
+fn places<'a>(node: &'a Node, asker: &Asker, request: &Request) -> &'a Arc<Semaphore> {
+    match (asker.access, request) {
+        (PeerAccess::Node, Request::Raft(_) | Request::Cluster(_)) => &node.peer_requests,
+        _ => &node.requests,
     }
 }
 
 /// What `peer` may do, by the rows of this node or, where they do not know it, by those of a voter.
 async fn identify(node: &Node, peer: Peer, key: KeyFingerprint) -> Result<PeerAccess, Refusal> {
-    let local = crate::namespace::identify(&*node.consensus.local(), &peer, &key).map_err(|error| {
-        warn!(%error, "the table of peers cannot be read");
-        Refusal::Internal
-    })?;
-    if let Some(access) = local {
+    let known = |rows: &dyn KvStore| {
+        crate::namespace::identify(rows, &peer, &key).map_err(|error| {
+            warn!(%error, "the table of peers cannot be read");
+            Refusal::Internal
+        })
+    };
+    if let Some(access) = known(&*node.consensus.local())? {
         return Ok(access);
     }
     if node.is_leader() {
-        return Err(Refusal::UnknownPeer);
+        // Just elected, it may have to apply the very entry that let the peer in.
+        let rows = node.consensus.read(IDENTIFY_DEADLINE).await.map_err(Refusal::from)?;
+        return known(&*rows)?.ok_or(Refusal::UnknownPeer);
     }
     let request = Request::Cluster(ClusterRequest::Identify { peer, key });
     match node.ask_leader(&request, IDENTIFY_DEADLINE).await? {
@@ -138,7 +157,7 @@ pub(crate) struct Served {
     /// Parts of the body.
     pub(crate) body: Vec<Bytes>,
     /// Room in memory for the body, taken before it was read and held until it has left.
-    pub(crate) room: Option<tokio::sync::OwnedSemaphorePermit>,
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 impl From<wire::Answer> for Served {
@@ -147,12 +166,27 @@ impl From<wire::Answer> for Served {
     }
 }
 
-async fn serve_exchange(node: Arc<Node>, asker: Asker, mut exchange: Exchange) {
+/// Answers one request. `permit` is its place, if it has one already; held until the answer has left.
+async fn serve_exchange(
+    node: Arc<Node>,
+    asker: Asker,
+    mut exchange: Exchange,
+    mut permit: Option<OwnedSemaphorePermit>,
+) {
     let deadline = exchange.deadline.min(REQUEST_DEADLINE_MAX);
-    let work = handle(&node, asker, &mut exchange, deadline);
-    let served = match tokio::time::timeout(deadline, work).await {
-        Ok(served) => served,
-        Err(_) => Err(Refusal::Busy),
+    let gone = exchange.gone();
+    let work = async {
+        if permit.is_none() {
+            let place = places(&node, &asker, &exchange.request).clone().acquire_owned().await;
+            permit = Some(place.map_err(|_| Refusal::NotServing)?);
+        }
+        handle(&node, asker, &mut exchange, deadline).await
+    };
+    let served = tokio::select! {
+        biased;
+        served = tokio::time::timeout(deadline, work) => served.unwrap_or(Err(Refusal::Busy)),
+        // Nobody waits for the answer: the place is for others.
+        () = gone => return debug!("request given up"),
     };
     let (reply, body, room): (Reply, Vec<Bytes>, _) = match served {
         Ok(served) => (Ok(served.answer), served.body, served.room),
@@ -184,21 +218,24 @@ async fn handle(
         Request::Cluster(request) => cluster::handle(node, asker, request, deadline).await,
         Request::Raft(message) => {
             let from = asker.must_be_node()?;
-            let body = if exchange.body_len > 0 { read_body(node, exchange).await?.0 } else { Bytes::new() };
+            // Entries and pages have room of their own: chunks of clients must not silence the leader.
+            let _room = take_room(&node.raft_bodies, exchange.body_len).await?;
+            let body = read_body(node, exchange).await?;
             let answer = node.consensus.handle(from, &message, body).await?;
             Ok(wire::Answer::Raft(answer).into())
         }
     }
 }
 
-/// Reads a body when there is room for it in memory; the permit is held as long as the bytes are.
-pub(crate) async fn read_body(
-    node: &Node,
-    exchange: &mut Exchange,
-) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Refusal> {
-    let permit = node.bodies.clone().acquire_many_owned(exchange.body_len).await.map_err(|_| Refusal::NotServing)?;
+/// Waits for room in memory for a body; held as long as its bytes are.
+pub(crate) async fn take_room(of: &Arc<Semaphore>, len: u32) -> Result<OwnedSemaphorePermit, Refusal> {
+    of.clone().acquire_many_owned(len).await.map_err(|_| Refusal::NotServing)
+}
+
+/// Reads a body for which there is room.
+pub(crate) async fn read_body(node: &Node, exchange: &mut Exchange) -> Result<Bytes, Refusal> {
     match tokio::time::timeout(node.config.serve.body_deadline, exchange.read_body()).await {
-        Ok(Ok(body)) => Ok((body, permit)),
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => Err(Refusal::Malformed),
         Err(_) => Err(Refusal::Busy),
     }

@@ -24,10 +24,13 @@ const SEEDS_MAX: usize = 16;
 
 /// Answers a newcomer.
 pub(super) async fn serve(node: Arc<Node>, exchange: NewcomerExchange) {
-    let redeem = exchange.redeem.clone();
-    let reply = match tokio::time::timeout(REDEEM_DEADLINE, redeem_anywhere(&node, redeem)).await {
-        Ok(reply) => reply,
-        Err(_) => Err(Refusal::NoQuorum),
+    let reply = match node.redemptions.try_acquire() {
+        Ok(_place) => {
+            let redeem = exchange.redeem.clone();
+            let reply = tokio::time::timeout(REDEEM_DEADLINE, redeem_anywhere(&node, redeem)).await;
+            reply.unwrap_or(Err(Refusal::NoQuorum))
+        }
+        Err(_) => Err(Refusal::Busy),
     };
     if let Err(refusal) = &reply {
         info!(%refusal, "a newcomer was refused");
@@ -54,6 +57,15 @@ pub(super) async fn redeem_here(node: &Node, redeem: &Redeem, deadline: Duration
     // Before the token is marked: a node that cannot sign must not use it up.
     let authority = signing_key(node)?;
     let hash = *blake3::hash(&redeem.secret).as_bytes();
+    // A stranger's guess costs a look, and no entry of the log.
+    let rows = node.consensus.read(deadline).await.map_err(Refusal::from)?;
+    let known = namespace::is_token(&*rows, &hash).map_err(|error| {
+        warn!(%error, "the tokens cannot be read");
+        Refusal::Internal
+    })?;
+    if !known {
+        return Err(Refusal::TokenUnknown);
+    }
     let command = ClusterCommand::RedeemToken { hash, key, newcomer: redeem.newcomer.clone() };
     let outcome = propose(node, CommandBody::Cluster(command), deadline).await?;
     let CommandOutcome::Cluster(ClusterOutcome::Admitted { purpose }) = outcome else { return Err(Refusal::Internal) };

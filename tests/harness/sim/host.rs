@@ -1,6 +1,7 @@
 //! Hosts of the simulation: nodes whose disks outlive them, and a client.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -123,6 +124,8 @@ impl World {
             replicas: ReplicaCount::new(3).unwrap(),
             advertise: address(&node.host),
             seeds: self.nodes.iter().map(|node| address(&node.host)).collect(),
+            addresses: BTreeMap::new(),
+            keep_addresses: Box::new(|_| Ok(())),
             credentials: Arc::new(credentials),
             socket: socket::bind(&node.host, PORT, &self.trace).await.unwrap(),
             log_disk: node.log_disk.process(),

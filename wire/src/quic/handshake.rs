@@ -10,7 +10,7 @@ use super::{
     endpoint::{HANDSHAKE_DEADLINE, leaf_of, open_windows},
     error::{CODE_DONE, connect_error},
     identity::Leaf,
-    stream::{ReadEnd, SendHalf, WriteEnd, read_frame},
+    stream::{ReadEnd, SendHalf, WriteEnd, read_first_words, read_frame},
 };
 use crate::{
     Refusal,
@@ -86,7 +86,7 @@ impl Acceptor {
     async fn welcome_member(self, connection: &quinn::Connection, leaf: Leaf) -> Option<Connection> {
         let (send, mut receive) = connection.accept_bi().await.ok()?;
         let mut send = SendHalf::new(send);
-        let hello = match read_frame(&mut receive).await {
+        let hello = match read_first_words(&mut receive).await {
             Ok(frame) => frame.message::<Hello>().map_err(|_| Refusal::Malformed),
             Err(ReadEnd::Malformed(_)) => Err(Refusal::Malformed),
             Err(ReadEnd::Short | ReadEnd::Reset | ReadEnd::Connection(_)) => return None,
@@ -123,7 +123,7 @@ impl Acceptor {
     async fn welcome_newcomer(self, connection: &quinn::Connection) -> Option<NewcomerExchange> {
         let (send, mut receive) = connection.accept_bi().await.ok()?;
         let mut send = SendHalf::new(send);
-        let redeem = match read_frame(&mut receive).await {
+        let redeem = match read_first_words(&mut receive).await {
             Ok(frame) => frame.message::<Redeem>(),
             Err(ReadEnd::Malformed(error)) => Err(error),
             Err(ReadEnd::Short | ReadEnd::Reset | ReadEnd::Connection(_)) => return None,

@@ -9,7 +9,10 @@ use std::{
     io::{self, IoSliceMut},
     net::{Ipv6Addr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -29,6 +32,12 @@ pub const PAYLOAD_LEN_MAX: u16 = 8900;
 
 /// Largest UDP payload of IPv4, and so of what one call to the kernel may send in segments.
 const SEGMENTS_LEN_MAX: usize = 65_507;
+
+/// Errors of receiving in one turn before the task lets others run.
+const RECEIVE_ERRORS_PER_TURN: u32 = 32;
+
+/// Errors of receiving without a datagram between them that are not those of datagrams any more: the socket is broken.
+const RECEIVE_ERRORS_MAX: u32 = 100_000;
 
 /// Sends and receives datagrams. The real one is made by [`bind_udp`]; the simulated one lives in the tests.
 pub trait DatagramSocket: Debug + Send + Sync + 'static {
@@ -124,18 +133,20 @@ struct KernelSocket {
     state: UdpSocketState,
     send_segments_max: usize,
     receive_segments_max: usize,
+    /// Errors since the last datagram.
+    receive_errors: AtomicU32,
 }
 
 impl KernelSocket {
     fn new(socket: std::net::UdpSocket, payload_len_max: u16) -> io::Result<Self> {
         let payload_len_max = usize::from(payload_len_max);
         let state = UdpSocketState::new((&socket).into())?;
-        let send_segments_max = state.max_gso_segments().min(SEGMENTS_LEN_MAX / payload_len_max).max(1);
+        let send_segments_max = (SEGMENTS_LEN_MAX / payload_len_max).max(1);
         // quinn sets aside this many payloads for each of 32 receptions. The kernel joins at most 64 KiB of segments,
         // so more would never be filled.
         let receive_segments_max = state.gro_segments().min((64 << 10) / payload_len_max + 1);
         let socket = tokio::net::UdpSocket::from_std(socket)?;
-        Ok(Self { socket, state, send_segments_max, receive_segments_max })
+        Ok(Self { socket, state, send_segments_max, receive_segments_max, receive_errors: AtomicU32::new(0) })
     }
 }
 
@@ -154,15 +165,28 @@ impl AsyncUdpSocket for KernelSocket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        loop {
+        let mut errors = 0;
+        while errors < RECEIVE_ERRORS_PER_TURN {
             ready!(self.socket.poll_recv_ready(cx))?;
             let received =
                 self.socket.try_io(Interest::READABLE, || self.state.recv((&self.socket).into(), buffers, meta));
-            // An error is that of an earlier datagram (its receiver was gone): the next one may be good.
-            if let Ok(count) = received {
-                return Poll::Ready(Ok(count));
+            match received {
+                Ok(count) => {
+                    self.receive_errors.store(0, Ordering::Relaxed);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // An error is that of an earlier datagram (its receiver was gone): the next one may be good.
+                Err(error) => {
+                    errors += 1;
+                    if self.receive_errors.fetch_add(1, Ordering::Relaxed) >= RECEIVE_ERRORS_MAX {
+                        return Poll::Ready(Err(error));
+                    }
+                }
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -170,7 +194,8 @@ impl AsyncUdpSocket for KernelSocket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.send_segments_max
+        // Asked each time: it falls to one for good when the kernel refuses segments.
+        self.send_segments_max.min(self.state.max_gso_segments())
     }
 
     fn max_receive_segments(&self) -> usize {

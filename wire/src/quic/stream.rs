@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 
 use super::error::CODE_GIVEN_UP;
-use crate::frame::{Frame, FrameDecoder, FrameError};
+use crate::frame::{FIRST_WORDS_LEN_MAX, Frame, FrameDecoder, FrameError};
 
 /// Why nothing more comes from a stream.
 #[derive(Debug)]
@@ -81,7 +81,15 @@ impl Drop for SendHalf {
 
 /// The next frame's header; not a byte of the body behind it is read.
 pub(super) async fn read_frame(stream: &mut RecvStream) -> Result<Frame, ReadEnd> {
-    let mut decoder = FrameDecoder::default();
+    read_with(stream, FrameDecoder::default()).await
+}
+
+/// The same from a peer that has not been welcomed yet.
+pub(super) async fn read_first_words(stream: &mut RecvStream) -> Result<Frame, ReadEnd> {
+    read_with(stream, FrameDecoder::with_header_max(FIRST_WORDS_LEN_MAX)).await
+}
+
+async fn read_with(stream: &mut RecvStream, mut decoder: FrameDecoder) -> Result<Frame, ReadEnd> {
     loop {
         let chunk = stream.read_chunk(decoder.wanted(), true).await?.ok_or(ReadEnd::Short)?;
         decoder.handle_bytes(&chunk.bytes).map_err(ReadEnd::Malformed)?;

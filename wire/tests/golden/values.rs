@@ -362,6 +362,7 @@ fn cluster_requests() -> Vec<(&'static str, ClusterRequest)> {
         ("request.cluster.redeem.node", ClusterRequest::ForwardRedeem(redeem(node_newcomer))),
         ("request.cluster.redeem.client", ClusterRequest::ForwardRedeem(redeem(client_newcomer))),
         ("request.cluster.take_seal", ClusterRequest::TakeSeal { seal: SealKey([0x5a; 32]) }),
+        ("request.cluster.moved", ClusterRequest::Moved { address: row(1).address }),
     ]
 }
 
@@ -461,6 +462,7 @@ fn cluster_answers() -> Vec<(&'static str, ClusterAnswer)> {
         ("answer.cluster.identified.client", identified(Some(PeerAccess::Client(Access::ReadWrite)))),
         ("answer.cluster.redeemed", ClusterAnswer::Redeemed(Box::new(redeemed()))),
         ("answer.cluster.seal_taken", ClusterAnswer::SealTaken),
+        ("answer.cluster.move_noted", ClusterAnswer::MoveNoted),
     ]
 }
 

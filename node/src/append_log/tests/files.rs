@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 
-use super::super::{Align, AppendError, AppendLog, FileState, FileStyle, LogConfig, ReadError, Room, SyncError};
+use super::super::{Align, AppendError, AppendLog, FileState, FileStyle, Fill, LogConfig, ReadError, Room, SyncError};
 use super::{FILE_LEN, config, dir, log_files, number, numbers, open, payload, record, rng, sim};
 use crate::disk::{Disk, FileDisk, FileDiskConfig, LockError, SimDisk, SimFault, SimOptions};
 
@@ -224,4 +224,42 @@ async fn a_synced_log_is_marked_within_50_ms_and_then_left_alone() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!((log.files()[0].len, disk.sync_count()), (len + 128, syncs));
     assert_eq!(log_files(&disk)[0].0, dir().join("0000000000000001.log"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_with_an_index_ends_at_its_most_records() {
+    let disk = sim(1);
+    let config = LogConfig { file_len: 64 << 20, reserve: 0, ..LogConfig::segments() };
+    let (log, _) = open(&disk, config, 1).await;
+    for batch in 0..65 {
+        let records = (0..2048).map(|at| record(batch * 2048 + at, 8, Align::Packed)).collect();
+        log.append_batch(records).await.unwrap();
+    }
+    log.sync().await.unwrap();
+    let files = log.files();
+    let states: Vec<_> = files.iter().map(|file| file.state).collect();
+    assert_eq!(states, [FileState::Sealed, FileState::Active]);
+    assert_eq!(log.list(files[0].id).await.unwrap().records.len(), 128 << 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_filled_before_it_is_needed() {
+    let disk = sim(1);
+    let config = LogConfig { fill: Fill::Ahead, ..config(FileStyle::ZeroFilled) };
+    let spares = || {
+        let paths = disk.paths().into_iter().map(|(path, _)| path);
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "spare")).count()
+    };
+    let (log, _) = open(&disk, config, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(spares(), 1, "at the open");
+    log.append(record(0, 10, Align::Packed)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(spares(), 0, "it is the first file now");
+    let half = FILE_LEN / 2 / 2000 + 1;
+    fill(&log, 1..half + 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((spares(), log.files().len()), (1, 1), "half of the first file is used");
+    fill(&log, half + 1..10 * half).await;
+    assert_eq!(numbers(&log).await, (0..10 * half).collect::<Vec<_>>());
 }

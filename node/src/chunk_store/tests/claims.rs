@@ -1,17 +1,19 @@
 //! Single claims, each with its own small story.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use ring::{GcEpoch, Partition, PartitionBits};
 use wire::chunk::Durability;
 
 use super::super::{Checked, ChunkStore, Compacted, IndexOrigin, PutError, ReadError, Rebuilt, SyncError};
-use super::rig::{IndexFate, Rig, compact_all, list, put, read};
+use super::rig::{DIR, IndexFate, Rig, compact_all, list, put, read};
 use crate::disk::{Disk, FileDisk, FileDiskConfig, OpenMode, SimFault};
-use crate::kv::{FjallConfig, FjallKv};
+use crate::kv::{FjallConfig, FjallKv, KvError, KvRead, KvStore, KvVisit, MemoryKv, WriteBatch};
 
 const SEGMENT: u64 = 1 << 20;
 
@@ -474,4 +476,61 @@ fn on_a_real_disk_and_a_real_index_chunks_survive_an_abrupt_end() {
             }
         });
     }
+}
+
+/// A store of pairs that can be broken.
+#[derive(Debug, Default)]
+struct BrittleKv {
+    kv: MemoryKv,
+    is_broken: AtomicBool,
+}
+
+impl BrittleKv {
+    fn check(&self) -> Result<(), KvError> {
+        if self.is_broken.load(Ordering::Relaxed) { Err(KvError { reason: "broken".to_owned() }) } else { Ok(()) }
+    }
+}
+
+impl KvRead for BrittleKv {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.check()?;
+        self.kv.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut KvVisit<'_>) -> Result<(), KvError> {
+        self.check()?;
+        self.kv.scan(from, to, visit)
+    }
+}
+
+impl KvStore for BrittleKv {
+    fn snapshot(&self) -> Box<dyn KvRead> {
+        self.kv.snapshot()
+    }
+
+    fn commit(&self, batch: WriteBatch) -> Result<(), KvError> {
+        self.check()?;
+        self.kv.commit(batch)
+    }
+
+    fn persist(&self) -> BoxFuture<'static, Result<(), KvError>> {
+        self.kv.persist()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_whose_index_failed_says_so() {
+    let mut rig = Rig::new(1, SEGMENT);
+    let kv = Arc::new(BrittleKv::default());
+    let (disk, rng) = (Arc::new(rig.disk.clone()), Box::new(StdRng::seed_from_u64(1)));
+    let opened = ChunkStore::open(disk, Path::new(DIR), kv.clone(), rig.config.clone(), rng).await;
+    let (store, _) = opened.unwrap();
+    put(&store, &rig.chunk(1000), 1).await;
+    assert!(!store.report().await.failed);
+    kv.is_broken.store(true, Ordering::Relaxed);
+    let mut index = store.watch_index();
+    drop(store.put(rig.chunk(2000), GcEpoch(1), Durability::Synced).await);
+    let reason = index.wait_for(Option::is_some).await.unwrap().clone();
+    assert_eq!(reason.as_deref(), Some("broken"));
+    assert!(store.report().await.failed);
 }

@@ -248,3 +248,17 @@ async fn a_log_that_lost_its_beginning_is_not_opened() {
     let error = open(&disk, 2).await.unwrap_err();
     assert!(matches!(error, OpenError::Gap { expected: 0, .. } | OpenError::Damaged { .. }), "{error}");
 }
+
+/// Behind a snapshot of another history, nothing of the old one comes back.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_began_anew_stays_empty_through_a_power_cut() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(SimOptions { seed, ..SimOptions::default() });
+        let mut store = open(&disk, seed).await.unwrap();
+        store.blocking_append((0..10).map(|index| entry(1, index))).await.unwrap();
+        store.restart_at(log_id(2, 5)).await.unwrap();
+        disk.power_cycle();
+        let mut store = open(&disk, seed + 100).await.unwrap();
+        assert_eq!(Model::of(&mut store).await, Model { purged: Some(log_id(2, 5)), terms: Vec::new() }, "seed {seed}");
+    }
+}

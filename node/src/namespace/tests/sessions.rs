@@ -267,3 +267,30 @@ fn a_leader_with_a_slow_clock_does_not_turn_ctime_back() {
     client.ok(&mut machine, Op::SetAttr { inode: file, set });
     assert_eq!((machine.attr(file).changed, machine.attr(file).modified), (changed, early));
 }
+
+#[test]
+fn a_session_that_reserves_too_far_ahead_loses_its_oldest_range() {
+    let mut machine = Machine::new();
+    let mut client = Client::open(&mut machine, 1);
+    let oldest = client.range.first;
+    let mut ranges = vec![client.range];
+    for _ in 0..256 {
+        match machine.propose(CommandBody::ReserveInodes { session: client.session }) {
+            CommandOutcome::InodesReserved(range) => ranges.push(range),
+            other => panic!("{other:?}"),
+        }
+    }
+    let create = |inode, name: &str| Op::Create {
+        dir: Inode::ROOT,
+        name: self::name(name),
+        new: new_inode(inode, NewKind::File(NewContent::Empty)),
+        replace: Replace::No,
+    };
+    assert_eq!(client.run(&mut machine, create(oldest, "oldest")), Err(OpError::NotReserved));
+    for (number, range) in ranges[1..].iter().enumerate() {
+        client.run(&mut machine, create(range.first, &number.to_string())).unwrap();
+    }
+    machine.propose(CommandBody::CloseSession { session: client.session });
+    machine.finish_work();
+    assert_eq!(session_list(&machine.rows).unwrap(), []);
+}

@@ -1,0 +1,258 @@
+//! Leases as two mounts see them, message by message, against a real node.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fuse_client::Profile;
+use harness::Cluster;
+use wire::{
+    Answer, Refusal, Request,
+    lease::{GRACE, LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, Recall, Release, TERM},
+    namespace::{
+        Batch, FileLock, InlineData, Inode, LockKind, LockOwner, Mode, Name, NamespaceAnswer, NamespaceRequest,
+        NewContent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpError, OpNumber, Query, QueryAnswer, Replace,
+        SessionId, SessionNonce, SetId, SetTime, Want,
+    },
+    quic::{Connection, Endpoint, EndpointConfig, UdpSocketConfig, bind_udp},
+};
+
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// A mount that says only what it is told to.
+#[derive(Clone)]
+struct Mount {
+    connection: Connection,
+    session: SessionId,
+    generation: LeaseGeneration,
+    first: Inode,
+}
+
+/// A way to the cluster that holds no session.
+async fn connect(cluster: &Cluster) -> Connection {
+    let profile = Profile::load(&cluster.profile()).unwrap();
+    let endpoint = Endpoint::new(EndpointConfig {
+        socket: bind_udp(([127, 0, 0, 1], 0).into(), UdpSocketConfig::default()).unwrap(),
+        credentials: Some(Arc::new(profile.credentials().unwrap())),
+        cluster: Some(profile.cluster),
+        serve: false,
+        rng_seed: None,
+    });
+    endpoint.unwrap().connect(cluster.nodes[0].address, None, DEADLINE).await.unwrap()
+}
+
+async fn ask(connection: &Connection, request: NamespaceRequest) -> Result<NamespaceAnswer, Refusal> {
+    match connection.call(&Request::Namespace(request), &[], DEADLINE).await.unwrap().0 {
+        Ok(Answer::Namespace(answer)) => Ok(answer),
+        Ok(other) => panic!("{other:?}"),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+impl Mount {
+    async fn open(cluster: &Cluster, nonce: u8) -> Self {
+        let connection = connect(cluster).await;
+        let opened = ask(&connection, NamespaceRequest::OpenMount { nonce: SessionNonce([nonce; 16]) }).await;
+        let Ok(NamespaceAnswer::SessionOpened { session, inodes, .. }) = opened else { panic!("{opened:?}") };
+        let mut mount = Self { connection, session, generation: LeaseGeneration::default(), first: inodes.first };
+        assert_eq!(mount.renew().await, LeaseAnswer::NotCurrent);
+        mount.reclaim(Vec::new()).await;
+        mount
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> LeaseAnswer {
+        match ask(&self.connection, NamespaceRequest::Lease(request)).await {
+            Ok(NamespaceAnswer::Lease(answer)) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn reclaim(&mut self, leases: Vec<(Inode, LeaseMode)>) -> Vec<Inode> {
+        let (session, generation) = (self.session, self.generation);
+        match self.lease(LeaseRequest::Reclaim { session, generation, leases, more: false }).await {
+            LeaseAnswer::Reclaimed { generation, refused } => {
+                self.generation = generation;
+                refused
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn renew(&self) -> LeaseAnswer {
+        self.lease(LeaseRequest::Renew { session: self.session, generation: self.generation }).await
+    }
+
+    async fn change(&self, number: u64, op: Op) -> LeaseAnswer {
+        let ops = vec![NumberedOp { number: OpNumber(number), after: None, op }];
+        let batch = Batch { session: self.session, lowest_unanswered: OpNumber(number), ops, want: Want::Outcome };
+        self.lease(LeaseRequest::Change { generation: self.generation, batch }).await
+    }
+
+    async fn attr(&self, exclusive: Vec<Inode>, inode: Inode) -> (u64, Vec<Inode>) {
+        let (session, generation, queries) = (self.session, self.generation, vec![Query::Attr { inode }]);
+        match self.lease(LeaseRequest::Ask { session, generation, exclusive, queries }).await {
+            LeaseAnswer::Asked { answers, unleased, .. } => match &answers[..] {
+                [Ok(QueryAnswer::Attr(attr))] => (attr.size, unleased),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn recalls(&self, known: LeaseNumber) -> Vec<Recall> {
+        let (session, generation) = (self.session, self.generation);
+        match self.lease(LeaseRequest::Recalls { session, generation, known }).await {
+            LeaseAnswer::Recalls(recalls) => recalls,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn obey(&self, recalls: &[Recall]) {
+        let releases = recalls.iter().map(|&Recall { number, inode, keep }| Release { number, inode, keep }).collect();
+        let (session, generation) = (self.session, self.generation);
+        let released = self.lease(LeaseRequest::Release { session, generation, releases }).await;
+        assert_eq!(released, LeaseAnswer::Released);
+    }
+
+    async fn create(&self, number: u64, inode: Inode, name: &str) {
+        let new = NewInode {
+            inode,
+            kind: NewKind::File(NewContent::Empty),
+            mode: Mode::new(0o644),
+            uid: 0,
+            gid: NewGroup::Caller(0),
+            times: None,
+            xattrs: Vec::new(),
+        };
+        let name = Name::new(name.as_bytes()).unwrap();
+        let op = Op::Create { dir: Inode::ROOT, name, new, replace: Replace::No };
+        let LeaseAnswer::Changed { outcomes, touched, unleased, .. } = self.change(number, op).await else {
+            panic!("it changes")
+        };
+        assert!(outcomes[0].is_ok());
+        assert_eq!(touched.iter().map(|attr| attr.inode).collect::<Vec<_>>(), [Inode::ROOT, inode]);
+        assert_eq!(unleased, []);
+    }
+}
+
+fn write(inode: Inode, bytes: &[u8]) -> Op {
+    let content = InlineData::new(bytes.to_vec());
+    Op::WriteInline { inode, content, if_version: None, modified: SetTime::Now, set_id: SetId::Keep }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[test]
+fn what_one_mount_wrote_locally_is_told_before_another_is_answered() {
+    let cluster = Cluster::with(1, 1);
+    block_on(async {
+        let (writer, reader) = (Mount::open(&cluster, 1).await, Mount::open(&cluster, 2).await);
+        let file = writer.first;
+        writer.create(1, file, "file").await;
+        let asks = tokio::spawn({
+            let reader = reader.clone();
+            async move { reader.attr(Vec::new(), file).await }
+        });
+        let recalls = writer.recalls(LeaseNumber::default()).await;
+        assert!(matches!(recalls[..], [Recall { inode, keep: Some(LeaseMode::Shared), .. }] if inode == file));
+        assert!(!asks.is_finished());
+        assert!(matches!(writer.change(2, write(file, b"told")).await, LeaseAnswer::Changed { .. }));
+        writer.obey(&recalls).await;
+        assert_eq!(asks.await.unwrap(), (4, vec![]), "the answer has what was written back");
+        // Now both share it: a change of one waits for the other, and passes a stranger's question by.
+        let writes = tokio::spawn({
+            let writer = writer.clone();
+            async move { writer.change(3, write(file, b"again")).await }
+        });
+        let recalls = reader.recalls(LeaseNumber::default()).await;
+        assert!(matches!(recalls[..], [Recall { inode, keep: None, .. }] if inode == file));
+        let asked = ask(&connect(&cluster).await, NamespaceRequest::Query(vec![Query::Attr { inode: file }])).await;
+        let Ok(NamespaceAnswer::Query(answers)) = asked else { panic!("{asked:?}") };
+        assert!(matches!(&answers[..], [Ok(QueryAnswer::Attr(attr))] if attr.size == 4));
+        assert!(!writes.is_finished());
+        reader.obey(&recalls).await;
+        assert!(matches!(writes.await.unwrap(), LeaseAnswer::Changed { .. }));
+        assert_eq!(reader.attr(vec![], file).await.0, 5);
+    });
+}
+
+#[test]
+fn a_write_back_passes_the_change_that_waits_for_it_and_a_silent_mount_holds_up_nobody_for_long() {
+    let cluster = Cluster::with(1, 1);
+    block_on(async {
+        let (first, second) = (Mount::open(&cluster, 1).await, Mount::open(&cluster, 2).await);
+        let file = first.first;
+        first.create(1, file, "file").await;
+        let changes = tokio::spawn({
+            let second = second.clone();
+            async move { second.change(1, write(file, b"second")).await }
+        });
+        let recalls = first.recalls(LeaseNumber::default()).await;
+        let LeaseAnswer::Changed { unleased, .. } = first.change(2, write(file, b"first")).await else {
+            panic!("it passes")
+        };
+        assert_eq!(unleased, [file]);
+        first.obey(&recalls).await;
+        assert!(matches!(changes.await.unwrap(), LeaseAnswer::Changed { .. }));
+        assert_eq!(first.attr(vec![], file).await, (6, vec![]));
+        // The first says nothing any more.
+        let begun = Instant::now();
+        assert!(matches!(second.change(2, write(file, b"alone")).await, LeaseAnswer::Changed { .. }));
+        assert!(begun.elapsed() < TERM + GRACE + Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert_eq!(first.renew().await, LeaseAnswer::NotCurrent);
+        // A lock in the way is told, and goes with its session.
+        let lock = |kind| FileLock { owner: LockOwner(1), pid: 1, start: 0, end: u64::MAX, kind };
+        let take = |kind| Op::Lock { inode: file, lock: lock(kind) };
+        let locked = second.change(3, take(LockKind::Write)).await;
+        assert!(matches!(locked, LeaseAnswer::Changed { outcomes, .. } if outcomes[0].is_ok()));
+        let mut first = first;
+        assert_eq!(first.reclaim(vec![(file, LeaseMode::Shared)]).await, [file], "what was taken away is gone");
+        let locked = first.change(3, take(LockKind::Read)).await;
+        assert!(matches!(locked, LeaseAnswer::Changed { outcomes, .. } if outcomes[0] == Err(OpError::Locked)));
+        let close = NamespaceRequest::CloseSession { session: second.session };
+        assert_eq!(ask(&second.connection, close).await, Ok(NamespaceAnswer::SessionClosed));
+        let locked = first.change(4, take(LockKind::Read)).await;
+        assert!(matches!(locked, LeaseAnswer::Changed { outcomes, .. } if outcomes[0].is_ok()));
+    });
+}
+
+#[test]
+fn a_new_leader_waits_for_the_mounts_of_the_last() {
+    let mut cluster = Cluster::with(1, 1);
+    block_on(async {
+        let (mut first, mut second) = (Mount::open(&cluster, 1).await, Mount::open(&cluster, 2).await);
+        let file = first.first;
+        first.create(1, file, "file").await;
+        cluster.nodes[0].kill();
+        cluster.nodes[0].start();
+        first.connection = connect(&cluster).await;
+        second.connection = connect(&cluster).await;
+        let asks = tokio::spawn({
+            let connection = connect(&cluster).await;
+            async move { ask(&connection, NamespaceRequest::Query(vec![Query::Attr { inode: file }])).await }
+        });
+        let begun = Instant::now();
+        while second.connection_is_early().await {}
+        assert_eq!(second.renew().await, LeaseAnswer::NotCurrent);
+        assert_eq!(second.reclaim(vec![]).await, []);
+        assert_eq!(first.reclaim(vec![(file, LeaseMode::Exclusive)]).await, []);
+        assert!(begun.elapsed() < TERM, "{:?}", begun.elapsed());
+        let recalls = first.recalls(LeaseNumber::default()).await;
+        assert!(matches!(recalls[..], [Recall { keep: Some(LeaseMode::Shared), .. }]), "it still holds it");
+        assert!(!asks.is_finished());
+        first.obey(&recalls).await;
+        assert!(matches!(asks.await.unwrap(), Ok(NamespaceAnswer::Query(_))));
+    });
+}
+
+impl Mount {
+    /// Whether the node does not lead yet.
+    async fn connection_is_early(&self) -> bool {
+        let (session, generation) = (self.session, self.generation);
+        let request = NamespaceRequest::Lease(LeaseRequest::Renew { session, generation });
+        matches!(ask(&self.connection, request).await, Err(Refusal::NotLeader { .. } | Refusal::NotServing))
+    }
+}
