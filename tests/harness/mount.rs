@@ -53,7 +53,7 @@ impl Mount {
         let ready = self.log.with_extension("ready");
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = cluster.command();
-        command.arg("mount").arg(&self.dir).args(["--foreground", "--report"]);
+        command.env("DFS_LOG", "info").arg("mount").arg(&self.dir).args(["--foreground", "--report"]);
         if rustix::process::geteuid().is_root() {
             command.args(["-o", "allow_other"]);
         }

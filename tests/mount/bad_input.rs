@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Write},
     os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
     process::Command,
@@ -143,7 +143,14 @@ fn the_kernel_gets_the_errno_that_posix_names() {
     assert_errno(fs::remove_file(at("dir")), Errno::ISDIR);
     assert_errno(fs::remove_dir(at("file")), Errno::NOTDIR);
     let file = OpenOptions::new().read(true).write(true).open(at("file")).unwrap();
-    assert_errno(file.write_all_at(b"x", i64::MAX as u64), Errno::FBIG);
+    // The largest file there is, and one byte more.
+    let end = i64::MAX as u64;
+    file.set_len(end).unwrap();
+    let mut append = OpenOptions::new().append(true).open(at("file")).unwrap();
+    assert_errno(append.write_all(b"x"), Errno::FBIG);
+    let beyond = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), end - 1, 10);
+    assert_errno(beyond.map_err(Into::into), Errno::FBIG);
+    file.set_len(5).unwrap();
     assert_errno(rustix::fs::ftruncate(&file, i64::MAX as u64 + 1).map_err(Into::into), Errno::INVAL);
     let target = "t".repeat(4096);
     assert_errno(std::os::unix::fs::symlink(target, at("link")), Errno::NAMETOOLONG);

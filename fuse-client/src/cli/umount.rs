@@ -53,11 +53,15 @@ pub(crate) enum MountPoint {
 /// Looks at a directory: an absolute path.
 pub(crate) fn look_at(dir: &Path) -> io::Result<MountPoint> {
     let Some(kind) = mounted_kind(dir)? else { return Ok(MountPoint::Free) };
-    match fs::symlink_metadata(dir) {
-        // What the kernel answers for a program that is gone: ENOTCONN, ECONNABORTED.
-        Err(error) if kind == "fuse.dfs" && matches!(error.raw_os_error(), Some(107 | 103)) => Ok(MountPoint::Dead),
-        _ => Ok(MountPoint::Mounted { kind }),
-    }
+    if kind == "fuse.dfs" && is_dead(dir) { Ok(MountPoint::Dead) } else { Ok(MountPoint::Mounted { kind }) }
+}
+
+/// Whether the program behind a mount is gone. The kernel may still have attributes of its root, and a living program
+/// may have to ask a cluster that does not answer; this question neither answers from a cache, and a program of ours
+/// answers it (with a refusal) by itself.
+fn is_dead(dir: &Path) -> bool {
+    let asked = rustix::fs::getxattr(dir, "system.posix_acl_access", &mut [0_u8; 0]);
+    matches!(asked, Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED))
 }
 
 /// The kind of the topmost mount at a directory, from the kernel's list.
