@@ -87,7 +87,7 @@ fn tar_unpacks_and_packs_the_same_tree() {
     let mount = Mount::new(&cluster, "mnt");
     let source = cluster.path("source");
     make_tree(&source);
-    shell("tar -C \"$1\" -cf tree.tar . && mkdir out && tar -C out -xpf tree.tar", mount.dir(), &source);
+    shell("tar --format=posix -C \"$1\" -cf tree.tar . && mkdir out && tar -C out -xpf tree.tar", mount.dir(), &source);
     tree::assert_same(&source, &mount.path("out"));
     shell("tar -C out -df tree.tar && rm -r out && test ! -e out", mount.dir(), &source);
 }

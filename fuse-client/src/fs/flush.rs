@@ -264,18 +264,18 @@ impl Shared {
             return Err(FsError::Overtaken);
         }
         let end = ranges.iter().map(|(start, bytes)| start + bytes.len() as u64).max().unwrap_or(0);
-        if attr.size <= INLINE_LEN_MAX as u64 {
-            if let Some(mut whole) = self.inline_bytes(file, &attr).await? {
-                if end <= INLINE_LEN_MAX as u64 {
-                    let len = usize::try_from(end.max(attr.size)).expect("inline bytes are few");
-                    whole.resize(len, 0);
-                    for (start, bytes) in &ranges {
-                        super::dirty::lay_over(0, &mut whole, *start, bytes);
-                    }
-                    return self.commit_inline(file, &attr, whole, (modified, set_id)).await;
+        if attr.size <= INLINE_LEN_MAX as u64
+            && let Some(mut whole) = self.inline_bytes(file, &attr).await?
+        {
+            if end <= INLINE_LEN_MAX as u64 {
+                let len = usize::try_from(end.max(attr.size)).expect("inline bytes are few");
+                whole.resize(len, 0);
+                for (start, bytes) in &ranges {
+                    super::dirty::lay_over(0, &mut whole, *start, bytes);
                 }
-                add_below(&mut ranges, &whole);
+                return self.commit_inline(file, &attr, whole, (modified, set_id)).await;
             }
+            add_below(&mut ranges, &whole);
         }
         let packed = pack(ranges);
         self.commit_chunks(file, attr, packed, (modified, set_id)).await

@@ -63,14 +63,15 @@ impl FileSystem {
         let node = table.get(dir).filter(|node| node.is_leased())?;
         let child = node.children.get(name)?;
         let (at, until) = (now(), now() + ttl);
+        let entry_ttl = node.name_ttl(ttl, at);
         let Some(inode) = child else {
-            table.get_mut(dir)?.children.told(name, until, at);
-            return Some(Lookup::Missing(ttl));
+            table.get_mut(dir)?.children.told(name, at + entry_ttl, at);
+            return Some(Lookup::Missing(entry_ttl));
         };
         let attr = self.shared.told_attr(&mut table, inode, until)?;
-        table.get_mut(dir)?.children.told(name, until, at);
+        table.get_mut(dir)?.children.told(name, at + entry_ttl, at);
         table.remember(inode);
-        Some(Lookup::Found(Told { attr, attr_ttl: ttl, entry_ttl: ttl }))
+        Some(Lookup::Found(Told { attr, attr_ttl: ttl, entry_ttl }))
     }
 
     /// What `name` leads to, asked anew. It is not told for longer than this moment: look for it in the cache first.
@@ -225,10 +226,14 @@ impl FileSystem {
         let stands = table
             .get(dir)
             .is_some_and(|node| node.is_leased() && node.children.get(&entry.name) == Some(Some(entry.inode)));
-        let entry_ttl = if stands { ttl } else { Duration::ZERO };
-        if stands && let Some(node) = table.get_mut(dir) {
-            node.children.told(&entry.name, until, at);
-        }
+        let entry_ttl = match table.get_mut(dir) {
+            Some(node) if stands => {
+                let entry_ttl = node.name_ttl(ttl, at);
+                node.children.told(&entry.name, at + entry_ttl, at);
+                entry_ttl
+            }
+            _ => Duration::ZERO,
+        };
         let told = self.shared.told_attr(&mut table, entry.inode, until);
         let attr_ttl = if told.is_some() { ttl } else { Duration::ZERO };
         Some(Told { attr: told.unwrap_or(listed), attr_ttl, entry_ttl })

@@ -21,6 +21,9 @@ use wire::{
 use super::file::File;
 use crate::session::Changed;
 
+/// How long a directory counts as one that others change, after they did.
+const CONTENDED: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// All inodes.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -45,6 +48,9 @@ pub(crate) struct Node {
     pub(crate) recalled: LeaseNumber,
     /// How many are giving it back: the kernel is told of nothing new that rests on it.
     pub(crate) revoking: u32,
+    /// Others change the directory: until then the kernel is told of its names for the moment only. To make it forget a
+    /// name takes a lock that its own changes of the directory hold, while they wait for those others.
+    pub(crate) contended_until: Option<Instant>,
     /// The kernel could not be made to forget its pages before the lease went: somebody had one of them locked, and
     /// waited for us. It knows that its attributes are old, and so asks for them before it uses a page; the pages go then.
     pub(crate) pages_stale: bool,
@@ -240,6 +246,9 @@ impl Table {
             return Forgotten::default();
         }
         node.losses += 1;
+        if !node.children.told.is_empty() || node.contended_until.is_some() {
+            node.contended_until = Some(now + CONTENDED);
+        }
         // What was granted until now is let go, also where the answer that says so is still on its way.
         node.recalled = node.recalled.max(node.granted);
         node.attr = None;
@@ -269,6 +278,12 @@ impl Table {
 }
 
 impl Node {
+    /// How long the kernel may be told that names of the directory count.
+    pub(crate) fn name_ttl(&self, ttl: std::time::Duration, now: Instant) -> std::time::Duration {
+        let contended = self.contended_until.is_some_and(|until| until > now);
+        if contended { std::time::Duration::ZERO } else { ttl }
+    }
+
     /// Whether answers may rest on the lease.
     pub(crate) fn is_leased(&self) -> bool {
         self.lease.is_some() && self.revoking == 0
@@ -283,6 +298,9 @@ impl Children {
 
     /// The kernel was told of a name.
     pub(crate) fn told(&mut self, name: &Name, until: Instant, now: Instant) {
+        if until <= now {
+            return;
+        }
         match self.told.get_mut(name) {
             Some(told) => *told = until.max(*told),
             None => {
