@@ -8,6 +8,7 @@
 //! Files and arguments (`main`, `disk::data_dir`): a simulation makes [`Parts`] of its own.
 
 mod addresses;
+mod seal;
 mod transport;
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -424,21 +425,6 @@ impl Node {
     pub async fn store_report(&self) -> StoreReport {
         let report = self.chunks.report().await;
         StoreReport { lacking: self.repair.lacking(), repaired: self.repair.repaired(), ..report }
-    }
-
-    /// The key that unseals the authority's, if this node has it.
-    pub fn seal(&self) -> Option<SealKey> {
-        self.seal.lock().clone()
-    }
-
-    /// Keeps the seal, on stable storage first.
-    pub fn take_seal(&self, seal: SealKey) -> Result<(), Refusal> {
-        (self.keep_seal)(&seal).map_err(|error| {
-            warn!(%error, "the seal cannot be kept");
-            Refusal::Internal
-        })?;
-        *self.seal.lock() = Some(seal);
-        Ok(())
     }
 
     /// Random bytes.

@@ -139,8 +139,11 @@ fn a_leader_that_hangs_is_hidden_from_programs() {
     assert!(slowest < OPERATION_MAX, "{slowest:?}");
 }
 
+/// Something that a program does.
+type Attempt = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
 /// Things that programs do, none of them answered from a cache.
-fn attempts(root: PathBuf, open: File) -> Vec<(&'static str, Box<dyn FnOnce() -> io::Result<()> + Send>)> {
+fn attempts(root: PathBuf, open: File) -> Vec<(&'static str, Attempt)> {
     let at = move |name: &str| root.join(name);
     let (made, listed, statted, read, moved) = (at("made"), at(""), at("never asked for"), at("cold"), at("cold2"));
     let second = open.try_clone().unwrap();

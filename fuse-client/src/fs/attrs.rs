@@ -1,6 +1,6 @@
 //! Attributes of inodes, and how much room there is.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wire::namespace::{Attr, Inode, Op, Query, QueryAnswer, SetAttr};
 
@@ -58,7 +58,7 @@ impl FileSystem {
     /// How much room there is.
     pub async fn space(&self) -> Result<Space, FsError> {
         let kept = *self.shared.usage.lock();
-        if let Some((_, space)) = kept.filter(|(at, _)| at.elapsed() < SPACE_TTL) {
+        if let Some((_, space)) = kept.filter(|(at, _)| now().saturating_duration_since(*at) < SPACE_TTL) {
             return Ok(space);
         }
         let status = self.shared.cluster.status().await?;
@@ -70,7 +70,7 @@ impl FileSystem {
             _ => return Err(ClusterError::Confused.into()),
         };
         let space = Space { total: (used + free) / replicas, free: free / replicas, inodes: usage.inodes };
-        *self.shared.usage.lock() = Some((Instant::now(), space));
+        *self.shared.usage.lock() = Some((now(), space));
         Ok(space)
     }
 }

@@ -5,16 +5,19 @@
 //! - A commit names the data version that the bytes were written on; if that has changed, they are lost and the file's
 //!   next `fsync` and `close` say so.
 
+mod batch;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{sync::OwnedSemaphorePermit, task::JoinSet, time::sleep};
+use tokio::{task::JoinSet, time::sleep};
 use tracing::warn;
 use wire::namespace::{
-    Attr, Content, EXTENTS_MAX, Extent, ExtentBody, INLINE_LEN_MAX, InlineData, NewExtent, Op, OpAnswer, OpError,
-    Query, QueryAnswer, SetId, SetTime,
+    Attr, Content, EXTENTS_MAX, INLINE_LEN_MAX, InlineData, NewExtent, Op, OpAnswer, OpError, Query, QueryAnswer,
+    SetId, SetTime,
 };
 
+use self::batch::{Batch, take_batch};
 use super::{
     FileSystem, FsError, Shared,
     dirty::{Packed, pack},
@@ -63,15 +66,6 @@ enum LeaseHeld {
     Yes,
     /// It has to be made sure of.
     Unsure,
-}
-
-/// What was taken out of a file to be committed.
-struct Batch {
-    ranges: Vec<(u64, Bytes)>,
-    modified: SetTime,
-    set_id: SetId,
-    base: Option<Base>,
-    room: Option<OwnedSemaphorePermit>,
 }
 
 /// Looks after dirty files.
@@ -449,39 +443,6 @@ impl Shared {
 /// which are read again soon.
 const KEEP_LEN_MAX: usize = 256 << 10;
 
-fn take_batch(file: &File, take: Take) -> Option<Batch> {
-    let mut state = file.state.lock();
-    // Whoever took these was cancelled: nobody else is at work, it is our turn.
-    for (offset, bytes) in std::mem::take(&mut state.flushing) {
-        state.dirty.put_back(offset, &bytes);
-    }
-    let ranges = match take {
-        Take::Full => state.dirty.take_full(usize::try_from(BATCH_LEN / u64::from(wire::CHUNK_LEN_MAX)).unwrap_or(1)),
-        Take::All => state.dirty.take(BATCH_LEN, BATCH_RANGES),
-    };
-    if ranges.is_empty() {
-        return None;
-    }
-    let ranges: Vec<(u64, Bytes)> = ranges.into_iter().map(|(start, bytes)| (start, bytes.into())).collect();
-    // They are read from here until they are committed.
-    state.flushing = ranges.clone();
-    let units: u32 = ranges.iter().map(|(_, bytes)| pool_units(bytes.len() as u64)).sum();
-    let all = state.dirty.is_empty();
-    if all {
-        state.dirty_since = None;
-    }
-    let room = match &mut state.room {
-        Some(_) if all => state.room.take(),
-        Some(held) => {
-            let part = (units as usize).min(held.num_permits());
-            held.split(part)
-        }
-        None => None,
-    };
-    let modified = state.modified.map_or(SetTime::Keep, SetTime::To);
-    Some(Batch { ranges, modified, set_id: state.set_id, base: state.base, room })
-}
-
 /// Adds what inline bytes hold and `ranges` do not: extents must cover all of it.
 fn add_below(ranges: &mut Vec<(u64, Bytes)>, whole: &[u8]) {
     let mut merged = super::dirty::DirtyRanges::default();
@@ -500,53 +461,5 @@ fn is_final(error: &FsError) -> bool {
         FsError::Op(error) => !matches!(error, OpError::StaleEpoch | OpError::StaleGc | OpError::CutPending),
         FsError::Put(error) => matches!(**error, PutError::NoSpace),
         _ => false,
-    }
-}
-
-impl super::file::FileState {
-    /// Everything written here is given up.
-    fn drop_news(&mut self) {
-        self.dirty = super::dirty::DirtyRanges::default();
-        self.flushing.clear();
-        self.note_committed();
-        self.room = None;
-    }
-
-    /// A batch is committed; if nothing has come after it, nothing is left of it.
-    fn note_committed(&mut self) {
-        if self.dirty.is_empty() {
-            self.modified = None;
-            self.set_id = SetId::Keep;
-            self.base = None;
-            if self.flushing.is_empty() {
-                self.room = None;
-            }
-        }
-    }
-
-    /// Extents were committed on top of `attr`.
-    fn note_extents(&mut self, attr: &Attr, answer: &OpAnswer, extents: &[NewExtent]) {
-        let version = answer.done.version;
-        match &mut self.content {
-            Some(Known { version: known, body: KnownBody::Extents(map) }) if *known == attr.data_version => {
-                for extent in extents {
-                    map.insert(Extent { offset: extent.offset, body: ExtentBody::Chunk(extent.slice) });
-                }
-                *known = version;
-            }
-            // Everything there was lay inline, and is among the extents now.
-            _ if attr.size == 0
-                || extents
-                    .first()
-                    .is_some_and(|first| first.offset == 0 && u64::from(first.slice.len) >= attr.size) =>
-            {
-                let all = extents
-                    .iter()
-                    .map(|extent| Extent { offset: extent.offset, body: ExtentBody::Chunk(extent.slice) });
-                let map = super::extent_map::ExtentMap::new(0..u64::MAX, all.collect());
-                self.content = Some(Known { version, body: KnownBody::Extents(map) });
-            }
-            _ => self.content = None,
-        }
     }
 }

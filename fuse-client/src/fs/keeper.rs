@@ -6,7 +6,7 @@ use std::{sync::Arc, sync::Weak, time::Duration};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
-    time::{Instant, sleep},
+    time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -111,7 +111,7 @@ enum Word {
 }
 
 async fn keep(shared: Arc<Shared>) {
-    let mut sweep = Instant::now();
+    let mut sweep = now();
     loop {
         let word = if shared.session().is_over() {
             Word::SessionEnded
@@ -130,8 +130,8 @@ async fn keep(shared: Arc<Shared>) {
             Word::SessionEnded => reopen(&shared).await,
             Word::Unheard => RETRY_PAUSE,
         };
-        if sweep.elapsed() >= RENEW_INTERVAL {
-            sweep = Instant::now();
+        if now().saturating_duration_since(sweep) >= RENEW_INTERVAL {
+            sweep = now();
             shared.trim();
         }
         tokio::select! {

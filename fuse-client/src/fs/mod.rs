@@ -29,6 +29,7 @@ mod ranges;
 mod read;
 mod recall;
 mod table;
+mod wall_clock;
 mod write;
 mod xattrs;
 

@@ -1,14 +1,15 @@
 //! Bytes written: they lie here, under an exclusive lease, until they are committed.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use wire::namespace::{FILE_LEN_MAX, OpError, SetId, Timestamp};
+use wire::namespace::{FILE_LEN_MAX, OpError, SetId};
 
 use super::{
     FileSystem, FsError, Gate, OP_DEADLINE, Shared,
     file::Base,
     open_files::{HandleId, OpenFile},
+    wall_clock,
 };
 use crate::cluster::{now, pool_units};
 
@@ -109,7 +110,7 @@ impl FileSystem {
         if state.dirty.is_empty() && state.flushing.is_empty() {
             state.base = attr.map(|attr| Base { version: attr.data_version, losses });
         }
-        state.write(offset, write.data, now(), wall_clock(), write.set_id);
+        state.write(offset, write.data, now(), wall_clock::now(), write.set_id);
         match &mut state.room {
             Some(held) => held.merge(room),
             None => state.room = Some(room),
@@ -173,11 +174,4 @@ fn report(open: &OpenFile) -> Result<(), FsError> {
         Some(error) if reported < state.failures => Err(error.clone()),
         _ => Ok(()),
     }
-}
-
-/// The time of day: what a file that was written here shows as its mtime.
-pub(super) fn wall_clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-    Timestamp::new(seconds, since.subsec_nanos()).expect("nanoseconds of a second are fewer than a billion")
 }

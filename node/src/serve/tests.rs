@@ -242,7 +242,7 @@ async fn make_orphans(node: &Node, count: u64) {
     for ops in numbered.chunks(100) {
         let batch = Batch { session, lowest_unanswered: ops[0].number, ops: ops.to_vec(), want: Want::Outcome };
         let command = CommandBody::Batch { client: CLIENT, batch };
-        let Ok(CommandOutcome::Batch(outcomes)) = super::propose(node, command, PATIENCE).await else {
+        let Ok(CommandOutcome::Batch { outcomes, .. }) = super::propose(node, command, PATIENCE).await else {
             panic!("no outcomes");
         };
         assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");

@@ -58,7 +58,7 @@ impl Stat {
         Self {
             mode: meta.mode(),
             owner: (meta.uid(), meta.gid()),
-            size: (!meta.is_dir()).then(|| meta.len()),
+            size: (!meta.is_dir()).then_some(meta.len()),
             links: meta.nlink(),
             modified: (meta.mtime() < CLOCK_FROM).then(|| (meta.mtime(), meta.mtime_nsec())),
         }

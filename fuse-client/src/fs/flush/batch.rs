@@ -1,0 +1,102 @@
+//! What a flush takes out of a file, and what it leaves when it is committed. Pure.
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+use wire::namespace::{Attr, Extent, ExtentBody, NewExtent, OpAnswer, SetId, SetTime};
+
+use super::{BATCH_LEN, BATCH_RANGES, Take};
+use crate::{
+    cluster::pool_units,
+    fs::file::{Base, File, Known, KnownBody},
+};
+
+/// What was taken out of a file to be committed.
+pub(super) struct Batch {
+    pub(super) ranges: Vec<(u64, Bytes)>,
+    pub(super) modified: SetTime,
+    pub(super) set_id: SetId,
+    pub(super) base: Option<Base>,
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+/// Takes a batch out of a file; none if there is nothing to take.
+pub(super) fn take_batch(file: &File, take: Take) -> Option<Batch> {
+    let mut state = file.state.lock();
+    // Whoever took these was cancelled: nobody else is at work, it is our turn.
+    for (offset, bytes) in std::mem::take(&mut state.flushing) {
+        state.dirty.put_back(offset, &bytes);
+    }
+    let ranges = match take {
+        Take::Full => state.dirty.take_full(usize::try_from(BATCH_LEN / u64::from(wire::CHUNK_LEN_MAX)).unwrap_or(1)),
+        Take::All => state.dirty.take(BATCH_LEN, BATCH_RANGES),
+    };
+    if ranges.is_empty() {
+        return None;
+    }
+    let ranges: Vec<(u64, Bytes)> = ranges.into_iter().map(|(start, bytes)| (start, bytes.into())).collect();
+    // They are read from here until they are committed.
+    state.flushing = ranges.clone();
+    let units: u32 = ranges.iter().map(|(_, bytes)| pool_units(bytes.len() as u64)).sum();
+    let all = state.dirty.is_empty();
+    if all {
+        state.dirty_since = None;
+    }
+    let room = match &mut state.room {
+        Some(_) if all => state.room.take(),
+        Some(held) => {
+            let part = (units as usize).min(held.num_permits());
+            held.split(part)
+        }
+        None => None,
+    };
+    let modified = state.modified.map_or(SetTime::Keep, SetTime::To);
+    Some(Batch { ranges, modified, set_id: state.set_id, base: state.base, room })
+}
+
+impl crate::fs::file::FileState {
+    /// Everything written here is given up.
+    pub(in crate::fs) fn drop_news(&mut self) {
+        self.dirty = crate::fs::dirty::DirtyRanges::default();
+        self.flushing.clear();
+        self.note_committed();
+        self.room = None;
+    }
+
+    /// A batch is committed; if nothing has come after it, nothing is left of it.
+    pub(in crate::fs) fn note_committed(&mut self) {
+        if self.dirty.is_empty() {
+            self.modified = None;
+            self.set_id = SetId::Keep;
+            self.base = None;
+            if self.flushing.is_empty() {
+                self.room = None;
+            }
+        }
+    }
+
+    /// Extents were committed on top of `attr`.
+    pub(in crate::fs) fn note_extents(&mut self, attr: &Attr, answer: &OpAnswer, extents: &[NewExtent]) {
+        let version = answer.done.version;
+        match &mut self.content {
+            Some(Known { version: known, body: KnownBody::Extents(map) }) if *known == attr.data_version => {
+                for extent in extents {
+                    map.insert(Extent { offset: extent.offset, body: ExtentBody::Chunk(extent.slice) });
+                }
+                *known = version;
+            }
+            // Everything there was lay inline, and is among the extents now.
+            _ if attr.size == 0
+                || extents
+                    .first()
+                    .is_some_and(|first| first.offset == 0 && u64::from(first.slice.len) >= attr.size) =>
+            {
+                let all = extents
+                    .iter()
+                    .map(|extent| Extent { offset: extent.offset, body: ExtentBody::Chunk(extent.slice) });
+                let map = crate::fs::extent_map::ExtentMap::new(0..u64::MAX, all.collect());
+                self.content = Some(Known { version, body: KnownBody::Extents(map) });
+            }
+            _ => self.content = None,
+        }
+    }
+}

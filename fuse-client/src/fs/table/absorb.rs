@@ -1,0 +1,246 @@
+//! What answers say, taken into the table. Pure.
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+use wire::{
+    lease::{LeaseMode, LeaseNumber},
+    namespace::{Attr, Content, Cookie, Inode, Name, Op, Query, QueryAnswer, RenameMode, WalkEnd},
+};
+
+use super::{Node, Table};
+
+/// Takes in answers under one number.
+pub(super) struct Absorb<'a> {
+    pub(super) table: &'a mut Table,
+    pub(super) number: LeaseNumber,
+    pub(super) unleased: &'a HashSet<Inode>,
+}
+
+impl Absorb<'_> {
+    /// The node, if the grant of a shared lease on it counts.
+    fn node(&mut self, inode: Inode) -> Option<&mut Node> {
+        let granted = !self.unleased.contains(&inode) && self.table.grant(inode, LeaseMode::Shared, self.number);
+        if granted { self.table.get_mut(inode) } else { None }
+    }
+
+    pub(super) fn attr(&mut self, attr: &Attr) {
+        if let Some(node) = self.node(attr.inode)
+            && node.attr.is_none_or(|known| known.change <= attr.change)
+        {
+            node.attr = Some(*attr);
+        }
+    }
+
+    /// As a change of our own left it: as long as the lease is not let go, it is the newest there is.
+    pub(super) fn own_attr(&mut self, attr: &Attr) {
+        if let Some(node) = self.table.get_mut(attr.inode)
+            && node.lease.is_some()
+            && node.attr.is_some_and(|known| known.change < attr.change)
+        {
+            node.attr = Some(*attr);
+        }
+    }
+
+    /// As a change of our own left it.
+    fn own_child(&mut self, dir: Inode, name: &Name, inode: Option<Inode>) {
+        if let Some(node) = self.table.get_mut(dir)
+            && node.lease.is_some()
+        {
+            if node.revoking > 0 || node.recalled <= self.number {
+                node.children.names.insert(name.clone(), inode);
+            } else {
+                // The lease was lost and granted anew since.
+                node.children.names.remove(name);
+            }
+        }
+    }
+
+    fn child(&mut self, dir: Inode, name: &Name, inode: Option<Inode>) {
+        let leased = !self.unleased.contains(&dir);
+        if let Some(node) = self.table.get_mut(dir)
+            && leased
+            && node.is_leased()
+            && node.recalled <= self.number
+        {
+            node.children.names.insert(name.clone(), inode);
+        }
+    }
+
+    pub(super) fn answer(&mut self, query: &Query, answer: &QueryAnswer) {
+        match (query, answer) {
+            (Query::Walk { path, .. }, QueryAnswer::Walked(walked)) => {
+                for attr in &walked.steps {
+                    self.attr(attr);
+                }
+                for (pair, name) in walked.steps.windows(2).zip(path) {
+                    if let [dir, child] = pair {
+                        self.child(dir.inode, name, Some(child.inode));
+                    }
+                }
+                match (&walked.end, walked.steps.last()) {
+                    (WalkEnd::Missing, Some(dir)) => {
+                        if let Some(name) = path.get(walked.steps.len() - 1) {
+                            self.child(dir.inode, name, None);
+                        }
+                    }
+                    (WalkEnd::Symlink(target), Some(link)) if target.is_sound() => {
+                        if let Some(node) = self.node(link.inode) {
+                            node.target = Some(Bytes::copy_from_slice(&target.bytes));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            (_, QueryAnswer::Attr(attr)) => self.attr(attr),
+            (Query::Content { offset: 0, .. }, QueryAnswer::Content { attr, content }) => {
+                self.attr(attr);
+                self.content(attr, content);
+            }
+            (_, QueryAnswer::Content { attr, .. }) => self.attr(attr),
+            (Query::Xattrs { inode }, QueryAnswer::Xattrs(xattrs)) => {
+                if let Some(node) = self.node(*inode) {
+                    node.xattrs = Some(Arc::new(xattrs.clone()));
+                }
+            }
+            (Query::List { dir, after, want, .. }, QueryAnswer::Page(page)) => {
+                self.page(*dir, *after, page, *want == wire::namespace::ListWant::Contents);
+            }
+            _ => {}
+        }
+    }
+
+    fn page(&mut self, dir: Inode, after: Cookie, page: &wire::namespace::Page, contents: bool) {
+        for entry in &page.entries {
+            self.child(dir, &entry.name, Some(entry.inode));
+            if let Some(attr) = &entry.attr {
+                self.attr(attr);
+                if let Some(content) = &entry.content {
+                    self.content(attr, content);
+                }
+                if contents && let Some(node) = self.node(attr.inode) {
+                    node.xattrs = Some(Arc::new(entry.xattrs.clone()));
+                }
+            }
+        }
+        if let Some(node) = self.node(dir)
+            && node.children.ahead.unwrap_or_default() == after
+        {
+            node.children.ahead = page.entries.last().map(|entry| entry.cookie).or(Some(after));
+            node.children.ahead_done = page.end;
+        }
+    }
+
+    fn content(&mut self, attr: &Attr, content: &Content) {
+        match content {
+            Content::Symlink(target) if target.is_sound() => {
+                if let Some(node) = self.node(attr.inode) {
+                    node.target = Some(Bytes::copy_from_slice(&target.bytes));
+                }
+            }
+            Content::Inline(_) | Content::Extents { .. } => {
+                if !self.table.content_is_full
+                    && let Some(node) = self.node(attr.inode)
+                    && node.attr.is_some_and(|known| known.data_version == attr.data_version)
+                {
+                    node.content = Some((attr.data_version, content.clone()));
+                }
+            }
+            Content::Symlink(_) | Content::None => {}
+        }
+    }
+
+    /// What an operation of this session did to names.
+    pub(super) fn op(&mut self, op: &Op, inode: Inode) {
+        match op {
+            Op::Create { dir, name, .. } => self.own_child(*dir, name, Some(inode)),
+            Op::Link { inode, dir, name, .. } => self.own_child(*dir, name, Some(*inode)),
+            Op::Unlink { dir, name } | Op::RemoveDirectory { dir, name } => self.own_child(*dir, name, None),
+            Op::Rename { from_dir, from_name, to_dir, to_name, mode } => {
+                let known = |table: &Table, dir: &Inode, name: &Name| {
+                    table.get(*dir).and_then(|node| node.children.get(name)).flatten()
+                };
+                let (from, to) = (known(self.table, from_dir, from_name), known(self.table, to_dir, to_name));
+                self.move_told((*from_dir, from_name), (*to_dir, to_name));
+                match mode {
+                    RenameMode::Exchange => {
+                        self.renamed(*from_dir, from_name, to);
+                        self.renamed(*to_dir, to_name, from);
+                    }
+                    // A rename between two names of one inode does nothing at all.
+                    RenameMode::Replace | RenameMode::NoReplace if from.is_some() && from == to => {}
+                    RenameMode::Replace | RenameMode::NoReplace => {
+                        self.own_child(*from_dir, from_name, None);
+                        self.renamed(*to_dir, to_name, from);
+                    }
+                }
+            }
+            Op::SetXattr { inode, .. } | Op::RemoveXattr { inode, .. } => {
+                if let Some(node) = self.table.get_mut(*inode) {
+                    node.xattrs = None;
+                }
+            }
+            Op::CreateUnnamed { .. }
+            | Op::SetAttr { .. }
+            | Op::WriteExtents { .. }
+            | Op::WriteInline { .. }
+            | Op::Append { .. }
+            | Op::Punch { .. }
+            | Op::Clone { .. }
+            | Op::Lock { .. }
+            | Op::Unlock { .. } => {}
+        }
+    }
+
+    /// The kernel's entries have changed places, with the times for which it believes them.
+    fn move_told(&mut self, from: (Inode, &Name), to: (Inode, &Name)) {
+        let told = |table: &Table, (dir, name): (Inode, &Name)| table.get(dir)?.children.told.get(name).copied();
+        let until = told(self.table, from).max(told(self.table, to));
+        for (dir, name) in [from, to] {
+            if let (Some(until), Some(node)) = (until, self.table.get_mut(dir)) {
+                node.children.told.insert(name.clone(), until);
+            }
+        }
+    }
+
+    /// A name leads to `inode` now; if that is not known here, nothing is known of the name.
+    fn renamed(&mut self, dir: Inode, name: &Name, inode: Option<Inode>) {
+        match inode {
+            Some(inode) => self.own_child(dir, name, Some(inode)),
+            None => {
+                if let Some(node) = self.table.get_mut(dir) {
+                    node.children.names.remove(name);
+                }
+            }
+        }
+    }
+}
+
+/// Inodes that an operation names.
+pub(super) fn named(op: &Op) -> Vec<Inode> {
+    match op {
+        Op::Create { dir, new, .. } => vec![*dir, new.inode],
+        Op::CreateUnnamed { new } => vec![new.inode],
+        Op::Link { inode, dir, .. } => vec![*inode, *dir],
+        Op::Unlink { dir, .. } | Op::RemoveDirectory { dir, .. } => vec![*dir],
+        Op::Rename { from_dir, to_dir, .. } => vec![*from_dir, *to_dir],
+        Op::Clone { from, to, .. } => vec![*from, *to],
+        Op::SetAttr { inode, .. }
+        | Op::SetXattr { inode, .. }
+        | Op::RemoveXattr { inode, .. }
+        | Op::WriteExtents { inode, .. }
+        | Op::WriteInline { inode, .. }
+        | Op::Append { inode, .. }
+        | Op::Punch { inode, .. } => vec![*inode],
+        Op::Lock { .. } | Op::Unlock { .. } => Vec::new(),
+    }
+}
+
+/// An inode that an operation touches whenever it is executed; none if it touches nothing.
+pub(super) fn subject(op: &Op) -> Option<Inode> {
+    match op {
+        Op::Clone { to, .. } => Some(*to),
+        Op::Create { dir, .. } | Op::Link { dir, .. } => Some(*dir),
+        other => named(other).first().copied(),
+    }
+}
