@@ -16,6 +16,11 @@ need_package() {
   fi
 }
 
+# need_header HEADER PACKAGE: a file below /usr/include from Debian's PACKAGE.
+need_header() {
+  [ -e "/usr/include/$1" ] || need_package "the header $1" "$2"
+}
+
 need_rust() {
   PATH="$HOME/.cargo/bin:$PATH"
   command -v cargo >/dev/null 2>&1 ||

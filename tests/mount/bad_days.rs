@@ -22,7 +22,6 @@ const ERROR_MAX: Duration = Duration::from_secs(35);
 /// Works in a directory of its own until told to stop: files of all sizes written, renamed, read back, removed, every
 /// answer compared. How often, and how long the slowest round took.
 fn work(root: &Path, stop: &AtomicBool) -> (u64, Duration) {
-    fs::create_dir_all(root).unwrap();
     let kept = tree::bytes(99, 6 << 20);
     fs::write(root.join("kept"), &kept).unwrap();
     let kept_file = File::open(root.join("kept")).unwrap();
@@ -56,6 +55,9 @@ fn work(root: &Path, stop: &AtomicBool) -> (u64, Duration) {
 /// Lets two mounts work while `disturb` does; says how slow the slowest round was.
 fn while_they_work(mounts: &[Mount; 2], disturb: impl FnOnce(&dyn Fn(u64))) -> Duration {
     let stop = AtomicBool::new(false);
+    for (number, mount) in mounts.iter().enumerate() {
+        fs::create_dir(mount.path(&format!("worker-{number}"))).unwrap();
+    }
     thread::scope(|scope| {
         let workers: Vec<_> = mounts
             .iter()
@@ -139,7 +141,6 @@ fn a_leader_that_hangs_is_hidden_from_programs() {
     assert!(slowest < OPERATION_MAX, "{slowest:?}");
 }
 
-/// Something that a program does.
 type Attempt = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 /// Things that programs do, none of them answered from a cache.
@@ -154,7 +155,7 @@ fn attempts(root: PathBuf, open: File) -> Vec<(&'static str, Attempt)> {
         ("read", Box::new(move || fs::read(read).map(drop))),
         ("rename", Box::new(move || fs::rename(&moved, moved.with_extension("x")))),
         ("fsync", Box::new(move || open.write_all_at(b"more", 0).and_then(|()| open.sync_all()))),
-        ("chmod", Box::new(move || second.set_len(10))),
+        ("truncate", Box::new(move || second.set_len(10))),
     ]
 }
 

@@ -16,13 +16,13 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use operation::Operation;
-use place::{Place, survey};
+use place::{Place, Side, survey};
 
 /// Operations of one run.
 const OPERATIONS: u32 = 1500;
 
 /// Operations told when one differs.
-const TOLD: usize = 40;
+const TOLD: usize = 100;
 
 fn environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap())
@@ -33,7 +33,8 @@ fn run(mount: &Mount, local: &TempDir, seed: u64) {
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let name = format!("run-{seed}");
-    let (mut ours, mut theirs) = (Place::new(mount.path(&name)), Place::new(local.path().join(&name)));
+    let (mut ours, mut theirs) =
+        (Place::new(Side::Ours, mount.path(&name)), Place::new(Side::Model, local.path().join(&name)));
     let mut told = VecDeque::new();
     for number in 0..OPERATIONS {
         let operation = Operation::random(&mut random);

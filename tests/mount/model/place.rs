@@ -13,8 +13,8 @@ use std::{
 };
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, RenameFlags, Timespec, Timestamps, XattrFlags, copy_file_range, fallocate, getxattr,
-    listxattr, removexattr, renameat_with, setxattr, utimensat,
+    AtFlags, CWD, FallocateFlags, RenameFlags, Timespec, Timestamps, XattrFlags, copy_file_range, fallocate, futimens,
+    getxattr, listxattr, removexattr, renameat_with, setxattr, utimensat,
 };
 
 use super::operation::{Allocation, HANDLES, Operation, Renaming, Setting};
@@ -22,8 +22,18 @@ use super::operation::{Allocation, HANDLES, Operation, Renaming, Setting};
 /// Times before it were set, later ones are of the clock.
 const CLOCK_FROM: i64 = 1_000_000_000;
 
+/// Which of the two a place is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Side {
+    /// On the mount.
+    Ours,
+    /// On the local disk, which says what is right.
+    Model,
+}
+
 /// A directory, and files open in it.
 pub(crate) struct Place {
+    side: Side,
     pub(crate) root: PathBuf,
     handles: [Option<File>; HANDLES],
     next: usize,
@@ -60,7 +70,7 @@ impl Stat {
             owner: (meta.uid(), meta.gid()),
             size: (!meta.is_dir()).then_some(meta.len()),
             links: meta.nlink(),
-            modified: (meta.mtime() < CLOCK_FROM).then(|| (meta.mtime(), meta.mtime_nsec())),
+            modified: (meta.mtime() < CLOCK_FROM).then_some((meta.mtime(), meta.mtime_nsec())),
         }
     }
 }
@@ -106,9 +116,9 @@ fn bytes(seed: u8, len: usize) -> Vec<u8> {
 }
 
 impl Place {
-    pub(crate) fn new(root: PathBuf) -> Self {
+    pub(crate) fn new(side: Side, root: PathBuf) -> Self {
         fs::create_dir(&root).unwrap();
-        Self { root, handles: Default::default(), next: 0 }
+        Self { side, root, handles: Default::default(), next: 0 }
     }
 
     pub(crate) fn close_all(&mut self) {
@@ -154,6 +164,7 @@ impl Place {
             | Operation::Allocate { handle, .. }
             | Operation::Sync { handle }
             | Operation::StatHandle { handle } => match &self.handles[*handle] {
+                Some(file) if self.side == Side::Model => keeping_time(file, operation),
                 Some(file) => apply_to_file(file, operation),
                 None => Seen::NotOpen,
             },
@@ -219,6 +230,21 @@ impl Place {
             other => unreachable!("{other:?} is carried out elsewhere"),
         }
     }
+}
+
+/// What SEMANTICS.md says of times and ext4 does not: room made where no byte and no length changes is no change of the
+/// file.
+fn keeping_time(file: &File, operation: &Operation) -> Seen {
+    use Allocation::{Extend, KeepSize};
+    let before = file.metadata().unwrap();
+    let seen = apply_to_file(file, operation);
+    let makes_room = matches!(operation, Operation::Allocate { kind: Extend | KeepSize, .. });
+    if makes_room && seen == Seen::Done && file.metadata().unwrap().len() == before.len() {
+        let accessed = Timespec { tv_sec: before.atime(), tv_nsec: before.atime_nsec() };
+        let modified = Timespec { tv_sec: before.mtime(), tv_nsec: before.mtime_nsec() };
+        futimens(file, &Timestamps { last_access: accessed, last_modification: modified }).unwrap();
+    }
+    seen
 }
 
 fn apply_to_file(file: &File, operation: &Operation) -> Seen {
