@@ -184,7 +184,7 @@ impl Shared {
 
     /// Keeps what is cached within its limits.
     pub(super) fn trim(self: &Arc<Self>) {
-        self.table.lock().trim_contents(CONTENTS_KEPT_MAX);
+        self.table.lock().trim(CONTENTS_KEPT_MAX, now());
         let shared = Arc::clone(self);
         self.spawn(async move { shared.release_excess().await });
     }

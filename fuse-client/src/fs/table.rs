@@ -137,7 +137,10 @@ impl Table {
     /// Drops what nobody refers to and no lease stands for.
     pub(crate) fn drop_if_idle(&mut self, inode: Inode) {
         let idle = |node: &Node| {
-            node.lookups == 0 && node.opens == 0 && node.lease.is_none() && node.file.is_none() && node.revoking == 0
+            // That others want a directory is remembered for a while, also of the root, which the kernel never looks up.
+            let wanted = node.contended_until.is_some();
+            let held = node.lease.is_some() || node.file.is_some() || node.revoking > 0 || wanted;
+            node.lookups == 0 && node.opens == 0 && !held
         };
         if let Some(node) = self.nodes.get(&inode).filter(|node| idle(node)) {
             // The number of a recall must be remembered as long as a grant may still be on its way.
@@ -228,8 +231,16 @@ impl Table {
         }
     }
 
-    /// Drops content that came with listings when there is too much of it.
-    pub(crate) fn trim_contents(&mut self, kept_max: usize) {
+    /// Drops content that came with listings when there is too much of it, and forgets what was contended long ago.
+    pub(crate) fn trim(&mut self, kept_max: usize, now: Instant) {
+        let over: Vec<Inode> = {
+            let over = |node: &Node| node.contended_until.is_some_and(|until| until <= now);
+            self.nodes.iter().filter(|(_, node)| over(node)).map(|(inode, _)| *inode).collect()
+        };
+        for inode in over {
+            self.entry(inode).contended_until = None;
+            self.drop_if_idle(inode);
+        }
         let kept = self.nodes.values().filter(|node| node.content.is_some()).count();
         self.content_is_full = kept > kept_max;
         if self.content_is_full {
