@@ -46,8 +46,13 @@ fn open_mode(flags: i32) -> OpenMode {
     OpenMode { append: flags & O_APPEND != 0, synced: flags & O_DSYNC != 0 }
 }
 
-fn fopen_flags(opened: &Opened) -> FopenFlags {
-    if opened.keep_pages { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+/// Appends go past the kernel's pages: through them the kernel cuts a write at a page of the offset that it believes in,
+/// and another mount's record comes between the halves.
+fn fopen_flags(opened: &Opened, flags: i32) -> FopenFlags {
+    let mut fopen = FopenFlags::empty();
+    fopen.set(FopenFlags::FOPEN_DIRECT_IO, open_mode(flags).append);
+    fopen.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_pages);
+    fopen
 }
 
 impl At {
@@ -57,13 +62,13 @@ impl At {
         if !truncates {
             let gate = self.fs.gate();
             if let Some(opened) = self.fs.open_cached(&gate, inode, open_mode(flags)) {
-                return reply.opened(FileHandle(opened.handle.0), fopen_flags(&opened));
+                return reply.opened(FileHandle(opened.handle.0), fopen_flags(&opened, flags));
             }
         }
         let at = Arc::clone(self);
         self.spawn(async move {
             match at.open_slowly(inode, flags, set_id).await {
-                Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen_flags(&opened)),
+                Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen_flags(&opened, flags)),
                 Err(error) => reply.error(failed("open", inode, &error)),
             }
         });
@@ -97,7 +102,7 @@ impl At {
         let at = Arc::clone(self);
         self.spawn(async move {
             match at.create_or_open(dir, &name, (mode, flags), caller).await {
-                Ok((attr, opened)) => at.reply_created(dir, &name, &attr, &opened, reply),
+                Ok((attr, opened)) => at.reply_created((dir, &name), &attr, (&opened, flags), reply),
                 Err(error) => reply.error(failed("create", dir, &error)),
             }
         });
@@ -135,7 +140,13 @@ impl At {
         }
     }
 
-    fn reply_created(&self, dir: Inode, name: &Name, attr: &Attr, opened: &Opened, reply: ReplyCreate) {
+    fn reply_created(
+        &self,
+        (dir, name): (Inode, &Name),
+        attr: &Attr,
+        (opened, flags): (&Opened, i32),
+        reply: ReplyCreate,
+    ) {
         let gate = self.fs.gate();
         let (attr, ttl) = match self.fs.lookup_cached(&gate, dir, name) {
             Some(Lookup::Found(told)) if told.attr.inode == attr.inode => (told.attr, told.entry_ttl),
@@ -145,7 +156,7 @@ impl At {
             }
         };
         let handle = FileHandle(opened.handle.0);
-        reply.created(&ttl, &self.numbers.attr(&attr), GENERATION, handle, fopen_flags(opened));
+        reply.created(&ttl, &self.numbers.attr(&attr), GENERATION, handle, fopen_flags(opened, flags));
     }
 
     pub(super) fn read(self: &Arc<Self>, ino: INodeNo, fh: FileHandle, offset: u64, size: u32, reply: ReplyData) {
