@@ -15,7 +15,7 @@ use wire::{
         NewContent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpError, OpNumber, Query, QueryAnswer, Replace,
         SessionId, SessionNonce, SetId, SetTime, Want,
     },
-    quic::{Connection, Endpoint, EndpointConfig, UdpSocketConfig, bind_udp},
+    quic::{ConnectError, Connection, Endpoint, EndpointConfig, UdpSocketConfig, bind_udp},
 };
 
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -39,7 +39,15 @@ async fn connect(cluster: &Cluster) -> Connection {
         serve: false,
         rng_seed: None,
     });
-    endpoint.unwrap().connect(cluster.nodes[0].address, None, DEADLINE).await.unwrap()
+    let endpoint = endpoint.unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        // A node that has just started says so until it knows who leads.
+        match endpoint.connect(cluster.nodes[0].address, None, DEADLINE).await {
+            Err(ConnectError::Refused { .. }) if Instant::now() < deadline => tokio::task::yield_now().await,
+            connected => return connected.unwrap(),
+        }
+    }
 }
 
 async fn ask(connection: &Connection, request: NamespaceRequest) -> Result<NamespaceAnswer, Refusal> {

@@ -273,7 +273,7 @@ fn mount_point(dir: &Path, nonempty: bool) -> Result<PathBuf, Failure> {
     match look_at(&absolute).map_err(|error| cannot().because(&error).failed())? {
         // A mount whose program was killed: nobody can use it any more.
         MountPoint::Dead => unmount_lazily(&absolute)?,
-        MountPoint::Mounted { kind } => {
+        MountPoint::Mounted { kind, .. } => {
             let why = format!("a file system ({kind}) is mounted there already");
             return Err(cannot().why(why).advice("dfs umount it first, or choose another directory").failed());
         }

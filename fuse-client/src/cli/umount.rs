@@ -36,6 +36,13 @@ pub(crate) struct UmountArguments {
     lazy: bool,
 }
 
+impl UmountArguments {
+    /// An unmount that waits for those who use it to be gone.
+    pub(crate) fn of(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), lazy: false }
+    }
+}
+
 /// What is at a directory.
 #[derive(Debug)]
 pub(crate) enum MountPoint {
@@ -45,6 +52,8 @@ pub(crate) enum MountPoint {
     Mounted {
         /// As the kernel names it: `fuse.dfs`.
         kind: String,
+        /// What is mounted: the name of a profile.
+        source: String,
     },
     /// A mount of ours whose program is gone.
     Dead,
@@ -52,8 +61,12 @@ pub(crate) enum MountPoint {
 
 /// Looks at a directory: an absolute path.
 pub(crate) fn look_at(dir: &Path) -> io::Result<MountPoint> {
-    let Some(kind) = mounted_kind(dir)? else { return Ok(MountPoint::Free) };
-    if kind == "fuse.dfs" && is_dead(dir) { Ok(MountPoint::Dead) } else { Ok(MountPoint::Mounted { kind }) }
+    let list = mounts()?;
+    let Some(mounted) = list.into_iter().rev().find(|mounted| mounted.point == dir) else {
+        return Ok(MountPoint::Free);
+    };
+    let Listed { kind, source, .. } = mounted;
+    if kind == "fuse.dfs" && is_dead(dir) { Ok(MountPoint::Dead) } else { Ok(MountPoint::Mounted { kind, source }) }
 }
 
 /// Whether the program behind a mount is gone. The kernel may still have attributes of its root, and a living program
@@ -64,17 +77,30 @@ fn is_dead(dir: &Path) -> bool {
     matches!(asked, Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED))
 }
 
-/// The kind of the topmost mount at a directory, from the kernel's list.
-fn mounted_kind(dir: &Path) -> io::Result<Option<String>> {
-    let list = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(list.lines().filter_map(|line| kind_of(line, dir)).next_back())
+/// A mount in the kernel's list.
+#[derive(Debug, Eq, PartialEq)]
+struct Listed {
+    point: PathBuf,
+    kind: String,
+    source: String,
 }
 
-/// The kind of the mount that a line of `mountinfo` tells of, if it is at `dir`.
-fn kind_of(line: &str, dir: &Path) -> Option<String> {
+/// All mounts that this process sees, later ones above earlier ones.
+fn mounts() -> io::Result<Vec<Listed>> {
+    Ok(fs::read_to_string("/proc/self/mountinfo")?.lines().filter_map(listed).collect())
+}
+
+/// A mount at a directory or below it, if there is one: deleting the directory would delete what is mounted.
+pub(crate) fn mounts_below(dir: &Path) -> Option<PathBuf> {
+    mounts().unwrap_or_default().into_iter().map(|mounted| mounted.point).find(|point| point.starts_with(dir))
+}
+
+/// The mount that a line of `mountinfo` tells of.
+fn listed(line: &str) -> Option<Listed> {
     let (left, right) = line.split_once(" - ")?;
-    let point = unescaped(left.split(' ').nth(4)?);
-    (Path::new(&point) == dir).then(|| right.split(' ').next().unwrap_or_default().to_owned())
+    let point = unescaped(left.split(' ').nth(4)?).into();
+    let mut right = right.split(' ');
+    Some(Listed { point, kind: right.next()?.to_owned(), source: unescaped(right.next()?) })
 }
 
 /// Octal escapes of blanks and backslashes.
@@ -116,7 +142,7 @@ pub(crate) async fn run(arguments: UmountArguments) -> Result<(), Failure> {
     let cannot = || Line::new(format!("cannot unmount {}", dir.display()));
     match look_at(&dir).map_err(|error| cannot().because(&error).failed())? {
         MountPoint::Free => return Err(cannot().why("nothing is mounted there").failed()),
-        MountPoint::Mounted { kind } if kind != "fuse.dfs" => {
+        MountPoint::Mounted { kind, .. } if kind != "fuse.dfs" => {
             return Err(cannot().why(format!("it is no mount of dfs, but {kind}")).failed());
         }
         MountPoint::Dead => return unmount_lazily(&dir),
@@ -158,12 +184,13 @@ fn is_serving(pid: u32, dir: &Path) -> bool {
 mod tests {
     use std::path::Path;
 
-    use super::kind_of;
+    use super::listed;
 
     #[test]
     fn a_mount_is_found_in_the_kernels_list_whatever_its_name() {
         let line = r"95 29 0:51 / /mnt/my\040files rw,nosuid,nodev - fuse.dfs default rw,user_id=0";
-        assert_eq!(kind_of(line, Path::new("/mnt/my files")).as_deref(), Some("fuse.dfs"));
-        assert_eq!(kind_of(line, Path::new("/mnt/my")), None);
+        let listed = listed(line).unwrap();
+        assert_eq!(listed.point, Path::new("/mnt/my files"));
+        assert_eq!((listed.kind.as_str(), listed.source.as_str()), ("fuse.dfs", "default"));
     }
 }

@@ -14,7 +14,7 @@ use crate::cli::{
     failure::{Failure, Line},
 };
 
-/// `init` and `join` write a few files and ask one question.
+/// `init` and `join` write a few files and ask one question; a mount asks a few more.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
 
 /// The two programs that make a cluster.
@@ -44,17 +44,26 @@ impl Programs {
     /// Runs `dfs-node` with arguments until it ends. The error is its last line.
     pub(super) async fn run_node(&self, arguments: &[&OsStr]) -> Result<(), Failure> {
         let command = arguments.first().map(|word| word.display().to_string()).unwrap_or_default();
-        let what = || Line::new(format!("dfs-node {command} failed"));
-        let output = Command::new(&self.node).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
-        match timeout(COMMAND_MAX, output).await {
-            Err(_) => Err(what().why(format!("no end after {} s", COMMAND_MAX.as_secs())).failed()),
-            Ok(Err(error)) => Err(what().because(&error).failed()),
-            Ok(Ok(output)) if output.status.success() => Ok(()),
-            Ok(Ok(output)) => {
-                let last = last_line(&output.stderr).or_else(|| last_line(&output.stdout));
-                let last = last.map(|line| line.trim_start_matches("dfs-node: ").to_owned());
-                Err(what().why(last.unwrap_or_else(|| output.status.to_string())).failed())
-            }
+        let what = format!("dfs-node {command} failed");
+        run(Command::new(&self.node).args(arguments), "dfs-node: ").await.map_err(|why| Line::new(what).why(why).failed())
+    }
+
+    /// Runs this program again with arguments until it ends. The error is its last line.
+    pub(super) async fn run_dfs(&self, arguments: &[&OsStr]) -> Result<(), String> {
+        run(Command::new(&self.dfs).args(arguments), "dfs: ").await
+    }
+}
+
+/// Runs a command until it ends. The error is its last line without its name.
+async fn run(command: &mut Command, name: &str) -> Result<(), String> {
+    match timeout(COMMAND_MAX, command.stdin(Stdio::null()).kill_on_drop(true).output()).await {
+        Err(_) => Err(format!("no end after {} s", COMMAND_MAX.as_secs())),
+        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Ok(output)) if output.status.success() => Ok(()),
+        Ok(Ok(output)) => {
+            let last = last_line(&output.stderr).or_else(|| last_line(&output.stdout));
+            let last = last.map(|line| line.trim_start_matches(name).to_owned());
+            Err(last.unwrap_or_else(|| output.status.to_string()))
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     DownArguments,
     folder::{DevFolder, DevState, NodeFolder},
+    mounted,
     process::NodeProcess,
 };
 use crate::cli::{
@@ -16,6 +17,7 @@ use crate::cli::{
     invocation::Invocation,
     screen::say,
     text::number::counted,
+    umount::mounts_below,
 };
 
 /// A node syncs what it holds and says good-bye; then it is taken for stuck.
@@ -31,6 +33,9 @@ const PERIOD: Duration = Duration::from_millis(25);
 pub(super) async fn run(invocation: &Invocation, arguments: DownArguments) -> Result<(), Failure> {
     let (folder, state) = DevFolder::open(&arguments.folder.path(invocation)?)?;
     let _lock = folder.lock()?;
+    if let Some(dir) = &state.mount {
+        mounted::take_down(&folder, dir).await?;
+    }
     let stopped = stop_all(&folder, &state).await?;
     let dir = folder.path().display();
     let stopped = match stopped {
@@ -39,6 +44,10 @@ pub(super) async fn run(invocation: &Invocation, arguments: DownArguments) -> Re
     };
     if !arguments.purge {
         return invocation.screen.print(&format!("{stopped}; dfs dev up --dir {dir} starts them again\n"));
+    }
+    if let Some(point) = mounts_below(folder.path()) {
+        let line = Line::new(format!("cannot delete {dir}")).why(format!("something is mounted at {}", point.display()));
+        return Err(line.advice("unmount it first").failed());
     }
     forget_default_profile(invocation, &folder);
     folder.delete().map_err(|error| Line::new(format!("cannot delete {dir}")).because(&error).failed())?;

@@ -22,6 +22,9 @@ pub(super) struct DevState {
     pub(super) replicas: u8,
     /// Nodes, the first of which made the cluster.
     pub(super) nodes: Vec<DevNode>,
+    /// Where it is mounted, if that was asked for: an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mount: Option<PathBuf>,
 }
 
 /// A node of it.
@@ -67,7 +70,7 @@ impl DevState {
     /// A cluster to be made.
     pub(super) fn new(replicas: u8, addresses: Vec<String>) -> Self {
         let nodes = addresses.into_iter().map(DevNode::planned).collect();
-        Self { format: FORMAT, replicas, nodes }
+        Self { format: FORMAT, replicas, nodes, mount: None }
     }
 }
 

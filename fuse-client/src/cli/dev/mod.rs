@@ -1,7 +1,7 @@
 //! `dfs dev`: a whole cluster on this machine.
 //!
 //! Everything stands in one folder: `dev.json` (what was asked for and how far it came), `lock`, `profile/` (a client's),
-//! and for each node `node-N/{data/, log, pid}`. `up` is a list of steps, each of which looks whether it is done: after
+//! and for each node `node-N/{data/, log, pid}`. A mount that was asked for is noted in `dev.json` and lies where the user wants it. `up` is a list of steps, each of which looks whether it is done: after
 //! a crash, a kill or a reboot the same command goes on where it was.
 //!
 //! # Invariants
@@ -18,6 +18,7 @@ mod down;
 mod folder;
 mod join;
 mod launch;
+mod mounted;
 mod ports;
 mod process;
 mod serving;
@@ -74,10 +75,12 @@ struct FolderArguments {
 #[command(after_help = "\
 Returns when all is serving. On a folder that holds a cluster it starts again
 what is not running; a larger --nodes adds nodes. A client profile is written
-to DIR/profile, and as the default profile if there is none.
+to DIR/profile, and as the default profile if there is none. A mount that was
+asked for once is made again by every later up.
 
 Examples:
   dfs dev up
+  dfs dev up --mount ~/dfs       and the cluster as a directory
   dfs dev up --nodes 5 --dir /tmp/five
   dfs dev up --nodes 1 --replicas 1
   dfs --profile /tmp/five/profile ls /")]
@@ -96,6 +99,9 @@ pub(crate) struct UpArguments {
     /// Room that each node may use, as dfs-node takes it: 10GiB [default: what its disk has]
     #[arg(long, value_name = "SIZE")]
     capacity: Option<String>,
+    /// Mount it on this directory, made if it does not exist
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
     /// The dfs-node to run [default: the one beside this program]
     #[arg(long, value_name = "FILE")]
     node_binary: Option<PathBuf>,
@@ -104,6 +110,7 @@ pub(crate) struct UpArguments {
 /// Arguments of `dfs dev down`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
+The mount of dfs dev up --mount goes first, with all that was written in it.
 Nodes are asked to stop, and killed after 10 seconds.
 
 Examples:

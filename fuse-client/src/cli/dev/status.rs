@@ -1,4 +1,4 @@
-//! `dfs dev status`: processes, and how the cluster sees them.
+//! `dfs dev status`: processes, the mount, and how the cluster sees them.
 
 use serde_json::{Value, json};
 use wire::cluster::ClusterStatus;
@@ -6,6 +6,7 @@ use wire::cluster::ClusterStatus;
 use super::{
     StatusArguments,
     folder::{DevFolder, DevNode, Stage},
+    mounted,
     process::NodeProcess,
     serving,
 };
@@ -49,7 +50,9 @@ pub(super) async fn run(invocation: &Invocation, arguments: StatusArguments) -> 
         .map(|(index, (node, pid))| see(&folder, index, node, *pid, status.as_ref()))
         .collect();
     let dir = folder.path().display();
+    let mount = state.mount.as_deref().map(|dir| (dir.display(), mounted::state(&folder, dir)));
     if arguments.json {
+        let mount = mount.map(|(dir, state)| json!({ "dir": dir.to_string(), "state": state }));
         return invocation.screen.print_json(&json!({
             "dir": dir.to_string(),
             "profile": folder.profile().display().to_string(),
@@ -57,6 +60,7 @@ pub(super) async fn run(invocation: &Invocation, arguments: StatusArguments) -> 
             "cluster": status.as_ref().map(|status| status.cluster.to_string()),
             "answers": status.is_some(),
             "nodes": nodes.iter().map(Seen::json).collect::<Vec<_>>(),
+            "mount": mount,
         }));
     }
     let mut table = Table::new(&[
@@ -78,7 +82,8 @@ pub(super) async fn run(invocation: &Invocation, arguments: StatusArguments) -> 
         ]);
     }
     let silence = silence.map(|line| format!("\nThe cluster does not answer: {line}\n")).unwrap_or_default();
-    let text = format!("Cluster in {dir}, logs in {dir}/node-*/log\n\n{}{silence}", table.text());
+    let mount = mount.map(|(dir, state)| format!("\n{dir}: {state}\n")).unwrap_or_default();
+    let text = format!("Cluster in {dir}, logs in {dir}/node-*/log\n\n{}{mount}{silence}", table.text());
     invocation.screen.print(&text)
 }
 

@@ -17,7 +17,7 @@ use super::{
     binary::Programs,
     folder::{DevFolder, DevNode, DevState, Stage},
     join::{self, Place},
-    ports,
+    mounted, ports,
     process::{self, NodeProcess, Started},
     serving,
 };
@@ -42,17 +42,24 @@ pub(super) async fn run(invocation: &Invocation, arguments: UpArguments) -> Resu
     let folder = DevFolder::create(&arguments.folder.path(invocation)?)?;
     let _lock = folder.lock()?;
     let mut state = plan(folder.load()?, &arguments)?;
+    mounted::plan(&folder, &mut state, arguments.mount.as_deref())?;
     let programs = Programs::find(&invocation.environment, arguments.node_binary.as_deref())?;
     folder.save(&state)?;
     let deadline = Instant::now() + UP_MAX;
 
     let up = Up { invocation, programs, folder, capacity: arguments.capacity, deadline };
+    if let Some(dir) = &state.mount {
+        mounted::check(&up.folder, dir)?;
+    }
     up.make_folders(&state)?;
     up.found(&mut state).await?;
     up.start_members(&state).await?;
     up.join_others(&mut state).await?;
     up.write_profile().await?;
     let status = up.wait(&mut state).await?;
+    if let Some(dir) = &state.mount {
+        mounted::bring_up(&up.programs, &up.folder, dir).await?;
+    }
     let default = up.default_profile(&status);
     invocation.screen.print(&up.summary(&state, &default))
 }
@@ -245,8 +252,9 @@ impl Up<'_> {
     fn summary(&self, state: &DevState, profile: &str) -> String {
         let nodes = counted(state.nodes.len() as u64, "node serves", "nodes serve");
         let dir = self.folder.path().display();
+        let mount = state.mount.as_ref().map(|dir| format!(", mounted on {}", dir.display())).unwrap_or_default();
         format!(
-            "{nodes}, in {dir}\n\
+            "{nodes}, in {dir}{mount}\n\
              Try:   dfs{profile} upload -r SRC /\n\
              \x20      dfs{profile} ls -l /\n\
              Stop:  dfs dev down --dir {dir}\n"
