@@ -16,6 +16,7 @@
 pub mod data_dir;
 mod direct;
 mod file;
+mod recent;
 mod sim;
 
 use std::fmt::Debug;

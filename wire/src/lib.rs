@@ -21,6 +21,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot unwrap has failed"))]
 
 mod blob;
+pub mod buffer;
 pub mod chunk;
 pub mod cluster;
 pub mod frame;

@@ -6,17 +6,17 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use bytes::{Bytes, BytesMut};
-use wire::CHUNK_LEN_MAX;
+use wire::{CHUNK_LEN_MAX, buffer::GrowingBuffer};
 
 const WINDOW: u64 = CHUNK_LEN_MAX as u64;
 
 /// A range that has grown this far is taken for the beginning of a stream, and given room for a whole chunk at once.
-const STREAM_LEN: usize = 256 << 10;
+const STREAM_LEN: usize = 1 << 20;
 
 /// Bytes by offset in the file.
 #[derive(Debug, Default)]
 pub(crate) struct DirtyRanges {
-    ranges: BTreeMap<u64, Vec<u8>>,
+    ranges: BTreeMap<u64, GrowingBuffer>,
     len: u64,
 }
 
@@ -73,7 +73,7 @@ impl DirtyRanges {
             bytes.get_mut(at..at + over).expect("the range reaches as far").copy_from_slice(replaced);
             if !appended.is_empty() {
                 if bytes.len() + appended.len() >= STREAM_LEN {
-                    bytes.reserve((CHUNK_LEN_MAX as usize).saturating_sub(bytes.len()));
+                    bytes.reserve_chunk();
                 }
                 bytes.extend_from_slice(appended);
                 self.len += appended.len() as u64;
@@ -83,7 +83,7 @@ impl DirtyRanges {
             return;
         }
         self.cut(offset..end);
-        self.ranges.insert(offset, data.to_vec());
+        self.ranges.insert(offset, data.to_vec().into());
         self.len += data.len() as u64;
     }
 
@@ -95,7 +95,7 @@ impl DirtyRanges {
             let kept_from = usize::try_from(range.end - start).expect("both lie in one window");
             if let Some(tail) = bytes.get(kept_from..).filter(|tail| !tail.is_empty()) {
                 self.len += tail.len() as u64;
-                self.ranges.insert(range.end, tail.to_vec());
+                self.ranges.insert(range.end, tail.to_vec().into());
             }
         }
     }
@@ -118,7 +118,7 @@ impl DirtyRanges {
                 let skip = usize::try_from(range.end - range.start).expect("a range is shorter than a chunk");
                 let rest = tail.get(skip..).expect("the tail is longer").to_vec();
                 self.len += rest.len() as u64;
-                self.ranges.insert(range.end, rest);
+                self.ranges.insert(range.end, rest.into());
             }
         }
         while let Some((&start, _)) = self.ranges.range(range.clone()).next() {
@@ -127,7 +127,7 @@ impl DirtyRanges {
             let kept_from = usize::try_from(range.end - start).unwrap_or(usize::MAX);
             if let Some(tail) = bytes.get(kept_from..).filter(|tail| !tail.is_empty()) {
                 self.len += tail.len() as u64;
-                self.ranges.insert(range.end, tail.to_vec());
+                self.ranges.insert(range.end, tail.to_vec().into());
             }
         }
     }
@@ -192,16 +192,17 @@ impl DirtyRanges {
     }
 
     /// Takes out whole chunks, at most `limit`.
-    pub(crate) fn take_full(&mut self, limit: usize) -> Vec<(u64, Vec<u8>)> {
+    pub(crate) fn take_full(&mut self, limit: usize) -> Vec<(u64, Bytes)> {
         let full = self.ranges.iter().filter(|(_, bytes)| bytes.len() as u64 == WINDOW);
         let starts: Vec<u64> = full.map(|(start, _)| *start).take(limit).collect();
-        let taken = starts.into_iter().filter_map(|start| self.ranges.remove_entry(&start)).collect();
+        let taken = starts.into_iter().filter_map(|start| self.ranges.remove_entry(&start));
+        let taken = taken.map(|(start, bytes)| (start, bytes.freeze())).collect();
         self.take_off(taken)
     }
 
     /// Takes out ranges from the lowest on, until they have `len_max` bytes or are `count_max`; at least one.
-    pub(crate) fn take(&mut self, len_max: u64, count_max: usize) -> Vec<(u64, Vec<u8>)> {
-        let mut taken: Vec<(u64, Vec<u8>)> = Vec::new();
+    pub(crate) fn take(&mut self, len_max: u64, count_max: usize) -> Vec<(u64, Bytes)> {
+        let mut taken = Vec::new();
         let mut len = 0;
         while taken.len() < count_max
             && let Some(first) = self.ranges.first_entry()
@@ -210,12 +211,13 @@ impl DirtyRanges {
             if len > len_max && !taken.is_empty() {
                 break;
             }
-            taken.push(first.remove_entry());
+            let (start, bytes) = first.remove_entry();
+            taken.push((start, bytes.freeze()));
         }
         self.take_off(taken)
     }
 
-    fn take_off(&mut self, taken: Vec<(u64, Vec<u8>)>) -> Vec<(u64, Vec<u8>)> {
+    fn take_off(&mut self, taken: Vec<(u64, Bytes)>) -> Vec<(u64, Bytes)> {
         self.len -= taken.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
         taken
     }
@@ -318,7 +320,6 @@ mod tests {
             let taken = ranges.take(u64::MAX, usize::MAX);
             prop_assert!(ranges.is_empty());
             let mut seen: Vec<Option<u8>> = vec![None; 200];
-            let taken = taken.into_iter().map(|(start, bytes)| (start, bytes.into())).collect();
             for packed in pack(taken) {
                 for part in packed.parts {
                     for step in 0..u64::from(part.len) {

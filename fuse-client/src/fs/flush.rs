@@ -451,7 +451,7 @@ fn add_below(ranges: &mut Vec<(u64, Bytes)>, whole: &[u8]) {
         merged.write(start, &bytes);
     }
     let merged = merged.take(u64::MAX, usize::MAX);
-    ranges.extend(merged.into_iter().map(|(start, bytes)| (start, bytes.into())));
+    ranges.extend(merged);
 }
 
 /// Whether trying again later cannot help.

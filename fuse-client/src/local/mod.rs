@@ -30,6 +30,10 @@ pub(crate) use source::LocalSource;
 
 use crate::transfer::TransferError;
 
+/// Files from this length on pass the page cache by, where that is possible: to give each page of them its place there
+/// costs more than to hash it, and throws out what is worth keeping.
+const UNCACHED_MIN: u64 = 64 << 20;
+
 /// A local file could not be handled.
 pub(crate) fn failed(path: &Path, action: &'static str, source: io::Error) -> TransferError {
     TransferError::Local { path: PathBuf::from(path), action, source }

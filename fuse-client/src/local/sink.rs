@@ -12,14 +12,20 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use rustix::fs::{AtFlags, CWD, FileType as NodeType, Timespec, Timestamps};
+use rustix::{
+    fs::{AtFlags, CWD, FileType as NodeType, OFlags, Timespec, Timestamps},
+    io::Errno,
+};
 use wire::namespace::{Attr, FileType, Mode, Name, Times, Timestamp, Xattr};
 
-use super::{failed, meta::decode_device, xattrs};
+use super::{UNCACHED_MIN, failed, meta::decode_device, xattrs};
 use crate::{
     namespace::Caller,
     transfer::{LocalDurability, TransferError},
 };
+
+/// What memory, offset and length of a direct write are multiples of: a page is enough for every block device.
+const PAGE: usize = 4096;
 
 /// Makes names that nobody uses. One for each transfer.
 #[derive(Debug)]
@@ -79,6 +85,8 @@ pub(crate) struct NewLocal {
 #[derive(Debug)]
 pub(crate) struct TempFile {
     file: File,
+    /// The same file past the page cache: of a large one, where the file system can.
+    direct: Option<File>,
     named: NotNamed,
     path: PathBuf,
 }
@@ -115,12 +123,13 @@ impl NotNamed {
 }
 
 impl TempFile {
-    /// An empty file beside `path`.
-    pub(crate) fn create(names: &TempNames, path: &Path) -> Result<Self, TransferError> {
+    /// An empty file beside `path`, for about `size` bytes.
+    pub(crate) fn create(names: &TempNames, path: &Path, size: u64) -> Result<Self, TransferError> {
         let temporary = names.beside(path);
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
         let file = opened.map_err(|error| failed(path, "creating it", error))?;
-        Ok(Self { file, named: NotNamed { temporary, renamed: false }, path: path.to_owned() })
+        let direct = (size >= UNCACHED_MIN).then(|| open_direct(&temporary)).flatten();
+        Ok(Self { file, direct, named: NotNamed { temporary, renamed: false }, path: path.to_owned() })
     }
 
     /// Its length, once everything is written: what comes after the last byte is a hole.
@@ -129,7 +138,33 @@ impl TempFile {
     }
 
     pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), TransferError> {
-        self.file.write_all_at(bytes, offset).map_err(|error| failed(&self.path, "writing it", error))
+        let written = self.write_direct(bytes, offset).and_then(|done| {
+            let rest = bytes.get(done..).unwrap_or_default();
+            self.file.write_all_at(rest, offset + done as u64)
+        });
+        written.map_err(|error| failed(&self.path, "writing it", error))
+    }
+
+    /// Writes as many of the bytes as go past the page cache, from the first: whole pages that lie on page borders in
+    /// memory and in the file. Returns how many.
+    fn write_direct(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let Some(file) = &self.direct else { return Ok(0) };
+        let aligned = offset.is_multiple_of(PAGE as u64) && bytes.as_ptr().align_offset(PAGE) == 0;
+        let whole = if aligned { bytes.len() - bytes.len() % PAGE } else { 0 };
+        let mut done = 0;
+        while done < whole {
+            let rest = bytes.get(done..whole).unwrap_or_default();
+            match rustix::io::pwrite(file, rest, offset + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                // What stops early stops on the border of a block, which may be smaller than a page.
+                Ok(written) => done += written,
+                Err(Errno::INTR) => {}
+                // This file system opens for direct writes and then refuses them.
+                Err(Errno::INVAL) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(done)
     }
 
     /// Gives it attributes and its name, in place of a file that has the name.
@@ -140,7 +175,7 @@ impl TempFile {
     /// each large file would make a download as slow as the disk. So the help says it: `--sync` for those who must
     /// know, `--checksum` for those who want to look.
     pub(crate) fn finish(self, new: &NewLocal, durability: LocalDurability) -> Result<(), TransferError> {
-        let Self { file, named, path } = self;
+        let Self { file, direct: _, named, path } = self;
         let dressed = (|| {
             // A mode without the right to write forbids even the owner to add these later.
             xattrs::write(&file, &new.xattrs)?;
@@ -163,6 +198,12 @@ impl TempFile {
         }
         named.rename(&path)
     }
+}
+
+/// The file once more, for writes past the page cache.
+fn open_direct(path: &Path) -> Option<File> {
+    let flags = i32::try_from(OFlags::DIRECT.bits()).expect("open flags fit in an int");
+    OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
 }
 
 /// A symbolic link, in place of a file that has the name.
@@ -276,4 +317,45 @@ fn dress(path: &Path, restore: &Restore, file_type: FileType) -> io::Result<()> 
 fn timestamps(times: &Times) -> Timestamps {
     let spec = |time: Timestamp| Timespec { tv_sec: time.seconds(), tv_nsec: time.nanoseconds().into() };
     Timestamps { last_access: spec(times.accessed), last_modification: spec(times.modified) }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::{
+        CHUNK_LEN_MAX,
+        buffer::Buffer,
+        namespace::{Mode, Times, Timestamp},
+    };
+
+    use super::{NewLocal, Restore, TempFile, TempNames, UNCACHED_MIN};
+    use crate::transfer::LocalDurability;
+
+    fn piece(index: u64, len: usize) -> bytes::Bytes {
+        let mut buffer = Buffer::with_len(len);
+        buffer.iter_mut().enumerate().for_each(|(at, byte)| *byte = ((at as u64 % 251) ^ index) as u8);
+        buffer.freeze(len)
+    }
+
+    #[test]
+    fn a_large_file_is_what_was_written_of_pieces_of_any_shape_in_any_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, chunk) = (dir.path().join("large"), u64::from(CHUNK_LEN_MAX));
+        let file = TempFile::create(&TempNames::new([1; 16]), &path, UNCACHED_MIN).unwrap();
+        // Whole chunks, one that does not lie on a page in memory, one that does not in the file, and a short end.
+        let pieces: Vec<_> = [(3, 0), (0, 0), (2, 7), (1, 0)]
+            .into_iter()
+            .map(|(index, skip)| (index * chunk + skip, piece(index, CHUNK_LEN_MAX as usize).slice(skip as usize..)))
+            .chain([(2 * chunk, piece(2, 7)), (4 * chunk, piece(4, 300_001))])
+            .collect();
+        pieces.iter().for_each(|(offset, bytes)| file.write_at(bytes, *offset).unwrap());
+        let times = Times { accessed: Timestamp::new(0, 0).unwrap(), modified: Timestamp::new(0, 0).unwrap() };
+        let restore = Restore { mode: Mode::new(0o600), owner: None, times };
+        let new = NewLocal { path: path.clone(), restore, xattrs: Vec::new() };
+        file.finish(&new, LocalDurability::Unsynced).unwrap();
+        let found = std::fs::read(&path).unwrap();
+        assert_eq!(found.len() as u64, 4 * chunk + 300_001);
+        for (offset, bytes) in &pieces {
+            assert!(found[*offset as usize..].starts_with(bytes), "at {offset}");
+        }
+    }
 }

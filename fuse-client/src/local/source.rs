@@ -9,9 +9,12 @@ use std::{
 
 use bytes::Bytes;
 use rustix::io::Errno;
-use wire::CHUNK_LEN_MAX;
+use wire::{
+    CHUNK_LEN_MAX,
+    buffer::{Caching, read_at},
+};
 
-use super::LocalMeta;
+use super::{LocalMeta, UNCACHED_MIN};
 
 /// An open local file.
 #[derive(Debug)]
@@ -44,11 +47,10 @@ impl LocalSource {
         let chunk = u64::from(CHUNK_LEN_MAX);
         let end = end.min((start / chunk + 1) * chunk);
         let len = usize::try_from(end - start).expect("a chunk is at most 4 MiB");
-        let mut bytes = Vec::with_capacity(len);
-        self.file.seek(SeekFrom::Start(start))?;
-        (&self.file).take(end - start).read_to_end(&mut bytes)?;
+        let caching = if self.meta.size >= UNCACHED_MIN { Caching::Pass } else { Caching::Keep };
+        let bytes = read_at(&self.file, start, len, caching)?;
         // A file that has shrunk is found out when its attributes are looked at again.
-        Ok((!bytes.is_empty()).then(|| (start, Bytes::from(bytes))))
+        Ok((!bytes.is_empty()).then_some((start, bytes)))
     }
 
     /// All of a small file.

@@ -231,7 +231,7 @@ impl How {
     }
 
     fn write_file(&self, bytes: &[u8], new: &NewLocal) -> Result<(), TransferError> {
-        let file = TempFile::create(&self.names, &new.path)?;
+        let file = TempFile::create(&self.names, &new.path, bytes.len() as u64)?;
         file.write_at(bytes, 0)?;
         file.finish(new, self.durability)
     }

@@ -73,7 +73,7 @@ impl FileDownload<'_> {
         told: &mut u64,
     ) -> Result<(), TransferError> {
         let (names, path) = (Arc::clone(self.names), new.path.clone());
-        let file = blocking(move || TempFile::create(&names, &path).map(Arc::new)).await?;
+        let file = blocking(move || TempFile::create(&names, &path, attr.size).map(Arc::new)).await?;
         let mut pages = Pages::new(self.namespace, self.source.clone(), attr, content);
         let mut writes = JoinSet::new();
         while let Some(part) = pages.next().await? {

@@ -18,6 +18,9 @@ use crate::disk::DiskFile;
 /// A range that begins this near to the header is read with it in one call.
 const NEAR_LEN: u32 = 64 << 10;
 
+/// But not if it is this long: then it is read alone, into memory that lies on page borders.
+const LONG_LEN: usize = 256 << 10;
+
 /// Most records are small: this much is read of one whose length is not known yet.
 const FIRST_LEN: usize = 4096;
 
@@ -114,7 +117,7 @@ impl Files {
         let disk_error = |source| ReadError::Disk { file: at.file, source };
         let len = (range.end - range.start) as usize;
         let payload = at.offset + HEADER_LEN;
-        let (header, bytes) = if range.start <= NEAR_LEN {
+        let (header, bytes) = if range.start <= NEAR_LEN && len < LONG_LEN {
             let lead = HEADER_LEN as usize + range.start as usize;
             let bytes = file.file.read_at(at.offset, lead + len).await.map_err(disk_error)?;
             (bytes.slice(..bytes.len().min(HEADER_LEN as usize)), bytes.slice(bytes.len().min(lead)..))

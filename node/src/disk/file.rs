@@ -12,13 +12,18 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, FlockOperation};
 use tokio::sync::{mpsc, oneshot};
+use wire::buffer::{self, Caching};
 
-use super::direct::{Bounce, WriteFile, write_buffered};
+use super::direct::{Bounce, DirectFile, write_buffered};
+use super::recent::Recent;
 use super::{DirLock, Disk, DiskFile, DiskFuture, Durability, LockError, OpenMode, Space};
 
 /// Zeros are written from one static block, this many bytes at a time.
 const ZEROS_LEN: usize = 64 << 10;
 static ZEROS: [u8; ZEROS_LEN] = [0; ZEROS_LEN];
+
+/// Shorter reads stay in the page cache: the next one may want what is beside.
+const LONG_READ_MIN: usize = 256 << 10;
 
 /// Threads and queues of a [`FileDisk`].
 #[derive(Clone, Debug)]
@@ -37,6 +42,7 @@ pub struct FileDiskConfig {
 pub struct FileDisk {
     queues: Queues,
     bounce: Bounce,
+    recent: Arc<Recent>,
 }
 
 impl Default for FileDiskConfig {
@@ -52,7 +58,7 @@ impl FileDisk {
         let write = start_threads(&format!("{}-write", config.name), 1, config.queue_len)?;
         let sync = start_threads(&format!("{}-sync", config.name), 1, config.queue_len)?;
         let read = start_threads(&format!("{}-read", config.name), config.read_threads, config.queue_len)?;
-        Ok(Self { queues: Queues { write, sync, read }, bounce: Bounce::default() })
+        Ok(Self { queues: Queues { write, sync, read }, bounce: Bounce::default(), recent: Arc::default() })
     }
 }
 
@@ -65,13 +71,13 @@ impl fmt::Debug for FileDisk {
 impl Disk for FileDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> DiskFuture<Arc<dyn DiskFile>> {
         let path = path.to_owned();
-        let (queues, bounce) = (self.queues.clone(), self.bounce.clone());
+        let (queues, bounce, recent) = (self.queues.clone(), self.bounce.clone(), Arc::clone(&self.recent));
         submit(&self.queues.write, move || {
             let create = mode == OpenMode::CreateNew;
             let file = OpenOptions::new().read(true).write(true).create_new(create).open(&path)?;
             let file = Arc::new(file);
-            let writer = Arc::new(WriteFile::new(Arc::clone(&file), &path, bounce));
-            let file: Arc<dyn DiskFile> = Arc::new(RealFile { file, writer, path, queues });
+            let direct = Arc::new(DirectFile::new(Arc::clone(&file), &path, bounce));
+            let file: Arc<dyn DiskFile> = Arc::new(RealFile { file, direct, path, queues, recent });
             Ok(file)
         })
     }
@@ -138,9 +144,10 @@ impl Disk for FileDisk {
 
 struct RealFile {
     file: Arc<File>,
-    writer: Arc<WriteFile>,
+    direct: Arc<DirectFile>,
     path: PathBuf,
     queues: Queues,
+    recent: Arc<Recent>,
 }
 
 impl RealFile {
@@ -162,13 +169,17 @@ impl fmt::Debug for RealFile {
 
 impl DiskFile for RealFile {
     fn read_at(&self, offset: u64, len: usize) -> DiskFuture<Bytes> {
-        self.submit(&self.queues.read, move |file| read_at(file, offset, len))
+        if len >= LONG_READ_MIN && !self.recent.again(&self.path, offset) {
+            let direct = Arc::clone(&self.direct);
+            return submit(&self.queues.read, move || direct.read_at(offset, len));
+        }
+        self.submit(&self.queues.read, move |file| buffer::read_at(file, offset, len, Caching::Keep))
     }
 
     fn write_at(&self, offset: u64, parts: Vec<Bytes>, durability: Durability) -> DiskFuture<()> {
-        let writer = Arc::clone(&self.writer);
+        let direct = Arc::clone(&self.direct);
         self.submit(&self.queues.write, move |file| {
-            writer.write_at(offset, &parts)?;
+            direct.write_at(offset, &parts)?;
             match durability {
                 Durability::Buffered => Ok(()),
                 Durability::Synced => file.sync_data(),
@@ -244,20 +255,6 @@ fn submit<T: Send + 'static>(queue: &Queue, job: impl FnOnce() -> io::Result<T> 
 
 fn ended() -> io::Error {
     io::Error::other("a thread of the disk has ended")
-}
-
-fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let at = offset + bytes.len() as u64;
-        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
-            Ok(0) => break,
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    bytes.truncate(len);
-    Ok(bytes.into())
 }
 
 fn write_zeros(file: &File, mut offset: u64, len: u64) -> io::Result<()> {

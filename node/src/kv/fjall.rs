@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable as _};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -73,7 +73,12 @@ impl FjallKv {
             .manual_journal_persist(true)
             .open()
             .map_err(failed)?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(config.memtable_bytes);
+        let options = || {
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(config.memtable_bytes)
+                // Contents of small files are written once beside the tables, not again with every merge.
+                .with_kv_separation(Some(KvSeparationOptions::default()))
+        };
         let rows = database.keyspace("rows", options).map_err(failed)?;
         Ok(Self { database, rows, path: path.to_owned() })
     }

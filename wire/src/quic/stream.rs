@@ -1,9 +1,10 @@
 //! Frames over the two halves of a stream.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 
 use super::error::CODE_GIVEN_UP;
+use crate::buffer::Buffer;
 use crate::frame::{FIRST_WORDS_LEN_MAX, Frame, FrameDecoder, FrameError};
 
 /// Why nothing more comes from a stream.
@@ -109,13 +110,18 @@ pub(super) async fn read_body(stream: &mut RecvStream, len: u32) -> Result<Bytes
     if first.len() == len {
         return Ok(first);
     }
-    let mut body = BytesMut::with_capacity(len);
-    body.extend_from_slice(&first);
-    while body.len() < len {
-        let chunk = stream.read_chunk(len - body.len(), true).await?.ok_or(ReadEnd::Short)?;
-        body.extend_from_slice(&chunk.bytes);
+    let mut body = Buffer::with_len(len);
+    let mut filled = 0;
+    let mut next = first;
+    loop {
+        let end = filled + next.len();
+        body.get_mut(filled..end).expect("no more is asked for than there is room").copy_from_slice(&next);
+        filled = end;
+        if filled == len {
+            return Ok(body.freeze(len));
+        }
+        next = stream.read_chunk(len - filled, true).await?.ok_or(ReadEnd::Short)?.bytes;
     }
-    Ok(body.freeze())
 }
 
 /// Sees to it that the frame was the last.

@@ -33,7 +33,6 @@ pub(super) fn take_batch(file: &File, take: Take) -> Option<Batch> {
     if ranges.is_empty() {
         return None;
     }
-    let ranges: Vec<(u64, Bytes)> = ranges.into_iter().map(|(start, bytes)| (start, bytes.into())).collect();
     // They are read from here until they are committed.
     state.flushing = ranges.clone();
     let units: u32 = ranges.iter().map(|(_, bytes)| pool_units(bytes.len() as u64)).sum();
