@@ -17,6 +17,9 @@ use super::failure::{Failure, Line};
 /// How long the program behind a mount may take to store what is left.
 const END_MAX: Duration = Duration::from_secs(60);
 
+/// How long others may be in it: who has just looked at it, or made it, is gone in a moment.
+const BUSY_MAX: Duration = Duration::from_secs(1);
+
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
 
@@ -166,7 +169,13 @@ pub(crate) async fn run(arguments: UmountArguments) -> Result<(), Failure> {
         MountPoint::Mounted { .. } => {}
     }
     let served_by = servers(&dir);
-    unmount(&dir, arguments.lazy).map_err(|why| {
+    let patience = Instant::now() + BUSY_MAX;
+    let mut unmounted = unmount(&dir, arguments.lazy);
+    while unmounted.is_err() && Instant::now() < patience {
+        sleep(LOOK_INTERVAL).await;
+        unmounted = unmount(&dir, arguments.lazy);
+    }
+    unmounted.map_err(|why| {
         let line = cannot().why(why);
         if arguments.lazy {
             return line.failed();

@@ -140,7 +140,7 @@ impl Mounter<'_> {
                 "the directory is not empty".to_owned()
             }
         };
-        Err(cannot_mount(dir).why(why).advice("empty it, or choose another with --mount").failed())
+        Err(cannot_mount(dir).why(why).advice("choose another directory with --mount").failed())
     }
 }
 
