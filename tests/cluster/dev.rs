@@ -2,67 +2,16 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
+    process::{Command, Stdio},
 };
 
-use harness::{Ran, cluster::run, node::program};
+use harness::{Dev, cluster::run};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A folder for the cluster and one for profiles; the cluster ends with it.
-struct Dev {
-    home: TempDir,
-}
-
-impl Dev {
-    fn new() -> Self {
-        Self { home: TempDir::with_prefix("dfs-test-dev-").unwrap() }
-    }
-
-    fn dir(&self) -> PathBuf {
-        self.home.path().join("cluster")
-    }
-
-    fn config(&self) -> PathBuf {
-        self.home.path().join("config")
-    }
-
-    fn dfs(&self, arguments: &[&str]) -> Ran {
-        let mut command = Command::new(program("dfs"));
-        command.env("XDG_CONFIG_HOME", self.config()).env_remove("DFS_PROFILE");
-        run(command.args(arguments))
-    }
-
-    fn dev(&self, arguments: &[&str]) -> Ran {
-        self.dfs(&[&["dev"], arguments, &["--dir", self.dir().to_str().unwrap()]].concat())
-    }
-
-    fn nodes(&self) -> Vec<Value> {
-        let status: Value = serde_json::from_str(&self.dev(&["status", "--json"]).ok()).unwrap();
-        status["nodes"].as_array().unwrap().clone()
-    }
-
-    fn pids(&self) -> Vec<i32> {
-        self.nodes().iter().filter_map(|node| node["pid"].as_i64()).map(|pid| i32::try_from(pid).unwrap()).collect()
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        for number in 1..=if std::thread::panicking() { 4 } else { 0 } {
-            let log = fs::read_to_string(self.dir().join(format!("node-{number}/log"))).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            eprintln!("node-{number} says at last:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
-        }
-        let mut command = Command::new(program("dfs"));
-        let _gone = command.args(["dev", "down", "--purge", "--dir"]).arg(self.dir()).output().is_ok();
-    }
-}
 
 fn upload(dev: &Dev, name: &str, bytes: &[u8]) {
-    let local = dev.home.path().join(name);
+    let local = dev.path(name);
     fs::write(&local, bytes).unwrap();
     dev.dfs(&["upload", "-q", local.to_str().unwrap(), "/"]).ok();
 }
@@ -135,10 +84,9 @@ fn a_second_up_starts_only_what_does_not_run() {
 fn an_up_that_was_killed_is_finished_by_the_next() {
     let dev = Dev::new();
     for files in [1, 2, 3] {
-        let mut command = Command::new(program("dfs"));
-        command.env("XDG_CONFIG_HOME", dev.config()).args(["dev", "up", "--dir"]).arg(dev.dir());
-        let mut child =
-            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut command = dev.command();
+        command.args(["dev", "up", "--dir"]).arg(dev.dir()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         let node = dev.dir().join(format!("node-{files}/data"));
         harness::wait::until("it came so far", std::time::Duration::from_secs(60), || {
             node.is_dir() || child.try_wait().unwrap().is_some()
@@ -198,7 +146,7 @@ fn a_purge_that_was_interrupted_is_finished_by_the_next_as_root() {
 #[test]
 fn purge_deletes_everything_and_nothing_else() {
     let dev = Dev::new();
-    let not_ours = dev.home.path().join("not ours");
+    let not_ours = dev.path("not ours");
     fs::create_dir(&not_ours).unwrap();
     let path = not_ours.to_str().unwrap();
     dev.dfs(&["dev", "down", "--purge", "--dir", path]).fails(1, &[path]);
@@ -218,9 +166,7 @@ fn the_default_profile_is_written_only_if_there_is_none() {
     let (first, second) = (Dev::new(), Dev::new());
     first.dev(&["up", "--nodes", "1"]).ok();
     first.dfs(&["mkdir", "/first"]).ok();
-    let mut command = Command::new(program("dfs"));
-    command.env("XDG_CONFIG_HOME", first.config()).args(["dev", "up", "--nodes", "1", "--dir"]).arg(second.dir());
-    let said = run(&mut command).ok();
+    let said = run(first.command().args(["dev", "up", "--nodes", "1", "--dir"]).arg(second.dir())).ok();
     let profile = second.dir().join("profile");
     assert!(said.contains(&format!("--profile {}", profile.display())), "{said}");
     assert_eq!(first.dfs(&["ls", "/"]).ok(), "first\n");

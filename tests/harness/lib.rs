@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests: what cannot go on should stop there, and say so")]
 
 pub mod cluster;
+pub mod dev;
 pub mod invariants;
 pub mod mount;
 pub mod node;
@@ -13,5 +14,6 @@ pub mod tree;
 pub mod wait;
 
 pub use cluster::{Cluster, Ran};
+pub use dev::Dev;
 pub use mount::Mount;
 pub use node::NodeProcess;

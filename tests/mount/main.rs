@@ -6,6 +6,7 @@
 mod bad_days;
 mod bad_input;
 mod coherence;
+mod dev;
 mod directories;
 mod durability;
 mod inodes;

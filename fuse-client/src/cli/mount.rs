@@ -1,7 +1,7 @@
 //! `dfs mount`: the store as a file system.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs, io,
     io::{BufRead, BufReader},
     os::unix::ffi::OsStrExt,
@@ -184,14 +184,23 @@ async fn serve(invocation: &Invocation, arguments: &MountArguments) -> Result<()
         suid: options.suid,
         dev: options.dev,
         exec: !options.no_exec,
-        source: source.to_string_lossy().into_owned(),
+        source: source_name(&source),
         fs: FsConfig::default(),
     };
     let mount = Mount::begin(cluster, &dir, config).await.map_err(|error| refused(&dir, &error))?;
     if arguments.report {
+        // Nothing is found by a relative path any more, and the directory of whoever mounted must not be kept busy.
+        std::env::set_current_dir("/").map_err(|error| Line::new("cannot go to /").because(&error).failed())?;
         invocation.screen.print(&format!("{READY}\n"))?;
     }
     until_over(mount).await
+}
+
+/// What the list of mounts shows: the profile's name or, from wherever one looks, its folder.
+fn source_name(profile: &OsStr) -> String {
+    let is_path = profile.as_bytes().contains(&b'/');
+    let folder = if is_path { fs::canonicalize(profile).ok() } else { None };
+    folder.as_deref().map_or(profile, Path::as_os_str).to_string_lossy().into_owned()
 }
 
 /// The line for a mount that the kernel refuses.
@@ -269,20 +278,20 @@ async fn root(invocation: &Invocation, cluster: &Cluster, options: &Options) -> 
 /// The directory as an absolute path, if something can be mounted there.
 fn mount_point(dir: &Path, nonempty: bool) -> Result<PathBuf, Failure> {
     let cannot = || Line::new(format!("cannot mount {}", dir.display()));
-    let absolute = std::path::absolute(dir).map_err(|error| cannot().because(&error).failed())?;
-    match look_at(&absolute).map_err(|error| cannot().because(&error).failed())? {
+    // A dead mount cannot be opened, but its name without links can be had.
+    let found = fs::canonicalize(dir).map_err(|error| {
+        let line = cannot().because(&error);
+        if error.kind() == io::ErrorKind::NotFound { line.advice("mkdir it first").failed() } else { line.failed() }
+    })?;
+    match look_at(&found).map_err(|error| cannot().because(&error).failed())? {
         // A mount whose program was killed: nobody can use it any more.
-        MountPoint::Dead => unmount_lazily(&absolute)?,
+        MountPoint::Dead => unmount_lazily(&found)?,
         MountPoint::Mounted { kind, .. } => {
             let why = format!("a file system ({kind}) is mounted there already");
             return Err(cannot().why(why).advice("dfs umount it first, or choose another directory").failed());
         }
         MountPoint::Free => {}
     }
-    let found = fs::canonicalize(&absolute).map_err(|error| {
-        let line = cannot().because(&error);
-        if error.kind() == io::ErrorKind::NotFound { line.advice("mkdir it first").failed() } else { line.failed() }
-    })?;
     if !found.is_dir() {
         return Err(cannot().why("not a directory").failed());
     }
@@ -307,7 +316,6 @@ fn in_background(invocation: &Invocation, arguments: &MountArguments) -> Result<
     for option in &arguments.options {
         command.arg("-o").arg(option);
     }
-    // Relative profiles are found from here; afterwards no directory is kept busy.
     if invocation.environment.log.is_none() {
         command.env("DFS_LOG", "warn");
     }

@@ -1,7 +1,9 @@
 //! `dfs umount`: ends a mount.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs, io,
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -14,6 +16,9 @@ use super::failure::{Failure, Line};
 
 /// How long the program behind a mount may take to store what is left.
 const END_MAX: Duration = Duration::from_secs(60);
+
+/// How long others may be in it: who has just looked at it, or made it, is gone in a moment.
+const BUSY_MAX: Duration = Duration::from_secs(1);
 
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
@@ -52,21 +57,24 @@ pub(crate) enum MountPoint {
     Mounted {
         /// As the kernel names it: `fuse.dfs`.
         kind: String,
-        /// What is mounted: the name of a profile.
-        source: String,
+        /// What is mounted: the name of a profile, if it is ours.
+        source: OsString,
     },
     /// A mount of ours whose program is gone.
     Dead,
 }
 
-/// Looks at a directory: an absolute path.
+/// What the kernel calls a mount of ours.
+pub(crate) const KIND: &str = "fuse.dfs";
+
+/// Looks at a directory: an absolute path without links.
 pub(crate) fn look_at(dir: &Path) -> io::Result<MountPoint> {
     let list = mounts()?;
     let Some(mounted) = list.into_iter().rev().find(|mounted| mounted.point == dir) else {
         return Ok(MountPoint::Free);
     };
     let Listed { kind, source, .. } = mounted;
-    if kind == "fuse.dfs" && is_dead(dir) { Ok(MountPoint::Dead) } else { Ok(MountPoint::Mounted { kind, source }) }
+    if kind == KIND && is_dead(dir) { Ok(MountPoint::Dead) } else { Ok(MountPoint::Mounted { kind, source }) }
 }
 
 /// Whether the program behind a mount is gone. The kernel may still have attributes of its root, and a living program
@@ -82,32 +90,42 @@ fn is_dead(dir: &Path) -> bool {
 struct Listed {
     point: PathBuf,
     kind: String,
-    source: String,
+    source: OsString,
 }
 
 /// All mounts that this process sees, later ones above earlier ones.
 fn mounts() -> io::Result<Vec<Listed>> {
-    Ok(fs::read_to_string("/proc/self/mountinfo")?.lines().filter_map(listed).collect())
+    Ok(fs::read("/proc/self/mountinfo")?.split(|byte| *byte == b'\n').filter_map(listed).collect())
 }
 
 /// A mount at a directory or below it, if there is one: deleting the directory would delete what is mounted.
-pub(crate) fn mounts_below(dir: &Path) -> Option<PathBuf> {
-    mounts().unwrap_or_default().into_iter().map(|mounted| mounted.point).find(|point| point.starts_with(dir))
+pub(crate) fn mounts_below(dir: &Path) -> io::Result<Option<PathBuf>> {
+    Ok(mounts()?.into_iter().map(|mounted| mounted.point).find(|point| point.starts_with(dir)))
 }
 
 /// The mount that a line of `mountinfo` tells of.
-fn listed(line: &str) -> Option<Listed> {
-    let (left, right) = line.split_once(" - ")?;
-    let point = unescaped(left.split(' ').nth(4)?).into();
-    let mut right = right.split(' ');
-    Some(Listed { point, kind: right.next()?.to_owned(), source: unescaped(right.next()?) })
+fn listed(line: &[u8]) -> Option<Listed> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let point = unescaped(words.nth(4)?).into();
+    let mut after = words.skip_while(|word| *word != b"-").skip(1);
+    let kind = unescaped(after.next()?).to_string_lossy().into_owned();
+    Some(Listed { point, kind, source: unescaped(after.next()?) })
 }
 
-/// Octal escapes of blanks and backslashes.
-fn unescaped(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .into_iter()
-        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+/// The kernel writes blanks, backslashes and a few others as a backslash and three octal digits.
+fn unescaped(text: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = if byte == b'\\' { after.get(..3).and_then(octal) } else { None };
+        plain.push(code.unwrap_or(byte));
+        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
+    }
+    OsString::from_vec(plain)
+}
+
+fn octal(digits: &[u8]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
 }
 
 /// Takes a mount out of sight, whoever uses it.
@@ -138,20 +156,31 @@ fn unmount(dir: &Path, lazy: bool) -> Result<(), String> {
 
 /// Unmounts and waits until the mount has stored everything.
 pub(crate) async fn run(arguments: UmountArguments) -> Result<(), Failure> {
-    let dir = std::path::absolute(&arguments.dir).unwrap_or(arguments.dir);
+    // Without links, as the kernel lists it; the directory of a dead mount answers nothing, but its name can be had.
+    let real = fs::canonicalize(&arguments.dir).or_else(|_| std::path::absolute(&arguments.dir));
+    let dir = real.unwrap_or(arguments.dir);
     let cannot = || Line::new(format!("cannot unmount {}", dir.display()));
     match look_at(&dir).map_err(|error| cannot().because(&error).failed())? {
         MountPoint::Free => return Err(cannot().why("nothing is mounted there").failed()),
-        MountPoint::Mounted { kind, .. } if kind != "fuse.dfs" => {
+        MountPoint::Mounted { kind, .. } if kind != KIND => {
             return Err(cannot().why(format!("it is no mount of dfs, but {kind}")).failed());
         }
         MountPoint::Dead => return unmount_lazily(&dir),
         MountPoint::Mounted { .. } => {}
     }
     let served_by = servers(&dir);
-    unmount(&dir, arguments.lazy).map_err(|why| {
+    let patience = Instant::now() + BUSY_MAX;
+    let mut unmounted = unmount(&dir, arguments.lazy);
+    while unmounted.is_err() && Instant::now() < patience {
+        sleep(LOOK_INTERVAL).await;
+        unmounted = unmount(&dir, arguments.lazy);
+    }
+    unmounted.map_err(|why| {
         let line = cannot().why(why);
-        if arguments.lazy { line.failed() } else { line.advice("end those programs, or use --lazy").failed() }
+        if arguments.lazy {
+            return line.failed();
+        }
+        line.advice(format!("end those programs, or dfs umount --lazy {}", dir.display())).failed()
     })?;
     if arguments.lazy {
         return Ok(());
@@ -168,29 +197,43 @@ pub(crate) async fn run(arguments: UmountArguments) -> Result<(), Failure> {
 
 /// Processes that serve a mount at `dir`.
 fn servers(dir: &Path) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| is_serving(*pid, dir)).collect()
+    processes().filter(|pid| is_serving(*pid, dir)).collect()
 }
 
 fn is_serving(pid: u32, dir: &Path) -> bool {
+    has_words(pid, &[OsStr::new("mount"), dir.as_os_str(), OsStr::new("--foreground")])
+}
+
+/// Whether some `dfs mount` for `dir` runs: one that is about to mount, that serves, or that stores what is left.
+pub(crate) fn is_worked_on(dir: &Path) -> bool {
+    processes().any(|pid| has_words(pid, &[OsStr::new("mount"), dir.as_os_str()]))
+}
+
+/// Whether a process was started with all of these words.
+fn has_words(pid: u32, wanted: &[&OsStr]) -> bool {
     let Ok(words) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
     let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
-    let dir = std::os::unix::ffi::OsStrExt::as_bytes(dir.as_os_str());
-    words.contains(&b"mount".as_slice()) && words.contains(&dir) && words.contains(&b"--foreground".as_slice())
+    wanted.iter().all(|word| words.contains(&word.as_bytes()))
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
 
     use super::listed;
 
     #[test]
     fn a_mount_is_found_in_the_kernels_list_whatever_its_name() {
-        let line = r"95 29 0:51 / /mnt/my\040files rw,nosuid,nodev - fuse.dfs default rw,user_id=0";
-        let listed = listed(line).unwrap();
-        assert_eq!(listed.point, Path::new("/mnt/my files"));
-        assert_eq!((listed.kind.as_str(), listed.source.as_str()), ("fuse.dfs", "default"));
+        let line = br"95 29 0:51 / /mnt/my\040files rw,nosuid,nodev shared:7 - fuse.dfs /p\043\134040 rw,user_id=0";
+        let found = listed(line).unwrap();
+        assert_eq!(found.point, Path::new("/mnt/my files"));
+        assert_eq!((found.kind.as_str(), found.source.as_os_str()), ("fuse.dfs", OsStr::new(r"/p#\040")));
+        let strange = listed(b"95 29 0:51 / /mnt/\xff rw - ext4 /dev/sda rw").unwrap();
+        assert_eq!(strange.point.as_os_str(), OsStr::from_bytes(b"/mnt/\xff"));
     }
 }

@@ -2,14 +2,13 @@
 
 use std::{ffi::OsStr, fs, io, time::Duration};
 
-use fuse_client::Profile;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::{
     DownArguments,
     folder::{DevFolder, DevState, NodeFolder},
-    mounted,
+    mounted::Mounter,
     process::NodeProcess,
 };
 use crate::cli::{
@@ -33,8 +32,11 @@ const PERIOD: Duration = Duration::from_millis(25);
 pub(super) async fn run(invocation: &Invocation, arguments: DownArguments) -> Result<(), Failure> {
     let (folder, state) = DevFolder::open(&arguments.folder.path(invocation)?)?;
     let _lock = folder.lock()?;
-    if let Some(dir) = &state.mount {
-        mounted::take_down(&folder, dir).await?;
+    // First, while there are nodes to store what was written; what cannot be unmounted keeps them.
+    if let Some(dir) = &state.mount
+        && (Mounter { invocation, folder: &folder }).take_down(dir).await?
+    {
+        invocation.screen.print(&format!("Unmounted {}\n", dir.display()))?;
     }
     let stopped = stop_all(&folder, &state).await?;
     let dir = folder.path().display();
@@ -45,13 +47,13 @@ pub(super) async fn run(invocation: &Invocation, arguments: DownArguments) -> Re
     if !arguments.purge {
         return invocation.screen.print(&format!("{stopped}; dfs dev up --dir {dir} starts them again\n"));
     }
-    if let Some(point) = mounts_below(folder.path()) {
-        let line =
-            Line::new(format!("cannot delete {dir}")).why(format!("something is mounted at {}", point.display()));
-        return Err(line.advice("unmount it first").failed());
+    let cannot = || Line::new(format!("cannot delete {dir}"));
+    if let Some(point) = mounts_below(folder.path()).map_err(|error| cannot().because(&error).failed())? {
+        let why = format!("something is mounted on {}", point.display());
+        return Err(cannot().why(why).advice("unmount it first").failed());
     }
     forget_default_profile(invocation, &folder);
-    folder.delete().map_err(|error| Line::new(format!("cannot delete {dir}")).because(&error).failed())?;
+    folder.delete().map_err(|error| cannot().because(&error).failed())?;
     invocation.screen.print(&format!("{stopped}; deleted {dir}\n"))
 }
 
@@ -91,13 +93,8 @@ async fn stop_all(folder: &DevFolder, state: &DevState) -> Result<u64, Failure> 
 
 /// A default profile of a cluster that is being deleted leads nowhere.
 fn forget_default_profile(invocation: &Invocation, folder: &DevFolder) {
-    let places = invocation.profile_places();
-    let (Ok(default), Ok(ours)) = (places.find(OsStr::new("default")), Profile::load(&folder.profile())) else {
-        return;
-    };
-    // Not the whole profiles: seeds follow the members, and each login has a key of its own.
-    let same = |profile: Profile| (profile.cluster, profile.authority) == (ours.cluster, ours.authority);
-    if Profile::load(&default).is_ok_and(same) {
+    let Ok(default) = invocation.profile_places().find(OsStr::new("default")) else { return };
+    if folder.is_profile_of_cluster(&default) {
         let removed: io::Result<()> = fs::remove_dir_all(&default);
         if let Err(error) = removed {
             say(&Line::new(format!("cannot delete the profile {}", default.display())).because(&error).to_string());

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fuse_client::Profile;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::failure::{Failure, Line};
@@ -186,6 +187,13 @@ impl DevFolder {
     /// The profile that clients of the cluster use.
     pub(super) fn profile(&self) -> PathBuf {
         self.path.join("profile")
+    }
+
+    /// Whether a profile is one for this cluster, whoever logged in with it.
+    pub(super) fn is_profile_of_cluster(&self, profile: &Path) -> bool {
+        let (Ok(ours), Ok(theirs)) = (Profile::load(&self.profile()), Profile::load(profile)) else { return false };
+        // Not the whole profiles: seeds follow the members, and each login has a key of its own.
+        (ours.cluster, ours.authority) == (theirs.cluster, theirs.authority)
     }
 
     /// The folder itself.

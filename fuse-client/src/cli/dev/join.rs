@@ -13,7 +13,7 @@ use fuse_client::Profile;
 use tokio::time::{Instant, sleep};
 use wire::cluster::TokenPurpose;
 
-use super::{binary::Programs, folder::NodeFolder, serving};
+use super::{binary::Programs, folder::NodeFolder, process::NodeProcess, serving};
 use crate::cli::failure::{Failure, Line, with_causes};
 
 /// Life of a token that is used at once.
@@ -52,6 +52,15 @@ pub(super) async fn init(
     loop {
         if node.is_member() {
             return Ok(());
+        }
+        if NodeProcess::is_being_made(node) {
+            // It must not lose files half way: what it left in the end would look whole.
+            if Instant::now() >= patience {
+                let line = Line::new(format!("cannot make {}", node.name()));
+                return Err(line.why("another dfs-node init is still at work on it").advice("end it").failed());
+            }
+            sleep(RETRY_PERIOD).await;
+            continue;
         }
         // It never ran, so nothing is in it but what an interrupted init left.
         clear(&node.data())?;

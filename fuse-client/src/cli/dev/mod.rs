@@ -1,14 +1,16 @@
 //! `dfs dev`: a whole cluster on this machine.
 //!
 //! Everything stands in one folder: `dev.json` (what was asked for and how far it came), `lock`, `profile/` (a client's),
-//! and for each node `node-N/{data/, log, pid}`. A mount that was asked for is noted in `dev.json` and lies where the user wants it. `up` is a list of steps, each of which looks whether it is done: after
-//! a crash, a kill or a reboot the same command goes on where it was.
+//! and for each node `node-N/{data/, log, pid}`. A mount that was asked for is noted in `dev.json` and lies where the
+//! user wants it. `up` is a list of steps, each of which looks whether it is done: after a crash, a kill or a reboot the
+//! same command goes on where it was.
 //!
 //! # Invariants
 //! - One `up` or `down` at a time works on a folder.
 //! - A signal goes only to a process that was seen to be the node of the folder, through a handle that cannot come to
 //!   mean another process.
-//! - Nothing is deleted but a folder that holds a `dev.json`.
+//! - Nothing is deleted but a folder that holds a `dev.json`, and only while nothing is mounted in it.
+//! - Nodes are not stopped under a mount of `up` that is in use.
 //!
 //! # Not here
 //! What a node does (`dfs-node`); this only runs it as a person would.

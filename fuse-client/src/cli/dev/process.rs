@@ -39,6 +39,11 @@ impl NodeProcess {
         noted.or_else(|| processes().into_iter().find_map(|pid| Self::open(pid, node)))
     }
 
+    /// Whether the node of this folder is just being made, by an `init` that has outlived its `up`.
+    pub(super) fn is_being_made(node: &NodeFolder) -> bool {
+        processes().into_iter().any(|pid| does(pid, b"init", node))
+    }
+
     fn open(pid: Pid, node: &NodeFolder) -> Option<Self> {
         if !runs(pid, node) {
             return None;
@@ -100,25 +105,29 @@ pub(super) fn start(program: &Path, binary: &Path, node: &NodeFolder, listen: &s
 
 /// Whether the process is the node of this folder.
 fn runs(pid: Pid, node: &NodeFolder) -> bool {
+    does(pid, b"run", node)
+}
+
+/// Whether the process is a command of `dfs-node` on this folder.
+fn does(pid: Pid, command: &[u8], node: &NodeFolder) -> bool {
     let proc = Path::new("/proc").join(pid.as_raw_nonzero().get().to_string());
     // A process that has ended but was not waited for has neither.
     let (Ok(exe), Ok(cmdline)) = (fs::read_link(proc.join("exe")), fs::read(proc.join("cmdline"))) else {
         return false;
     };
-    is_node(exe.as_os_str(), &cmdline, &node.data())
+    is_node(exe.as_os_str(), &cmdline, command, &node.data())
 }
 
-/// Whether a program with these arguments is the node of the data directory: a process number says nothing by itself.
-fn is_node(exe: &OsStr, cmdline: &[u8], data: &Path) -> bool {
+/// Whether a program with these arguments is this command on the data directory: a process number says nothing by itself.
+fn is_node(exe: &OsStr, cmdline: &[u8], command: &[u8], data: &Path) -> bool {
     // The kernel adds a word to the name of a file that was replaced, as by a new build.
     let exe = exe.as_bytes().strip_suffix(b" (deleted)").unwrap_or(exe.as_bytes());
     let name = exe.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
     let arguments: Vec<&[u8]> = cmdline.split(|&byte| byte == 0).collect();
-    let runs = arguments.contains(&b"run".as_slice());
     let data = data.as_os_str().as_bytes();
     let has_data = arguments.windows(2).any(|pair| pair == [b"--data".as_slice(), data]);
     // `dfs` for the moment before it becomes the node.
-    name.starts_with(b"dfs") && runs && has_data
+    name.starts_with(b"dfs") && arguments.contains(&command) && has_data
 }
 
 /// Numbers of all processes.
@@ -139,7 +148,7 @@ mod tests {
     use super::is_node;
 
     fn check(exe: &str, cmdline: &str, data: &str) -> bool {
-        is_node(OsStr::new(exe), cmdline.replace(' ', "\0").as_bytes(), Path::new(data))
+        is_node(OsStr::new(exe), cmdline.replace(' ', "\0").as_bytes(), b"run", Path::new(data))
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! `dfs dev status`: processes, the mount, and how the cluster sees them.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use wire::cluster::ClusterStatus;
 
 use super::{
     StatusArguments,
     folder::{DevFolder, DevNode, Stage},
-    mounted,
+    mounted::{Found, Mounter},
     process::NodeProcess,
     serving,
 };
@@ -50,9 +52,11 @@ pub(super) async fn run(invocation: &Invocation, arguments: StatusArguments) -> 
         .map(|(index, (node, pid))| see(&folder, index, node, *pid, status.as_ref()))
         .collect();
     let dir = folder.path().display();
-    let mount = state.mount.as_deref().map(|dir| (dir.display(), mounted::state(&folder, dir)));
+    let mounter = Mounter { invocation, folder: &folder };
+    let mount: Option<(&Path, Found)> =
+        state.mount.as_deref().map(|dir| mounter.look(dir).map(|found| (dir, found))).transpose()?;
     if arguments.json {
-        let mount = mount.map(|(dir, state)| json!({ "dir": dir.to_string(), "state": state }));
+        let mount = mount.map(|(dir, found)| json!({ "dir": dir.display().to_string(), "state": found.word() }));
         return invocation.screen.print_json(&json!({
             "dir": dir.to_string(),
             "profile": folder.profile().display().to_string(),
@@ -82,7 +86,7 @@ pub(super) async fn run(invocation: &Invocation, arguments: StatusArguments) -> 
         ]);
     }
     let silence = silence.map(|line| format!("\nThe cluster does not answer: {line}\n")).unwrap_or_default();
-    let mount = mount.map(|(dir, state)| format!("\n{dir}: {state}\n")).unwrap_or_default();
+    let mount = mount.map(|(dir, found)| format!("\n{}\n", found.sentence(dir))).unwrap_or_default();
     let text = format!("Cluster in {dir}, logs in {dir}/node-*/log\n\n{}{mount}{silence}", table.text());
     invocation.screen.print(&text)
 }

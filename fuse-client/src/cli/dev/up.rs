@@ -17,7 +17,8 @@ use super::{
     binary::Programs,
     folder::{DevFolder, DevNode, DevState, Stage},
     join::{self, Place},
-    mounted, ports,
+    mounted::Mounter,
+    ports,
     process::{self, NodeProcess, Started},
     serving,
 };
@@ -42,15 +43,12 @@ pub(super) async fn run(invocation: &Invocation, arguments: UpArguments) -> Resu
     let folder = DevFolder::create(&arguments.folder.path(invocation)?)?;
     let _lock = folder.lock()?;
     let mut state = plan(folder.load()?, &arguments)?;
-    mounted::plan(&folder, &mut state, arguments.mount.as_deref())?;
     let programs = Programs::find(&invocation.environment, arguments.node_binary.as_deref())?;
+    Mounter { invocation, folder: &folder }.plan(&mut state, arguments.mount.as_deref())?;
     folder.save(&state)?;
     let deadline = Instant::now() + UP_MAX;
 
     let up = Up { invocation, programs, folder, capacity: arguments.capacity, deadline };
-    if let Some(dir) = &state.mount {
-        mounted::check(&up.folder, dir)?;
-    }
     up.make_folders(&state)?;
     up.found(&mut state).await?;
     up.start_members(&state).await?;
@@ -58,7 +56,7 @@ pub(super) async fn run(invocation: &Invocation, arguments: UpArguments) -> Resu
     up.write_profile().await?;
     let status = up.wait(&mut state).await?;
     if let Some(dir) = &state.mount {
-        mounted::bring_up(&up.programs, &up.folder, dir).await?;
+        Mounter { invocation, folder: &up.folder }.bring_up(&up.programs, dir).await?;
     }
     let default = up.default_profile(&status);
     invocation.screen.print(&up.summary(&state, &default))
