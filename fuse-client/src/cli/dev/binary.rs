@@ -45,7 +45,9 @@ impl Programs {
     pub(super) async fn run_node(&self, arguments: &[&OsStr]) -> Result<(), Failure> {
         let command = arguments.first().map(|word| word.display().to_string()).unwrap_or_default();
         let what = format!("dfs-node {command} failed");
-        run(Command::new(&self.node).args(arguments), "dfs-node: ").await.map_err(|why| Line::new(what).why(why).failed())
+        run(Command::new(&self.node).args(arguments), "dfs-node: ")
+            .await
+            .map_err(|why| Line::new(what).why(why).failed())
     }
 
     /// Runs this program again with arguments until it ends. The error is its last line.

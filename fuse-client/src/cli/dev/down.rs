@@ -46,7 +46,8 @@ pub(super) async fn run(invocation: &Invocation, arguments: DownArguments) -> Re
         return invocation.screen.print(&format!("{stopped}; dfs dev up --dir {dir} starts them again\n"));
     }
     if let Some(point) = mounts_below(folder.path()) {
-        let line = Line::new(format!("cannot delete {dir}")).why(format!("something is mounted at {}", point.display()));
+        let line =
+            Line::new(format!("cannot delete {dir}")).why(format!("something is mounted at {}", point.display()));
         return Err(line.advice("unmount it first").failed());
     }
     forget_default_profile(invocation, &folder);
