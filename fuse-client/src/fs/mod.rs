@@ -28,6 +28,7 @@ mod open_files;
 mod ranges;
 mod read;
 mod recall;
+mod silence;
 mod table;
 mod wall_clock;
 mod write;
@@ -124,6 +125,8 @@ struct Shared {
     table: Mutex<Table>,
     /// Guards the term alone.
     term: Mutex<Term>,
+    /// Guards itself alone.
+    silence: Mutex<silence::Silence>,
     session: watch::Sender<Session>,
     /// A lease has been given back, or a generation begun: who waits for an inode looks again.
     settled: watch::Sender<u64>,
@@ -171,6 +174,11 @@ impl FileSystem {
     /// The cluster.
     pub fn cluster(&self) -> &Cluster {
         &self.shared.cluster
+    }
+
+    /// How long an operation that begins now may take: [`OP_DEADLINE`], less while the cluster is silent.
+    pub fn patience(&self) -> Duration {
+        self.shared.silence.lock().patience(now())
     }
 
     /// Runs `work` in the background; [`FileSystem::close`] waits for it.
