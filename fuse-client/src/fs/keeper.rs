@@ -269,7 +269,7 @@ impl Shared {
     }
 
     /// Leases that are gone: what rested on them is dropped, here and in the kernel.
-    pub(super) async fn lose(&self, inodes: &[Inode]) {
+    pub(super) async fn lose(self: &Arc<Self>, inodes: &[Inode]) {
         if inodes.is_empty() {
             return;
         }
@@ -291,7 +291,7 @@ impl Shared {
         }
         for (inode, forgotten) in forgets {
             if forgotten.pages && !self.forget_pages(inode, Duration::from_millis(20)).await {
-                self.table.lock().entry(inode).pages_stale = true;
+                self.note_stale_pages(inode);
             }
             self.tell_kernel(inode, forgotten).await;
         }

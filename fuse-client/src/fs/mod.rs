@@ -25,6 +25,7 @@ mod leases;
 mod locks;
 mod names;
 mod open_files;
+mod pages;
 mod ranges;
 mod read;
 mod recall;
