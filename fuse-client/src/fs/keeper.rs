@@ -53,7 +53,7 @@ pub(super) async fn begin(
         dirty_pool: Arc::new(dirty),
         chunks: ChunkCache::new(cluster.clone(), config.clean_bytes),
         handles: Mutex::new(Handles::default()),
-        locked: Mutex::default(),
+        held_locks: Mutex::default(),
         forgets,
         usage: Mutex::new(None),
         last_generation: Mutex::default(),
@@ -249,7 +249,11 @@ async fn reopen(shared: &Arc<Shared>) -> bool {
     shared.lose(&all).await;
     match Session::open_mount(&shared.cluster, on_changed(place)).await {
         Ok(session) => {
-            warn!("the session with the cluster had ended (60 s of silence); locks of this mount are gone");
+            warn!("the session with the cluster had ended (60 s of silence); a new one has begun");
+            let files = shared.lose_locks();
+            if files > 0 {
+                warn!(files, "locks were lost; files on which they were held answer with errors until they are closed");
+            }
             tell_open_inodes(shared, &session);
             shared.table.lock().begin_generation();
             *shared.last_generation.lock() = LeaseGeneration::default();

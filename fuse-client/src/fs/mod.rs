@@ -20,6 +20,7 @@ pub mod error;
 mod extent_map;
 mod file;
 mod flush;
+mod held_locks;
 mod keeper;
 mod leases;
 mod locks;
@@ -138,8 +139,8 @@ struct Shared {
     dirty_pool: Arc<Semaphore>,
     chunks: Arc<chunk_cache::ChunkCache>,
     handles: Mutex<open_files::Handles>,
-    /// Owners that have locked something. Guards itself alone.
-    locked: Mutex<std::collections::HashSet<(Inode, wire::namespace::LockOwner)>>,
+    /// Guards itself alone.
+    held_locks: Mutex<held_locks::HeldLocks>,
     forgets: mpsc::Sender<Forget>,
     usage: Mutex<Option<(Instant, attrs::Space)>>,
     /// Under which the leases were held that are to be reclaimed.

@@ -74,8 +74,11 @@ impl FileSystem {
     /// Bytes, and what they rest on: they may be given, and cached by the kernel, if it still stands
     /// ([`FileSystem::stands`]).
     pub async fn read(&self, handle: HandleId, offset: u64, len: u32) -> Result<(Vec<u8>, Stand), FsError> {
-        let file = self.shared.file_of(handle)?.file;
-        self.shared.read(&file, offset, len).await
+        let open = self.shared.file_of(handle)?;
+        let read = self.shared.read(&open.file, offset, len).await?;
+        // The lease that it rests on may be one of the next session.
+        open.check()?;
+        Ok(read)
     }
 
     /// Whether what an answer rests on is as it was.

@@ -88,6 +88,9 @@ impl FileSystem {
         write: Write<'_>,
         room: OwnedSemaphorePermit,
     ) -> Option<Result<u32, FsError>> {
+        if let Err(error) = open.check() {
+            return Some(Err(error));
+        }
         let lasting = self.shared.ttl().is_some();
         let exclusive = |node: &super::table::Node| {
             let held = node.lease == Some(wire::lease::LeaseMode::Exclusive);
