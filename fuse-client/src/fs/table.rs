@@ -18,7 +18,7 @@ use wire::{
     namespace::{Attr, Content, Cookie, Inode, Name, NumberedOp, OpOutcome, Query, QueryAnswer, Xattr},
 };
 
-use self::absorb::{Absorb, named, subject};
+use self::absorb::Absorb;
 use super::file::File;
 use crate::session::Changed;
 
@@ -221,7 +221,7 @@ impl Table {
         }
         for (numbered, outcome) in ops.iter().zip(outcomes) {
             let Ok(answer) = outcome else { continue };
-            match subject(&numbered.op) {
+            match numbered.op.subject() {
                 Some(subject) if touched.contains(&subject) => absorb.op(&numbered.op, answer.done.inode),
                 // Executed before, and answered again from memory: what it touched was not told.
                 Some(_) => absorb.table.forget_named(std::slice::from_ref(numbered)),
@@ -233,7 +233,7 @@ impl Table {
     /// Nothing is known any more of what operations named: they may or may not have been executed.
     pub(crate) fn forget_named(&mut self, ops: &[NumberedOp]) {
         for numbered in ops {
-            for inode in named(&numbered.op) {
+            for inode in numbered.op.named() {
                 if let Some(node) = self.nodes.get_mut(&inode) {
                     node.attr = None;
                     node.xattrs = None;

@@ -58,7 +58,7 @@ impl OpenChange {
     pub(super) async fn of_batch(desk: &Desk, batch: &Batch, deadline: Instant) -> Result<Self, Refusal> {
         let mut named = Vec::with_capacity(2 * batch.ops.len());
         for op in &batch.ops {
-            namespace::named(&op.op, &mut named);
+            named.extend(op.op.named());
         }
         named.sort_unstable();
         named.dedup();
