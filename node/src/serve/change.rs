@@ -63,11 +63,13 @@ impl OpenChange {
         named.sort_unstable();
         named.dedup();
         let change = Self::begin(desk, batch.session, Passing::Allowed)?;
+        let mut place = None;
         loop {
             let bell = &desk.node().lease_bells.freed;
             let mut rung = std::pin::pin!(bell.notified());
             rung.as_mut().enable();
             if change.mark_reached(&named, batch)? == Marking::Marked {
+                drop(place.take());
                 if change.clear(deadline).await? == Cleared::Wholly {
                     return Ok(change);
                 }
@@ -75,6 +77,9 @@ impl OpenChange {
             }
             if Instant::now() >= deadline {
                 return Err(Refusal::Busy);
+            }
+            if place.is_none() {
+                place = Some(desk.place()?);
             }
             // Whether it rang or not: look again.
             drop(timeout_at(deadline.min(Instant::now() + LOOK_EVERY), rung).await);
@@ -93,7 +98,7 @@ impl OpenChange {
             Marking::Marked => Look::Done(()),
             Marking::Blocked => Look::Until(deadline),
         };
-        desk.wait(&desk.node().lease_bells.freed, deadline, mark).await?;
+        desk.wait(deadline, mark).await?;
         while change.clear(deadline).await? == Cleared::AnotherPassed {}
         Ok(change)
     }
@@ -124,7 +129,7 @@ impl OpenChange {
             Clearing::LookAgain => Look::Done(Cleared::AnotherPassed),
             Clearing::Until(at) => Look::Until(at),
         };
-        self.desk.wait(&self.desk.node().lease_bells.freed, deadline, look).await
+        self.desk.wait(deadline, look).await
     }
 
     /// Proposes the batch, in as many entries as its rows need, and recalls what it touched unforeseen.
@@ -151,7 +156,8 @@ impl OpenChange {
                 None => Look::Done(()),
                 Some(at) => Look::Until(at),
             };
-            self.desk.wait(&self.desk.node().lease_bells.freed, deadline, look).await?;
+            // It has happened: it waits also where there is no place.
+            self.desk.listen(&self.desk.node().lease_bells.freed, deadline, look).await?;
         }
         Ok(Applied { outcomes, touched })
     }

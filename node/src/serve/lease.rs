@@ -189,7 +189,7 @@ async fn recalls(
         let recalls = leases.recalls(session, known);
         if recalls.is_empty() && now < until { Look::Until(until) } else { Look::Done(LeaseAnswer::Recalls(recalls)) }
     };
-    desk.wait(&node.lease_bells.recalled, deadline, look).await
+    desk.listen(&node.lease_bells.recalled, deadline, look).await
 }
 
 fn heard(node: &Node, session: SessionId) {

@@ -45,7 +45,7 @@ pub(super) async fn answer<T>(
             Standing::AskAgain => Look::Done(None),
             Standing::Until(at) => Look::Until(at),
         };
-        if let Some(granted) = desk.wait(&desk.node().lease_bells.freed, deadline, look).await? {
+        if let Some(granted) = desk.wait(deadline, look).await? {
             return Ok((answers, granted));
         }
     }
