@@ -49,6 +49,19 @@ impl Leases {
         Marking::Marked
     }
 
+    /// As [`Leases::mark`], for a question that is to have its turn: until it has been answered nobody is leased
+    /// anything new there. Who holds something may still write back.
+    pub fn mark_question(&mut self, id: ChangeId, inodes: &[Inode]) -> Marking {
+        let marking = self.mark(id, inodes);
+        if marking == Marking::Marked
+            && let Some(change) = self.changes.get_mut(id)
+        {
+            change.stage = Stage::Recalling;
+            self.wakes.freed = true;
+        }
+        marking
+    }
+
     /// Whether a change waits for leases of `session`.
     fn waits_for(&self, change: &Change, session: SessionId) -> bool {
         change.stage == Stage::Recalling && change.marked.iter().any(|inode| self.holds(session, *inode))

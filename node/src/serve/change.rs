@@ -26,6 +26,9 @@ const DECIDE_RETRY: Duration = Duration::from_millis(100);
 /// How long one such attempt may take.
 const DECIDE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Stands for those who ask without a session: the first session is 1.
+const NOBODY: SessionId = SessionId(0);
+
 /// What a batch came to.
 pub(super) struct Applied {
     /// One for each operation, in order.
@@ -101,6 +104,22 @@ impl OpenChange {
         desk.wait(deadline, mark).await?;
         while change.clear(deadline).await? == Cleared::AnotherPassed {}
         Ok(change)
+    }
+
+    /// A question about `inodes` has its turn among wishes for them, until this is dropped.
+    pub(super) async fn of_question(
+        desk: &Desk,
+        asker: Option<SessionId>,
+        inodes: &[Inode],
+        deadline: Instant,
+    ) -> Result<Self, Refusal> {
+        let question = Self::begin(desk, asker.unwrap_or(NOBODY), Passing::No)?;
+        let mark = |leases: &mut Leases, _| match leases.mark_question(question.id, inodes) {
+            Marking::Marked => Look::Done(()),
+            Marking::Blocked => Look::Until(deadline),
+        };
+        desk.wait(deadline, mark).await?;
+        Ok(question)
     }
 
     fn begin(desk: &Desk, session: SessionId, passing: Passing) -> Result<Self, Refusal> {
