@@ -3,9 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    time::Duration,
 };
 
-use harness::{Cluster, Mount, tree};
+use harness::{Cluster, Mount, tree, wait::until};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, getxattr, seek};
 
 const MIB: u64 = 1 << 20;
@@ -78,6 +79,23 @@ fn copy_file_range_shares_chunks_and_moves_no_bytes() {
     drop(from);
     fs::remove_file(mount.path("from")).unwrap();
     assert!(fs::read(mount.path("to")).unwrap() == bytes);
+}
+
+/// More extents than one change cuts: the rest goes a little later.
+#[test]
+fn what_a_large_truncation_frees_weighs_nothing_any_more_on_any_mount() {
+    let cluster = Cluster::start();
+    let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    let file = create(&one, "sparse");
+    for at in 0..3000 {
+        file.write_all_at(&[7; 4096], at * 8192).unwrap();
+    }
+    assert_eq!(bytes_held(&file), 3000 * 4096);
+    let files = [file, File::open(two.path("sparse")).unwrap()];
+    files[0].set_len(4096).unwrap();
+    until("the rest has gone", Duration::from_secs(20), || {
+        files.iter().all(|file| file.metadata().unwrap().blocks() == 8)
+    });
 }
 
 #[test]

@@ -125,6 +125,15 @@ impl Leases {
         self.wakes.freed = true;
     }
 
+    /// The cluster itself has changed `inode`: whoever holds it should look again. Nobody waits for that.
+    pub fn handle_changed(&mut self, inode: Inode, now: Instant) {
+        self.note_changed(std::iter::once(inode));
+        let holders: Vec<SessionId> = self.held_by.get(&inode).into_iter().flatten().copied().collect();
+        for holder in holders {
+            self.recall(holder, inode, None, now);
+        }
+    }
+
     fn note_changed(&mut self, inodes: impl Iterator<Item = Inode>) {
         let moment = self.next_moment();
         if self.holders.is_empty() {
