@@ -25,6 +25,11 @@ pub struct ServeConfig {
     pub body_bytes: u32,
     /// Requests under way at once, over all connections.
     pub requests: usize,
+    /// Requests that wait for leases of others at once: half of those above. The other half is for those by which leases
+    /// are given back, and what they rest on stored. Who finds no place tries again.
+    pub lease_waits: usize,
+    /// Mounts that listen for recalls at once, each with one request; apart from those above, which they would fill.
+    pub recall_listeners: usize,
     /// Requests of nodes about Raft and the cluster under way at once. Apart from those above, which clients can use
     /// up: eight from each of thirty peers.
     pub peer_requests: usize,
@@ -41,6 +46,8 @@ impl Default for ServeConfig {
         Self {
             body_bytes: 64 << 20,
             requests: 4096,
+            lease_waits: 2048,
+            recall_listeners: 4096,
             peer_requests: 256,
             raft_body_bytes: 16 << 20,
             redemptions: 32,

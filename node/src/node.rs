@@ -144,6 +144,10 @@ pub struct Node {
     pub bodies: Arc<Semaphore>,
     /// Requests under way.
     pub requests: Arc<Semaphore>,
+    /// Requests that wait for leases.
+    pub lease_waits: Semaphore,
+    /// Requests that listen for recalls.
+    pub recall_listeners: Arc<Semaphore>,
     /// Requests of nodes about Raft and the cluster under way.
     pub peer_requests: Arc<Semaphore>,
     /// Bodies of Raft messages in memory, in bytes.
@@ -239,6 +243,8 @@ impl Node {
             tasks: TaskTracker::new(),
             bodies: permits(config.serve.body_bytes),
             requests: Arc::new(Semaphore::new(config.serve.requests)),
+            lease_waits: Semaphore::new(config.serve.lease_waits),
+            recall_listeners: Arc::new(Semaphore::new(config.serve.recall_listeners)),
             peer_requests: Arc::new(Semaphore::new(config.serve.peer_requests)),
             raft_bodies: permits(config.serve.raft_body_bytes),
             redemptions: Semaphore::new(config.serve.redemptions),

@@ -227,6 +227,51 @@ fn a_write_back_passes_the_change_that_waits_for_it_and_a_silent_mount_holds_up_
     });
 }
 
+/// Half of the places are for those by whom the others are let go on.
+#[test]
+fn a_crowd_that_waits_for_a_lease_leaves_room_for_whoever_gives_it_back() {
+    let cluster = Cluster::with(1, 1);
+    block_on(async {
+        let writer = Mount::open(&cluster, 1).await;
+        let file = writer.first;
+        writer.create(1, file, "file").await;
+        let mut crowd = tokio::task::JoinSet::new();
+        for _ in 0..5 {
+            let connection = connect(&cluster).await;
+            for _ in 0..900 {
+                let connection = connection.clone();
+                let query = NamespaceRequest::Query(vec![Query::Attr { inode: file }]);
+                crowd.spawn(async move { ask(&connection, query).await });
+            }
+        }
+        // All places of those who wait are taken when the first is told to come again.
+        let deadline = Instant::now() + DEADLINE;
+        let first = loop {
+            match tokio::time::timeout(TERM / 4, crowd.join_next()).await {
+                Ok(first) => break first.unwrap().unwrap(),
+                Err(_) => assert_eq!(writer.renew().await, LeaseAnswer::Renewed),
+            }
+            assert!(Instant::now() < deadline, "all of them wait");
+        };
+        assert_eq!(first, Err(Refusal::Busy));
+        let begun = Instant::now();
+        assert!(matches!(writer.change(2, write(file, b"four")).await, LeaseAnswer::Changed { .. }));
+        writer.obey(&writer.recalls(LeaseNumber(0)).await).await;
+        assert!(begun.elapsed() < TERM, "{:?}", begun.elapsed());
+        let mut answered = 0;
+        while let Some(told) = crowd.join_next().await {
+            match told.unwrap() {
+                Ok(NamespaceAnswer::Query(answers)) => {
+                    assert!(matches!(&answers[..], [Ok(QueryAnswer::Attr(attr))] if attr.size == 4), "{answers:?}");
+                    answered += 1;
+                }
+                other => assert_eq!(other, Err(Refusal::Busy)),
+            }
+        }
+        assert!(answered > 1000, "{answered}");
+    });
+}
+
 #[test]
 fn a_new_leader_waits_for_the_mounts_of_the_last() {
     let mut cluster = Cluster::with(1, 1);

@@ -11,6 +11,7 @@ use std::{
         fs::{FileExt, MetadataExt, PermissionsExt, symlink},
     },
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use harness::{Cluster, Mount, tree};
@@ -252,6 +253,67 @@ fn an_open_file_and_a_mapping_show_what_another_mount_writes_at_once() {
         assert!(seen == expected, "round {round}");
         let mut file = &writer;
         file.flush().unwrap();
+    }
+}
+
+/// Reads that are under way have pages locked, and may wait for the very lease that is wanted back.
+#[test]
+fn a_mapping_shows_what_another_mount_writes_at_once_while_programs_read_the_file() {
+    let cluster = Cluster::start();
+    let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    let len: usize = 2 << 20;
+    fs::write(one.path("file"), tree::bytes(1, len)).unwrap();
+    let (writer, reader) = (open(&one.path("file")), open(&two.path("file")));
+    let mapping = Mapping::new(&reader, len);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (stop, file) = (&stop, open(&two.path("file")));
+            scope.spawn(move || {
+                let mut at: u64 = thread;
+                while !stop.load(Ordering::Relaxed) {
+                    at = (at * 7919 + 104_729) % 500;
+                    // So that it is read anew.
+                    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+                    file.read_exact_at(&mut [0; 4096], at * 4096).unwrap();
+                }
+            });
+        }
+        let written = std::panic::catch_unwind(|| {
+            for round in 0..40 {
+                let offset = len - 5000 + round;
+                // It is in memory, and after most others.
+                assert_eq!(mapping.read(offset, 1000).len(), 1000);
+                let bytes = tree::bytes(round as u64, 1000);
+                writer.write_all_at(&bytes, offset as u64).unwrap();
+                assert!(mapping.read(offset, 1000) == bytes, "mapped, round {round}");
+            }
+        });
+        stop.store(true, Ordering::Relaxed);
+        written.unwrap();
+    });
+}
+
+/// P3, and "leases assume that monotonic clocks run, never that a mount answers": its caches end with its silence.
+#[test]
+fn a_mount_that_was_stopped_beyond_its_leases_shows_what_others_changed_meanwhile() {
+    let cluster = Cluster::start();
+    let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    fs::write(one.path("file"), tree::bytes(1, 50_000)).unwrap();
+    let (writer, reader) = (open(&one.path("file")), open(&two.path("file")));
+    for round in 2..5 {
+        let mut seen = vec![0; 50_000];
+        reader.read_exact_at(&mut seen, 0).unwrap();
+        assert!(fs::metadata(two.path(&format!("new-{round}"))).is_err());
+        two.signal(rustix::process::Signal::STOP);
+        // These wait until the silent one's leases are over.
+        let expected = tree::bytes(round, 50_000);
+        writer.write_all_at(&expected, 0).unwrap();
+        fs::write(one.path(&format!("new-{round}")), b"new").unwrap();
+        two.signal(rustix::process::Signal::CONT);
+        reader.read_exact_at(&mut seen, 0).unwrap();
+        assert!(seen == expected, "round {round}");
+        assert_eq!(fs::read(two.path(&format!("new-{round}"))).unwrap(), b"new");
     }
 }
 

@@ -241,3 +241,39 @@ fn locks_go_with_the_mount_that_held_them() {
     one.unmount(&cluster);
     waiting.try_lock().unwrap();
 }
+
+/// "A lock is lost with the session of its mount, after 60 s without any word from it; who held one hears of it."
+#[test]
+fn who_lost_locks_with_the_session_gets_errors_until_the_file_is_closed() {
+    let cluster = Cluster::start();
+    let [one, two] = two_mounts(&cluster);
+    let (held, waiting) = (open(&one), open(&two));
+    held.write_all_at(b"mine", 0).unwrap();
+    held.sync_all().unwrap();
+    let plain = File::create_new(one.path("plain")).unwrap();
+    // Given up again: nothing is lost with it.
+    try_range(&plain, Kind::Write, 0, 10).unwrap();
+    try_range(&plain, Kind::None, 0, TO_THE_END).unwrap();
+    held.try_lock().unwrap();
+    one.signal(rustix::process::Signal::STOP);
+    until("the locks of the silent mount are gone", Duration::from_secs(120), || !is_locked(waiting.try_lock()));
+    waiting.write_all_at(b"your", 0).unwrap();
+    one.signal(rustix::process::Signal::CONT);
+    let is_lost = |result: io::Result<()>| {
+        let error = result.expect_err("the lock is lost");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+    };
+    is_lost(held.write_all_at(b"mine", 0));
+    is_lost(held.read_exact_at(&mut [0; 4], 0));
+    is_lost(held.sync_all());
+    plain.write_all_at(b"no lock, no loss", 0).unwrap();
+    plain.sync_all().unwrap();
+    drop(held);
+    assert_eq!(fs::read(one.path("file")).unwrap(), b"your");
+    waiting.unlock().unwrap();
+    let again = open(&one);
+    again.try_lock().unwrap();
+    again.write_all_at(b"mine", 0).unwrap();
+    assert_eq!(fs::read(two.path("file")).unwrap(), b"mine");
+    assert_eq!(one.last_words().matches("locks were lost").count(), 1, "{}", one.last_words());
+}

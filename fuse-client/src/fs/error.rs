@@ -24,6 +24,9 @@ pub enum FsError {
     /// The session ended while the operation was under way.
     #[error("the session with the cluster ended meanwhile")]
     SessionEnded,
+    /// The session ended, and with it a lock on the file that was held here: others may have had it since.
+    #[error("locks held on the file were lost with the session; it must be closed and opened again")]
+    LocksLost,
     /// Somebody else changed the file while bytes written here were not committed: they are lost.
     #[error("the file was changed elsewhere before what was written here could be stored")]
     Overtaken,

@@ -45,6 +45,7 @@ pub(super) async fn begin(
         gate: RwLock::new(()),
         table: Mutex::default(),
         term: Mutex::new(Term { until: now() }),
+        silence: Mutex::default(),
         session: watch::Sender::new(session),
         settled: watch::Sender::new(0),
         keeper: Notify::new(),
@@ -52,7 +53,7 @@ pub(super) async fn begin(
         dirty_pool: Arc::new(dirty),
         chunks: ChunkCache::new(cluster.clone(), config.clean_bytes),
         handles: Mutex::new(Handles::default()),
-        locked: Mutex::default(),
+        held_locks: Mutex::default(),
         forgets,
         usage: Mutex::new(None),
         last_generation: Mutex::default(),
@@ -113,6 +114,7 @@ enum Word {
 async fn keep(shared: Arc<Shared>) {
     let mut sweep = now();
     loop {
+        shared.silence.lock().handle_attempt(now());
         let word = if shared.session().is_over() {
             Word::SessionEnded
         } else if shared.session().leasing().is_some_and(|leasing| leasing.generation().term == 0) {
@@ -121,15 +123,19 @@ async fn keep(shared: Arc<Shared>) {
             renew(&shared).await
         };
         let pause = match word {
-            Word::Kept => RENEW_INTERVAL,
+            Word::Kept => Some(RENEW_INTERVAL),
             Word::NotCurrent => match reclaim(&shared).await {
-                Word::Kept => Duration::ZERO,
-                Word::SessionEnded | Word::NotCurrent => Duration::ZERO,
-                Word::Unheard => RETRY_PAUSE,
+                Word::Kept | Word::SessionEnded | Word::NotCurrent => Some(Duration::ZERO),
+                Word::Unheard => None,
             },
-            Word::SessionEnded => reopen(&shared).await,
-            Word::Unheard => RETRY_PAUSE,
+            Word::SessionEnded => reopen(&shared).await.then_some(Duration::ZERO),
+            Word::Unheard => None,
         };
+        match pause {
+            Some(_) => shared.silence.lock().handle_answer(),
+            None => shared.silence.lock().handle_failure(now()),
+        }
+        let pause = pause.unwrap_or(RETRY_PAUSE);
         if now().saturating_duration_since(sweep) >= RENEW_INTERVAL {
             sweep = now();
             shared.trim();
@@ -235,22 +241,27 @@ async fn reclaim(shared: &Arc<Shared>) -> Word {
     Word::Kept
 }
 
-/// The cluster has ended the session, with its locks: a new one takes its place.
-async fn reopen(shared: &Arc<Shared>) -> Duration {
+/// The cluster has ended the session, with its locks: a new one takes its place. False if none could be
+/// opened.
+async fn reopen(shared: &Arc<Shared>) -> bool {
     let place = Arc::new(Mutex::new(Arc::downgrade(shared)));
     let all: Vec<Inode> = shared.table.lock().leases().into_iter().map(|(inode, _)| inode).collect();
     shared.lose(&all).await;
     match Session::open_mount(&shared.cluster, on_changed(place)).await {
         Ok(session) => {
-            warn!("the session with the cluster had ended (60 s of silence); locks of this mount are gone");
+            warn!("the session with the cluster had ended (60 s of silence); a new one has begun");
+            let files = shared.lose_locks();
+            if files > 0 {
+                warn!(files, "locks were lost; files on which they were held answer with errors until they are closed");
+            }
             tell_open_inodes(shared, &session);
             shared.table.lock().begin_generation();
             *shared.last_generation.lock() = LeaseGeneration::default();
             shared.session.send_replace(session);
             shared.settle();
-            Duration::ZERO
+            true
         }
-        Err(_) => RETRY_PAUSE,
+        Err(_) => false,
     }
 }
 
@@ -262,7 +273,7 @@ impl Shared {
     }
 
     /// Leases that are gone: what rested on them is dropped, here and in the kernel.
-    pub(super) async fn lose(&self, inodes: &[Inode]) {
+    pub(super) async fn lose(self: &Arc<Self>, inodes: &[Inode]) {
         if inodes.is_empty() {
             return;
         }
@@ -284,7 +295,7 @@ impl Shared {
         }
         for (inode, forgotten) in forgets {
             if forgotten.pages && !self.forget_pages(inode, Duration::from_millis(20)).await {
-                self.table.lock().entry(inode).pages_stale = true;
+                self.note_stale_pages(inode);
             }
             self.tell_kernel(inode, forgotten).await;
         }

@@ -99,11 +99,11 @@ impl Shared {
         let _in_time = timeout(at_most.min(Duration::from_millis(200)), news).await.is_ok();
     }
 
-    /// Waits until `inode` is not being given back any more.
+    /// Waits until `inode` is not being given back any more, or its lease counts meanwhile.
     pub(super) async fn wait_settled(&self, inode: Inode) {
         let mut settled = self.settled.subscribe();
         let until = Instant::now() + OP_DEADLINE;
-        while self.table.lock().get(inode).is_some_and(|node| node.revoking > 0) && Instant::now() < until {
+        while self.table.lock().get(inode).is_some_and(super::table::Node::is_closed) && Instant::now() < until {
             let left = until.saturating_duration_since(Instant::now());
             let _in_time = timeout(left, settled.changed()).await.is_ok();
         }

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use wire::namespace::{FileLock, Inode, LockOwner, Op, OpError, Query, QueryAnswer};
 
 use super::{FileSystem, FsError};
-use crate::cluster::ClusterError;
+use crate::{cluster::ClusterError, session::Session};
 
 /// The first wait for a lock that somebody else holds; doubles up to [`WAIT_MAX`].
 const WAIT_MIN: Duration = Duration::from_millis(2);
@@ -28,9 +28,16 @@ impl FileSystem {
     /// Takes a lock, or says that somebody is in the way.
     pub async fn lock(&self, inode: Inode, lock: FileLock) -> Result<(), FsError> {
         // What others wrote before they let go is read anew; what was written here is told before it is let go.
-        self.shared.change(Op::Lock { inode, lock }).await?;
-        self.shared.note_locked(inode, lock.owner);
-        Ok(())
+        let session = self.shared.session();
+        let taken = match session.submit(Op::Lock { inode, lock }, None).await {
+            Ok(submitted) => submitted.outcome().await.map(drop),
+            Err(error) => Err(error),
+        };
+        match taken.map_err(FsError::from) {
+            Err(FsError::Op(error)) => Err(error.into()),
+            // Without an answer it may be held as well.
+            taken => self.shared.note_locked(&session, inode, &lock).and(taken),
+        }
     }
 
     /// Takes a lock; waits until nobody is in the way, or the caller has a signal pending.
@@ -63,17 +70,18 @@ impl FileSystem {
     /// Gives up what an owner holds in a range.
     pub async fn unlock(&self, inode: Inode, owner: LockOwner, start: u64, end: u64) -> Result<(), FsError> {
         self.shared.change(Op::Unlock { inode, owner, start, end }).await?;
+        self.shared.held_locks.lock().handle_unlocked(inode, owner, start, end);
         Ok(())
     }
 
     /// Whether an owner may hold locks on an inode.
     pub fn may_have_locked(&self, inode: Inode, owner: LockOwner) -> bool {
-        self.shared.locked.lock().contains(&(inode, owner))
+        self.shared.held_locks.lock().holds(inode, owner)
     }
 
     /// A process has closed the file, or the last reference to the opening is gone: everything the owner holds goes.
     pub async fn unlock_owner(&self, inode: Inode, owner: LockOwner) -> Result<(), FsError> {
-        if self.shared.forget_locked(inode, owner) {
+        if self.may_have_locked(inode, owner) {
             self.unlock(inode, owner, 0, u64::MAX).await?;
         }
         Ok(())
@@ -81,12 +89,29 @@ impl FileSystem {
 }
 
 impl super::Shared {
-    fn note_locked(&self, inode: Inode, owner: LockOwner) {
-        self.locked.lock().insert((inode, owner));
+    /// A lock was taken in a session, unless that has lost its locks.
+    fn note_locked(&self, session: &Session, inode: Inode, lock: &FileLock) -> Result<(), FsError> {
+        let mut held = self.held_locks.lock();
+        // Looked at under the same guard under which locks are lost, after the end of the session.
+        if session.is_over() {
+            return Err(FsError::SessionEnded);
+        }
+        held.handle_locked(inode, lock.owner, lock.start, lock.end);
+        Ok(())
     }
 
-    /// Whether the owner may hold locks on the inode.
-    fn forget_locked(&self, inode: Inode, owner: LockOwner) -> bool {
-        self.locked.lock().remove(&(inode, owner))
+    /// The session is over, and its locks with it: programs that held one must not go on as if they did. What they wrote
+    /// under it and did not sync goes with it. How many files that concerns.
+    pub(super) fn lose_locks(&self) -> usize {
+        let inodes = self.held_locks.lock().lose_all();
+        let files = self.cut_off(&inodes);
+        for file in files {
+            let mut state = file.state.lock();
+            if !state.dirty.is_empty() || !state.flushing.is_empty() {
+                state.drop_news();
+                state.fail(FsError::LocksLost);
+            }
+        }
+        inodes.len()
     }
 }

@@ -20,14 +20,17 @@ pub mod error;
 mod extent_map;
 mod file;
 mod flush;
+mod held_locks;
 mod keeper;
 mod leases;
 mod locks;
 mod names;
 mod open_files;
+mod pages;
 mod ranges;
 mod read;
 mod recall;
+mod silence;
 mod table;
 mod wall_clock;
 mod write;
@@ -124,6 +127,8 @@ struct Shared {
     table: Mutex<Table>,
     /// Guards the term alone.
     term: Mutex<Term>,
+    /// Guards itself alone.
+    silence: Mutex<silence::Silence>,
     session: watch::Sender<Session>,
     /// A lease has been given back, or a generation begun: who waits for an inode looks again.
     settled: watch::Sender<u64>,
@@ -134,8 +139,8 @@ struct Shared {
     dirty_pool: Arc<Semaphore>,
     chunks: Arc<chunk_cache::ChunkCache>,
     handles: Mutex<open_files::Handles>,
-    /// Owners that have locked something. Guards itself alone.
-    locked: Mutex<std::collections::HashSet<(Inode, wire::namespace::LockOwner)>>,
+    /// Guards itself alone.
+    held_locks: Mutex<held_locks::HeldLocks>,
     forgets: mpsc::Sender<Forget>,
     usage: Mutex<Option<(Instant, attrs::Space)>>,
     /// Under which the leases were held that are to be reclaimed.
@@ -171,6 +176,11 @@ impl FileSystem {
     /// The cluster.
     pub fn cluster(&self) -> &Cluster {
         &self.shared.cluster
+    }
+
+    /// How long an operation that begins now may take: [`OP_DEADLINE`], less while the cluster is silent.
+    pub fn patience(&self) -> Duration {
+        self.shared.silence.lock().patience(now())
     }
 
     /// Runs `work` in the background; [`FileSystem::close`] waits for it.

@@ -1,6 +1,12 @@
 //! Handles: open files and directories.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use wire::namespace::{Cookie, Entry, Inode, OpError, Query, QueryAnswer};
@@ -47,6 +53,15 @@ pub(super) struct OpenFile {
     pub(super) mode: OpenMode,
     /// Failures of deferred writes that this handle has reported, or that were there before it.
     pub(super) reported: Arc<std::sync::atomic::AtomicU64>,
+    /// Locks on the file were lost while it was open like this.
+    cut_off: Arc<AtomicBool>,
+}
+
+impl OpenFile {
+    /// Whether it may be used.
+    pub(super) fn check(&self) -> Result<(), FsError> {
+        if self.cut_off.load(Ordering::Acquire) { Err(FsError::LocksLost) } else { Ok(()) }
+    }
 }
 
 /// An open directory, and the page that was read last.
@@ -183,12 +198,25 @@ impl Shared {
         let reported = Arc::new(file.state.lock().failures.into());
         let mut handles = self.handles.lock();
         let handle = handles.number();
-        handles.files.insert(handle, OpenFile { file, mode, reported });
+        handles.files.insert(handle, OpenFile { file, mode, reported, cut_off: Arc::default() });
         Opened { handle, keep_pages }
     }
 
     pub(super) fn file_of(&self, handle: HandleId) -> Result<OpenFile, FsError> {
-        self.handles.lock().files.get(&handle).cloned().ok_or(FsError::Invalid)
+        let open = self.handles.lock().files.get(&handle).cloned().ok_or(FsError::Invalid)?;
+        open.check()?;
+        Ok(open)
+    }
+
+    /// Lets those who have any of `inodes` open do nothing with it any more; which files that are.
+    pub(super) fn cut_off(&self, inodes: &HashSet<Inode>) -> Vec<Arc<File>> {
+        let handles = self.handles.lock();
+        let open = handles.files.values().filter(|open| inodes.contains(&open.file.inode));
+        open.map(|open| {
+            open.cut_off.store(true, Ordering::Release);
+            Arc::clone(&open.file)
+        })
+        .collect()
     }
 
     pub(super) fn directory_of(&self, handle: HandleId) -> Result<Arc<OpenDirectory>, FsError> {

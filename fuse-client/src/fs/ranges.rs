@@ -1,7 +1,7 @@
 //! Lengths and ranges: truncation, allocation, holes, clones. Each commits what is written before it, and then is one
 //! change of the namespace.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use wire::namespace::{
     Attr, FILE_LEN_MAX, INLINE_LEN_MAX, Inode, NewExtent, Op, OpAnswer, OpError, PunchMode, SetAttr, SetId, SetTime,
@@ -195,23 +195,6 @@ impl Shared {
         let mut table = self.table.lock();
         if let Some(node) = table.get_mut(inode).filter(|node| node.pages.is_some()) {
             node.pages = Some(version);
-        }
-    }
-
-    /// As [`Shared::drop_pages`], by somebody who cannot wait.
-    pub(super) fn drop_pages_soon(&self, inode: Inode) {
-        let forgets = self.forgets.clone();
-        self.spawn(async move {
-            let (done, _not_waited_for) = tokio::sync::oneshot::channel();
-            // Nobody listens any more when the mount is gone.
-            let _told = forgets.send(super::Forget::Pages(inode, done)).await.is_ok();
-        });
-    }
-
-    /// The kernel's pages of a file hold other bytes than the file.
-    async fn drop_pages(&self, inode: Inode) {
-        if !self.forget_pages(inode, Duration::from_secs(3)).await {
-            self.table.lock().entry(inode).pages_stale = true;
         }
     }
 }

@@ -41,7 +41,10 @@ impl FileSystem {
     pub fn read_cached(&self, _gate: &Gate<'_>, handle: HandleId, offset: u64, len: u32) -> Option<Vec<u8>> {
         self.shared.ttl()?;
         let file = self.shared.file_of(handle).ok()?.file;
-        let (attr, mut state) = self.shared.look(&file, |node| node.attr.filter(|_| node.is_leased()))?;
+        let (attr, mut state) = self.shared.look(&file, |node| {
+            node.note_read();
+            node.attr.filter(|_| node.is_leased())
+        })?;
         let range = clip(offset, len, state.size(&attr));
         if range.is_empty() {
             return Some(Vec::new());
@@ -71,17 +74,20 @@ impl FileSystem {
     /// Bytes, and what they rest on: they may be given, and cached by the kernel, if it still stands
     /// ([`FileSystem::stands`]).
     pub async fn read(&self, handle: HandleId, offset: u64, len: u32) -> Result<(Vec<u8>, Stand), FsError> {
-        let file = self.shared.file_of(handle)?.file;
-        self.shared.read(&file, offset, len).await
+        let open = self.shared.file_of(handle)?;
+        let read = self.shared.read(&open.file, offset, len).await?;
+        // The lease that it rests on may be one of the next session.
+        open.check()?;
+        Ok(read)
     }
 
     /// Whether what an answer rests on is as it was.
     pub fn stands(&self, _gate: &Gate<'_>, stand: Stand) -> bool {
-        let leased = {
-            let table = self.shared.table.lock();
-            table.get(stand.inode).is_some_and(|node| node.is_leased() && node.losses == stand.losses)
+        let leased = |node: &mut super::table::Node| {
+            node.note_read();
+            node.is_leased() && node.losses == stand.losses
         };
-        leased && self.shared.ttl().is_some()
+        self.shared.table.lock().get_mut(stand.inode).is_some_and(leased) && self.shared.ttl().is_some()
     }
 
     /// The next data or hole at or after `offset`.
@@ -208,10 +214,10 @@ impl Shared {
     pub(super) fn look<'a, T>(
         &self,
         file: &'a File,
-        pick: impl FnOnce(&super::table::Node) -> Option<T>,
+        pick: impl FnOnce(&mut super::table::Node) -> Option<T>,
     ) -> Option<(T, parking_lot::MutexGuard<'a, super::file::FileState>)> {
-        let table = self.table.lock();
-        let picked = pick(table.get(file.inode)?)?;
+        let mut table = self.table.lock();
+        let picked = pick(table.get_mut(file.inode)?)?;
         // Taken before the table is let go: a commit changes both together.
         Some((picked, file.state.lock()))
     }

@@ -20,9 +20,6 @@ const LISTEN_DEADLINE: Duration = Duration::from_secs(14);
 /// whoever waits for it waits ten seconds.
 const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(6);
 
-/// How long the kernel may take to forget pages: longer than that, it waits for a read or write that waits for us.
-const PAGES_PATIENCE: Duration = Duration::from_millis(100);
-
 /// How long the kernel may take to forget names: it waits for operations in the directory, which do not wait for us.
 const KERNEL_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -73,7 +70,7 @@ pub(super) async fn listen(shared: Arc<Shared>) {
 
 impl Shared {
     /// Lets go of a lease: writes out what rests on it, forgets what is cached, tells the leader.
-    async fn give_back(&self, recall: Recall, generation: LeaseGeneration) {
+    async fn give_back(self: &Arc<Self>, recall: Recall, generation: LeaseGeneration) {
         let Recall { inode, keep, number } = recall;
         let session = self.session();
         let holds_more = {
@@ -103,23 +100,24 @@ impl Shared {
 
     /// Commits what is written, sees to it that the kernel keeps nothing, and lets the lease go. Nothing that rests on
     /// it is answered meanwhile.
-    async fn let_go(&self, inode: Inode, keep: Option<LeaseMode>) {
+    async fn let_go(self: &Arc<Self>, inode: Inode, keep: Option<LeaseMode>) {
         // Answers under way, and writes that were let in, come to their end.
         drop(self.gate.write());
         self.flush_before(inode).await;
         let mut gone = true;
         if keep.is_none() {
-            gone = self.forget_pages(inode, PAGES_PATIENCE).await;
+            gone = self.drain_pages(inode).await;
             // What was changed through mappings has come back from the kernel by now.
             self.flush_before(inode).await;
         }
         let mut forgotten = {
             let _closed = self.gate.write();
             let mut table = self.table.lock();
-            let forgotten = table.lose(inode, keep, now());
-            table.entry(inode).pages_stale |= !gone;
-            forgotten
+            table.lose(inode, keep, now())
         };
+        if !gone {
+            self.note_stale_pages(inode);
+        }
         // Asked to forget pages once more, the kernel might wait for a write that waits for the lease.
         forgotten.pages = false;
         if keep.is_none() {
@@ -134,13 +132,6 @@ impl Shared {
         if !matches!(flushed, Ok(Ok(()))) {
             debug!(%inode, "what was written could not be committed before its lease went");
         }
-    }
-
-    /// Makes the kernel forget the pages of a file; false if it has not done so in time.
-    pub(super) async fn forget_pages(&self, inode: Inode, patience: Duration) -> bool {
-        let (done, forgotten) = oneshot::channel();
-        let told = self.forgets.send(Forget::Pages(inode, done)).await.is_ok();
-        !told || matches!(tokio::time::timeout(patience, forgotten).await, Ok(Ok(())))
     }
 
     async fn tell_kernel_of_attributes(&self, inode: Inode) {
@@ -190,7 +181,7 @@ impl Shared {
     }
 
     /// Lets go of leases that have not been used lately, when there are too many.
-    async fn release_excess(&self) {
+    async fn release_excess(self: &Arc<Self>) {
         let session = self.session();
         let Some(leasing) = session.leasing() else { return };
         let generation = leasing.generation();

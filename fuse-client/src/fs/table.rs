@@ -18,7 +18,7 @@ use wire::{
     namespace::{Attr, Content, Cookie, Inode, Name, NumberedOp, OpOutcome, Query, QueryAnswer, Xattr},
 };
 
-use self::absorb::{Absorb, named, subject};
+use self::absorb::Absorb;
 use super::file::File;
 use crate::session::Changed;
 
@@ -52,8 +52,13 @@ pub(crate) struct Node {
     /// Others change the directory: until then the kernel is told of its names for the moment only. To make it forget a
     /// name takes a lock that its own changes of the directory hold, while they wait for those others.
     pub(crate) contended_until: Option<Instant>,
+    /// While the lease is being given back: the kernel forgets its pages.
+    pub(crate) draining: Option<Draining>,
+    /// Writes that wait for an exclusive lease, with a page locked perhaps.
+    pub(crate) writes_waiting: u32,
     /// The kernel could not be made to forget its pages before the lease went: somebody had one of them locked, and
-    /// waited for us. It knows that its attributes are old, and so asks for them before it uses a page; the pages go then.
+    /// waited for us. It knows that its attributes are old, and so asks for them before it reads a page, but not before
+    /// it shows one that is mapped; the pages go then, and at the latest when whoever had one locked is served.
     pub(crate) pages_stale: bool,
     /// Rises each time the lease is lost: what was looked at before is not valid any more.
     pub(crate) losses: u64,
@@ -69,6 +74,16 @@ pub(crate) struct Node {
     pub(crate) pages: Option<u64>,
     /// Until when the kernel may believe what it was told of the attributes.
     pub(crate) told_until: Option<Instant>,
+}
+
+/// To forget a page that is being read, the kernel waits for that read, and the read for us. It is answered, from the
+/// lease that is still held.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Draining {
+    /// No read was answered meanwhile.
+    Unread,
+    /// Some were: their pages have to be forgotten, too.
+    Read,
 }
 
 /// Entries of a directory, as far as they are known.
@@ -206,7 +221,7 @@ impl Table {
         }
         for (numbered, outcome) in ops.iter().zip(outcomes) {
             let Ok(answer) = outcome else { continue };
-            match subject(&numbered.op) {
+            match numbered.op.subject() {
                 Some(subject) if touched.contains(&subject) => absorb.op(&numbered.op, answer.done.inode),
                 // Executed before, and answered again from memory: what it touched was not told.
                 Some(_) => absorb.table.forget_named(std::slice::from_ref(numbered)),
@@ -218,7 +233,7 @@ impl Table {
     /// Nothing is known any more of what operations named: they may or may not have been executed.
     pub(crate) fn forget_named(&mut self, ops: &[NumberedOp]) {
         for numbered in ops {
-            for inode in named(&numbered.op) {
+            for inode in numbered.op.named() {
                 if let Some(node) = self.nodes.get_mut(&inode) {
                     node.attr = None;
                     node.xattrs = None;
@@ -298,7 +313,17 @@ impl Node {
 
     /// Whether answers may rest on the lease.
     pub(crate) fn is_leased(&self) -> bool {
-        self.lease.is_some() && self.revoking == 0
+        self.lease.is_some() && !self.is_closed()
+    }
+
+    /// Whether the lease is being given back, and nobody is answered until it is.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.revoking > 0 && self.draining.is_none()
+    }
+
+    /// Bytes are given to the kernel.
+    pub(crate) fn note_read(&mut self) {
+        self.draining = self.draining.map(|_| Draining::Read);
     }
 }
 

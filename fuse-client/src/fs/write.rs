@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use wire::namespace::{FILE_LEN_MAX, OpError, SetId};
+use wire::namespace::{FILE_LEN_MAX, Inode, OpError, SetId};
 
 use super::{
     FileSystem, FsError, Gate, OP_DEADLINE, Shared,
@@ -54,6 +54,7 @@ impl FileSystem {
     /// Takes in a write.
     pub async fn write(&self, write: Write<'_>) -> Result<u32, FsError> {
         let open = self.shared.file_of(write.handle)?;
+        let waiting = (write.kind == WriteKind::Plain).then(|| Waiting::begin(&self.shared, open.file.inode));
         let mut written = None;
         let until = tokio::time::Instant::now() + OP_DEADLINE;
         while tokio::time::Instant::now() < until {
@@ -70,6 +71,7 @@ impl FileSystem {
                 break;
             }
         }
+        drop(waiting);
         let count = written.ok_or(FsError::Deadline)??;
         if open.mode.synced {
             self.shared.flush(&open.file).await?;
@@ -86,10 +88,13 @@ impl FileSystem {
         write: Write<'_>,
         room: OwnedSemaphorePermit,
     ) -> Option<Result<u32, FsError>> {
+        if let Err(error) = open.check() {
+            return Some(Err(error));
+        }
         let lasting = self.shared.ttl().is_some();
         let exclusive = |node: &super::table::Node| {
             let held = node.lease == Some(wire::lease::LeaseMode::Exclusive);
-            held && lasting && node.revoking == 0
+            held && lasting && !node.is_closed()
         };
         let ((attr, losses), mut state) = self.shared.look(&open.file, |node| {
             let attr = node.attr.filter(|_| exclusive(node));
@@ -162,6 +167,28 @@ impl Shared {
                 Err(_) if tokio::time::Instant::now() >= until => return Err(FsError::Deadline),
                 Err(_) => {}
             }
+        }
+    }
+}
+
+/// A write waits until this is dropped.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    inode: Inode,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(shared: &'a Shared, inode: Inode) -> Self {
+        shared.table.lock().entry(inode).writes_waiting += 1;
+        Self { shared, inode }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut table = self.shared.table.lock();
+        if let Some(node) = table.get_mut(self.inode) {
+            node.writes_waiting = node.writes_waiting.saturating_sub(1);
         }
     }
 }

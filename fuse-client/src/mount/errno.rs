@@ -19,7 +19,9 @@ pub(super) fn errno(error: &FsError) -> Errno {
             PutError::Refused(Refusal::ReadOnly) => Errno::EROFS,
             _ => Errno::EIO,
         },
-        FsError::Read(_) | FsError::SessionEnded | FsError::Overtaken | FsError::Deadline => Errno::EIO,
+        FsError::Read(_) | FsError::SessionEnded | FsError::LocksLost | FsError::Overtaken | FsError::Deadline => {
+            Errno::EIO
+        }
         FsError::NameTooLong => Errno::ENAMETOOLONG,
         FsError::Invalid => Errno::EINVAL,
         FsError::Unsupported => Errno::EOPNOTSUPP,

@@ -14,7 +14,7 @@ use super::{
     convert::{Numbers, set_time},
     errno::{errno, is_trouble},
 };
-use crate::fs::{FileSystem, FsError, OP_DEADLINE};
+use crate::fs::{FileSystem, FsError};
 
 /// Requests of the kernel that nobody waits for (read-ahead, writes of pages) under way at once.
 const BACKGROUND_MAX: u16 = 128;
@@ -42,10 +42,10 @@ impl Kernel {
 }
 
 impl At {
-    /// Answers in a task of its own. Whatever `answer` waits for ends with [`OP_DEADLINE`]; then its reply is dropped,
-    /// and the library answers `EIO`.
+    /// Answers in a task of its own. Whatever `answer` waits for ends with [`FileSystem::patience`]; then its reply is
+    /// dropped, and the library answers `EIO`.
     pub(super) fn spawn(self: &Arc<Self>, answer: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_within(OP_DEADLINE, answer);
+        self.spawn_within(self.fs.patience(), answer);
     }
 
     /// As [`At::spawn`], for what may take longer.

@@ -6,7 +6,7 @@ use fuser::{
     FileHandle, FopenFlags, Generation, INodeNo, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr,
 };
-use wire::namespace::{Attr, Cookie, Inode, Mode, NewKind, RenameMode, SetAttr, XattrMode};
+use wire::namespace::{Attr, Cookie, Inode, Mode, Name, NewKind, RenameMode, SetAttr, XattrMode};
 
 use super::{
     convert::{Numbers, kind, name as parse, new_kind},
@@ -82,7 +82,7 @@ impl At {
     }
 
     /// After a change that made a name: told from the cache if it stands there.
-    fn reply_made(&self, dir: Inode, name: &wire::namespace::Name, attr: Attr, reply: ReplyEntry) {
+    fn reply_made(&self, dir: Inode, name: &Name, attr: Attr, reply: ReplyEntry) {
         let gate = self.fs.gate();
         match self.fs.lookup_cached(&gate, dir, name) {
             Some(Lookup::Found(told)) if told.attr.inode == attr.inode => {
@@ -180,18 +180,9 @@ impl At {
         reply: ReplyEntry,
     ) {
         let dir = self.numbers.inode(parent);
-        let name = match parse(name) {
-            Ok(name) => name,
-            Err(error) => return reply.error(errno(&error)),
-        };
         let making = Making { kind, mode: Mode::new((mode & 0o7777) as u16), uid, gid };
-        let at = Arc::clone(self);
-        self.spawn(async move {
-            match at.fs.make(dir, &name, making).await {
-                Ok(attr) => at.reply_made(dir, &name, attr, reply),
-                Err(error) => reply.error(failed("mknod", dir, &error)),
-            }
-        });
+        let make = |at: Arc<Self>, name| async move { at.fs.make(dir, &name, making).await };
+        self.answer_made("mknod", dir, name, make, reply);
     }
 
     pub(super) fn make_symlink(
@@ -203,31 +194,35 @@ impl At {
         reply: ReplyEntry,
     ) {
         let dir = self.numbers.inode(parent);
-        let name = match parse(name) {
-            Ok(name) => name,
-            Err(error) => return reply.error(errno(&error)),
-        };
         let target = target.as_os_str().as_bytes().to_vec();
-        let at = Arc::clone(self);
-        self.spawn(async move {
-            match at.fs.make_symlink(dir, &name, &target, caller).await {
-                Ok(attr) => at.reply_made(dir, &name, attr, reply),
-                Err(error) => reply.error(failed("symlink", dir, &error)),
-            }
-        });
+        let make = |at: Arc<Self>, name| async move { at.fs.make_symlink(dir, &name, &target, caller).await };
+        self.answer_made("symlink", dir, name, make, reply);
     }
 
     pub(super) fn link(self: &Arc<Self>, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (inode, dir) = (self.numbers.inode(ino), self.numbers.inode(parent));
+        let make = |at: Arc<Self>, name| async move { at.fs.link(inode, dir, &name).await };
+        self.answer_made("link", dir, name, make, reply);
+    }
+
+    /// Makes a name in a directory, and tells the kernel what it leads to.
+    fn answer_made<Made: Future<Output = Result<Attr, FsError>> + Send + 'static>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        dir: Inode,
+        name: &OsStr,
+        make: impl FnOnce(Arc<Self>, Name) -> Made,
+        reply: ReplyEntry,
+    ) {
         let name = match parse(name) {
             Ok(name) => name,
             Err(error) => return reply.error(errno(&error)),
         };
-        let at = Arc::clone(self);
+        let (at, made) = (Arc::clone(self), make(Arc::clone(self), name.clone()));
         self.spawn(async move {
-            match at.fs.link(inode, dir, &name).await {
+            match made.await {
                 Ok(attr) => at.reply_made(dir, &name, attr, reply),
-                Err(error) => reply.error(failed("link", inode, &error)),
+                Err(error) => reply.error(failed(operation, dir, &error)),
             }
         });
     }

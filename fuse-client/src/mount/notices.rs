@@ -1,10 +1,16 @@
 //! The threads that tell the kernel what to forget. They hold nothing: the kernel may make them wait for pages that are
-//! being read, and those reads are answered by others. Pages have a thread of their own, so that names and attributes,
+//! being read, and those reads are answered by others. Pages have threads of their own, so that names and attributes,
 //! which nobody makes wait for long, do not wait for them.
 
-use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, sync::mpsc as std_mpsc};
+use std::{
+    ffi::OsStr,
+    io,
+    os::unix::ffi::OsStrExt,
+    sync::{Arc, mpsc as std_mpsc},
+};
 
 use fuser::Notifier;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 use wire::namespace::Inode;
@@ -15,14 +21,20 @@ use crate::fs::Forget;
 /// Pages to be forgotten that wait for the kernel.
 const PAGES_MAX: usize = 4096;
 
+/// Threads that see to pages: one file whose pages are locked for long does not keep those of others.
+const PAGE_THREADS: usize = 4;
+
 type Pages = (Inode, oneshot::Sender<()>);
 
 /// Starts the threads; they end when nobody makes notices any more.
 pub(super) fn start(forgets: mpsc::Receiver<Forget>, notifier: Notifier, numbers: Numbers) -> io::Result<()> {
     let (pages, waiting) = std_mpsc::sync_channel(PAGES_MAX);
-    let of_pages = notifier.clone();
-    let thread = std::thread::Builder::new().name("dfs-pages".into());
-    thread.spawn(move || send_pages(&waiting, &of_pages, numbers))?;
+    let waiting = Arc::new(Mutex::new(waiting));
+    for _ in 0..PAGE_THREADS {
+        let (waiting, notifier) = (Arc::clone(&waiting), notifier.clone());
+        let thread = std::thread::Builder::new().name("dfs-pages".into());
+        thread.spawn(move || send_pages(&waiting, &notifier, numbers))?;
+    }
     let thread = std::thread::Builder::new().name("dfs-notices".into());
     thread.spawn(move || send(forgets, &pages, &notifier, numbers))?;
     Ok(())
@@ -48,8 +60,9 @@ fn send(
     }
 }
 
-fn send_pages(waiting: &std_mpsc::Receiver<Pages>, notifier: &Notifier, numbers: Numbers) {
-    while let Ok((inode, done)) = waiting.recv() {
+fn send_pages(waiting: &Mutex<std_mpsc::Receiver<Pages>>, notifier: &Notifier, numbers: Numbers) {
+    // One waits for the next, the others for the lock.
+    while let Ok((inode, done)) = { waiting.lock().recv() } {
         note(notifier.inval_inode(numbers.number(inode), 0, 0));
         tell(done);
     }

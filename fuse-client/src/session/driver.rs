@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use wire::{
     Answer, Refusal, Request,
     lease::{LeaseAnswer, LeaseRequest},
-    namespace::{Batch, NamespaceAnswer, NamespaceRequest, NumberedOp, Op, OpOutcome, Want},
+    namespace::{Batch, NamespaceAnswer, NamespaceRequest, NumberedOp, OpOutcome, Want},
 };
 
 use super::{
@@ -151,11 +151,7 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch)
 /// Inodes that the operations made.
 fn made(ops: &[NumberedOp], outcomes: &[OpOutcome]) -> Vec<wire::namespace::Inode> {
     let done = ops.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
-    done.filter_map(|(numbered, _)| match &numbered.op {
-        Op::Create { new, .. } | Op::CreateUnnamed { new } => Some(new.inode),
-        _ => None,
-    })
-    .collect()
+    done.filter_map(|(numbered, _)| numbered.op.made()).collect()
 }
 
 /// Tells those who wait. True if some operations are to be sent again a little later.

@@ -49,6 +49,19 @@ impl Leases {
         Marking::Marked
     }
 
+    /// As [`Leases::mark`], for a question that is to have its turn: until it has been answered nobody is leased
+    /// anything new there. Who holds something may still write back.
+    pub fn mark_question(&mut self, id: ChangeId, inodes: &[Inode]) -> Marking {
+        let marking = self.mark(id, inodes);
+        if marking == Marking::Marked
+            && let Some(change) = self.changes.get_mut(id)
+        {
+            change.stage = Stage::Recalling;
+            self.wakes.freed = true;
+        }
+        marking
+    }
+
     /// Whether a change waits for leases of `session`.
     fn waits_for(&self, change: &Change, session: SessionId) -> bool {
         change.stage == Stage::Recalling && change.marked.iter().any(|inode| self.holds(session, *inode))
@@ -110,6 +123,15 @@ impl Leases {
             self.note_changed(change.marked.iter().copied());
         }
         self.wakes.freed = true;
+    }
+
+    /// The cluster itself has changed `inode`: whoever holds it should look again. Nobody waits for that.
+    pub fn handle_changed(&mut self, inode: Inode, now: Instant) {
+        self.note_changed(std::iter::once(inode));
+        let holders: Vec<SessionId> = self.held_by.get(&inode).into_iter().flatten().copied().collect();
+        for holder in holders {
+            self.recall(holder, inode, None, now);
+        }
     }
 
     fn note_changed(&mut self, inodes: impl Iterator<Item = Inode>) {

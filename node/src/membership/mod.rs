@@ -326,9 +326,17 @@ fn live_sessions(rows: &dyn KvRead) -> Result<BTreeMap<SessionId, Opened>, Refus
 async fn finish_work(node: &Node) -> Result<Work, Refusal> {
     let until = Instant::now() + WORK_TIME_MAX;
     let mut orphans = Vec::new();
+    let mut cuts = BTreeSet::new();
     while Instant::now() < until {
         let mut commands =
             namespace::pending_work(&*node.consensus.local(), WORK_MAX).map_err(|error| broken(&error))?;
+        let cut = |command: &CommandBody| {
+            let CommandBody::ContinueCut { inode } = command else { return None };
+            Some(*inode)
+        };
+        let going_on: BTreeSet<Inode> = commands.iter().filter_map(cut).collect();
+        tell_of_cuts(node, cuts.difference(&going_on));
+        cuts = going_on;
         let before = std::mem::replace(&mut orphans, free_orphans(node)?);
         // Those that a whole step did not give back wait for the next round.
         if orphans != before {
@@ -344,7 +352,14 @@ async fn finish_work(node: &Node) -> Result<Work, Refusal> {
             outcome?;
         }
     }
+    tell_of_cuts(node, cuts.iter());
     Ok(Work::Left)
+}
+
+/// Mounts keep what they were told of an inode when it was cut, and how many bytes it weighs has changed since.
+fn tell_of_cuts<'a>(node: &Node, cuts: impl Iterator<Item = &'a Inode>) {
+    let now = Instant::now();
+    node.with_leases(|leases| cuts.for_each(|inode| leases.handle_changed(*inode, now)));
 }
 
 /// Orphans that every session has seen and none holds.

@@ -41,7 +41,7 @@ pub use command::{ClusterCommand, ClusterOutcome, Command, CommandBody, CommandO
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};
 pub use locks::LOCKS_MAX;
-pub use reach::{led_to, made, named};
+pub use reach::led_to;
 pub use row::SealedAuthority;
 pub use session::{SessionSummary, is_mount, mount_sessions, session_list, session_owner};
 pub use xattrs::{XATTRS_LEN_MAX, XATTRS_MAX};

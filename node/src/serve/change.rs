@@ -26,6 +26,9 @@ const DECIDE_RETRY: Duration = Duration::from_millis(100);
 /// How long one such attempt may take.
 const DECIDE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Stands for those who ask without a session: the first session is 1.
+const NOBODY: SessionId = SessionId(0);
+
 /// What a batch came to.
 pub(super) struct Applied {
     /// One for each operation, in order.
@@ -58,16 +61,18 @@ impl OpenChange {
     pub(super) async fn of_batch(desk: &Desk, batch: &Batch, deadline: Instant) -> Result<Self, Refusal> {
         let mut named = Vec::with_capacity(2 * batch.ops.len());
         for op in &batch.ops {
-            namespace::named(&op.op, &mut named);
+            named.extend(op.op.named());
         }
         named.sort_unstable();
         named.dedup();
         let change = Self::begin(desk, batch.session, Passing::Allowed)?;
+        let mut place = None;
         loop {
             let bell = &desk.node().lease_bells.freed;
             let mut rung = std::pin::pin!(bell.notified());
             rung.as_mut().enable();
             if change.mark_reached(&named, batch)? == Marking::Marked {
+                drop(place.take());
                 if change.clear(deadline).await? == Cleared::Wholly {
                     return Ok(change);
                 }
@@ -75,6 +80,9 @@ impl OpenChange {
             }
             if Instant::now() >= deadline {
                 return Err(Refusal::Busy);
+            }
+            if place.is_none() {
+                place = Some(desk.place()?);
             }
             // Whether it rang or not: look again.
             drop(timeout_at(deadline.min(Instant::now() + LOOK_EVERY), rung).await);
@@ -93,9 +101,25 @@ impl OpenChange {
             Marking::Marked => Look::Done(()),
             Marking::Blocked => Look::Until(deadline),
         };
-        desk.wait(&desk.node().lease_bells.freed, deadline, mark).await?;
+        desk.wait(deadline, mark).await?;
         while change.clear(deadline).await? == Cleared::AnotherPassed {}
         Ok(change)
+    }
+
+    /// A question about `inodes` has its turn among wishes for them, until this is dropped.
+    pub(super) async fn of_question(
+        desk: &Desk,
+        asker: Option<SessionId>,
+        inodes: &[Inode],
+        deadline: Instant,
+    ) -> Result<Self, Refusal> {
+        let question = Self::begin(desk, asker.unwrap_or(NOBODY), Passing::No)?;
+        let mark = |leases: &mut Leases, _| match leases.mark_question(question.id, inodes) {
+            Marking::Marked => Look::Done(()),
+            Marking::Blocked => Look::Until(deadline),
+        };
+        desk.wait(deadline, mark).await?;
+        Ok(question)
     }
 
     fn begin(desk: &Desk, session: SessionId, passing: Passing) -> Result<Self, Refusal> {
@@ -124,7 +148,7 @@ impl OpenChange {
             Clearing::LookAgain => Look::Done(Cleared::AnotherPassed),
             Clearing::Until(at) => Look::Until(at),
         };
-        self.desk.wait(&self.desk.node().lease_bells.freed, deadline, look).await
+        self.desk.wait(deadline, look).await
     }
 
     /// Proposes the batch, in as many entries as its rows need, and recalls what it touched unforeseen.
@@ -151,7 +175,8 @@ impl OpenChange {
                 None => Look::Done(()),
                 Some(at) => Look::Until(at),
             };
-            self.desk.wait(&self.desk.node().lease_bells.freed, deadline, look).await?;
+            // It has happened: it waits also where there is no place.
+            self.desk.listen(&self.desk.node().lease_bells.freed, deadline, look).await?;
         }
         Ok(Applied { outcomes, touched })
     }

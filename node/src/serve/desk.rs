@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::Notify,
+    sync::{Notify, SemaphorePermit},
     time::{Instant, timeout_at},
 };
 use tracing::warn;
@@ -50,7 +50,7 @@ impl Desk {
             Readiness::Until(at) => Look::Until(at),
             Readiness::MountsUnknown => Look::Until(deadline),
         };
-        desk.wait(&node.lease_bells.freed, deadline, ready).await?;
+        desk.wait(deadline, ready).await?;
         Ok(desk)
     }
 
@@ -75,8 +75,28 @@ impl Desk {
         done.flatten().ok_or_else(|| Refusal::NotLeader { leader: self.node.leader_id() })
     }
 
-    /// Looks at the leases until there is something to see; [`Refusal::Busy`] if there is not in time.
+    /// A place for a request that waits for others: if there is none, [`Refusal::Busy`].
+    pub(super) fn place(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        self.node.lease_waits.try_acquire().map_err(|_| Refusal::Busy)
+    }
+
+    /// Looks at the leases until there is something to see that others have to bring about; [`Refusal::Busy`] if there
+    /// is not in time, or too many wait.
     pub(super) async fn wait<T>(
+        &self,
+        deadline: Instant,
+        mut look: impl FnMut(&mut Leases, Instant) -> Look<T>,
+    ) -> Result<T, Refusal> {
+        // Mostly there is something at once.
+        if let Look::Done(done) = self.with(|leases| look(leases, Instant::now()))? {
+            return Ok(done);
+        }
+        let _place = self.place()?;
+        self.listen(&self.node.lease_bells.freed, deadline, look).await
+    }
+
+    /// Looks at the leases until there is something to see; [`Refusal::Busy`] if there is not in time.
+    pub(super) async fn listen<T>(
         &self,
         bell: &Notify,
         deadline: Instant,

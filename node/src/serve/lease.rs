@@ -114,7 +114,7 @@ async fn change(
         return Ok(LeaseAnswer::NotCurrent);
     }
     heard(node, session);
-    let makes: Vec<Option<Inode>> = batch.ops.iter().map(|op| namespace::made(&op.op)).collect();
+    let makes: Vec<Option<Inode>> = batch.ops.iter().map(|op| op.op.made()).collect();
     let mut change = OpenChange::of_batch(&desk, &batch, deadline).await?;
     if !desk.with(is_current)? {
         return Ok(LeaseAnswer::NotCurrent);
@@ -189,7 +189,7 @@ async fn recalls(
         let recalls = leases.recalls(session, known);
         if recalls.is_empty() && now < until { Look::Until(until) } else { Look::Done(LeaseAnswer::Recalls(recalls)) }
     };
-    desk.wait(&node.lease_bells.recalled, deadline, look).await
+    desk.listen(&node.lease_bells.recalled, deadline, look).await
 }
 
 fn heard(node: &Node, session: SessionId) {

@@ -30,6 +30,8 @@ use tracing::{Instrument, debug, debug_span, info, warn};
 use wire::{
     Refusal, Reply, Request,
     cluster::{Access, ClusterAnswer, ClusterRequest, KeyFingerprint, Peer, PeerAccess},
+    lease::LeaseRequest,
+    namespace::NamespaceRequest,
     quic::{Accepted, Connection, Endpoint, Exchange},
 };
 
@@ -82,7 +84,7 @@ async fn serve_connection(node: Arc<Node>, connection: Connection) {
         // repair must not stand before its heartbeats.
         let permit = match access {
             PeerAccess::Node => None,
-            PeerAccess::Client(_) => match node.requests.clone().acquire_owned().await {
+            PeerAccess::Client(_) => match places(&node, &asker, &exchange.request).clone().acquire_owned().await {
                 Ok(permit) => Some(permit),
                 Err(_) => return,
             },
@@ -96,6 +98,7 @@ async fn serve_connection(node: Arc<Node>, connection: Connection) {
 fn places<'a>(node: &'a Node, asker: &Asker, request: &Request) -> &'a Arc<Semaphore> {
     match (asker.access, request) {
         (PeerAccess::Node, Request::Raft(_) | Request::Cluster(_)) => &node.peer_requests,
+        (_, Request::Namespace(NamespaceRequest::Lease(LeaseRequest::Recalls { .. }))) => &node.recall_listeners,
         _ => &node.requests,
     }
 }

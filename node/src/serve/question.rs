@@ -6,7 +6,10 @@ use wire::{
     namespace::{Inode, OpError, Query, QueryAnswer, SessionId},
 };
 
-use super::desk::{Desk, Look, broken, left};
+use super::{
+    change::OpenChange,
+    desk::{Desk, Look, broken, left},
+};
 use crate::{
     lease::{Leases, Moment, Standing, told},
     namespace,
@@ -14,6 +17,10 @@ use crate::{
 
 /// Questions in one request.
 pub(super) const QUERIES_MAX: usize = 256;
+
+/// How often the state that answers were made from may be overtaken before the question has its turn: somebody who
+/// writes all the time would take the lease back each time before it is read.
+const OVERTAKEN_MAX: u32 = 2;
 
 /// Answers to questions, in their order.
 pub(super) type Answers = Vec<Result<QueryAnswer, OpError>>;
@@ -27,6 +34,8 @@ pub(super) async fn answer<T>(
     deadline: Instant,
     mut grant: impl FnMut(&mut Leases, &[Inode], Moment) -> T,
 ) -> Result<(Answers, T), Refusal> {
+    let mut overtaken = 0;
+    let mut turn = None;
     loop {
         let since = desk.with(|leases| leases.moment())?;
         let store = desk.node().consensus.read(left(deadline)).await.map_err(Refusal::from)?;
@@ -45,8 +54,12 @@ pub(super) async fn answer<T>(
             Standing::AskAgain => Look::Done(None),
             Standing::Until(at) => Look::Until(at),
         };
-        if let Some(granted) = desk.wait(&desk.node().lease_bells.freed, deadline, look).await? {
+        if let Some(granted) = desk.wait(deadline, look).await? {
             return Ok((answers, granted));
+        }
+        overtaken += 1;
+        if overtaken >= OVERTAKEN_MAX && turn.is_none() {
+            turn = Some(OpenChange::of_question(desk, asker, &inodes, deadline).await?);
         }
     }
 }

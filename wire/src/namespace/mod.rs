@@ -6,6 +6,7 @@ mod attr;
 mod content;
 mod inode;
 mod name;
+mod named;
 mod op;
 mod query;
 mod session;

@@ -215,32 +215,3 @@ impl Absorb<'_> {
         }
     }
 }
-
-/// Inodes that an operation names.
-pub(super) fn named(op: &Op) -> Vec<Inode> {
-    match op {
-        Op::Create { dir, new, .. } => vec![*dir, new.inode],
-        Op::CreateUnnamed { new } => vec![new.inode],
-        Op::Link { inode, dir, .. } => vec![*inode, *dir],
-        Op::Unlink { dir, .. } | Op::RemoveDirectory { dir, .. } => vec![*dir],
-        Op::Rename { from_dir, to_dir, .. } => vec![*from_dir, *to_dir],
-        Op::Clone { from, to, .. } => vec![*from, *to],
-        Op::SetAttr { inode, .. }
-        | Op::SetXattr { inode, .. }
-        | Op::RemoveXattr { inode, .. }
-        | Op::WriteExtents { inode, .. }
-        | Op::WriteInline { inode, .. }
-        | Op::Append { inode, .. }
-        | Op::Punch { inode, .. } => vec![*inode],
-        Op::Lock { .. } | Op::Unlock { .. } => Vec::new(),
-    }
-}
-
-/// An inode that an operation touches whenever it is executed; none if it touches nothing.
-pub(super) fn subject(op: &Op) -> Option<Inode> {
-    match op {
-        Op::Clone { to, .. } => Some(*to),
-        Op::Create { dir, .. } | Op::Link { dir, .. } => Some(*dir),
-        other => named(other).first().copied(),
-    }
-}

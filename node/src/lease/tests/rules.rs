@@ -168,6 +168,39 @@ fn a_change_that_waits_for_a_lease_lets_the_holder_write_back_first() {
 }
 
 #[test]
+fn a_question_that_has_its_turn_comes_before_later_wishes_and_lets_the_holder_write_back() {
+    let mut table = Table::open();
+    table.take(A, &[X]);
+    let question = table.leases.open_change(B, Passing::No);
+    assert_eq!(table.leases.mark_question(question, &[X]), Marking::Marked);
+    let since = table.leases.moment();
+    assert_eq!(table.leases.poll_told(Some(B), &[X], since, table.now), Standing::Until(table.now + OVER));
+    let write_back = table.marked(A, &[X]);
+    assert_eq!(table.clear(write_back), Clearing::Clear);
+    table.settle(write_back, &[], &[X]);
+    table.obey(A);
+    let wish = table.leases.open_change(A, Passing::No);
+    assert_eq!(table.leases.mark(wish, &[X]), Marking::Blocked, "it would overtake the question again");
+    assert_eq!(table.leases.poll_told(Some(B), &[X], since, table.now), Standing::AskAgain);
+    let since = table.leases.moment();
+    assert_eq!(table.leases.poll_told(Some(B), &[X], since, table.now), Standing::Current);
+    assert_eq!(table.ask(B, &[X]), []);
+    table.leases.end_change(question, Ending::Abandoned);
+    assert_eq!(table.leases.mark(wish, &[X]), Marking::Marked);
+}
+
+#[test]
+fn what_the_cluster_itself_changed_is_recalled_from_all_and_not_leased_as_it_was() {
+    let mut table = Table::open();
+    assert_eq!(table.ask(A, &[X, Y]), []);
+    let since = table.leases.moment();
+    table.leases.handle_changed(X, table.now);
+    assert_eq!(table.recalls(A).iter().map(|recall| recall.inode).collect::<Vec<_>>(), [X]);
+    assert_eq!(table.leases.settle_ask(B, &[], &[X, Y], since).0, [X], "told from before the change");
+    assert_eq!(table.ask(B, &[X]), []);
+}
+
+#[test]
 fn what_a_change_makes_is_its_sessions_alone_and_what_it_touches_shared() {
     let mut table = Table::open();
     let id = table.marked(A, &[X, Y]);
