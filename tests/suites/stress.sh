@@ -32,8 +32,9 @@ verdict() {
 
 stressor() {
   local log=$out/$1.log status
-  timeout $((seconds * 4 + 20)) stress-ng --temp-path "$work" "--$1" "${WORKERS:-2}" --timeout "$seconds" --verify \
-    --oomable --hdd-bytes 32m --fallocate-bytes 32m > "$log" 2>&1
+  # Each finishes its round and removes what it made, however long that takes: the loads are chosen to be small.
+  timeout $((seconds * 4 + 60)) stress-ng --temp-path "$work" "--$1" "${WORKERS:-2}" --timeout "$seconds" --verify \
+    --oomable --hdd-bytes 32m --fallocate-bytes 32m --dentries 512 > "$log" 2>&1
   status=$?
   if grep -q 'unrecognized option' "$log"; then
     verdict "$1" skip

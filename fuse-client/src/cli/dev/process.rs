@@ -118,7 +118,7 @@ fn does(pid: Pid, command: &[u8], node: &NodeFolder) -> bool {
     is_node(exe.as_os_str(), &cmdline, command, &node.data())
 }
 
-/// Whether a program with these arguments is this command on the data directory: a process number says nothing by itself.
+/// Whether a program with these arguments is this command on the data directory: a process number alone says nothing.
 fn is_node(exe: &OsStr, cmdline: &[u8], command: &[u8], data: &Path) -> bool {
     // The kernel adds a word to the name of a file that was replaced, as by a new build.
     let exe = exe.as_bytes().strip_suffix(b" (deleted)").unwrap_or(exe.as_bytes());
