@@ -153,7 +153,15 @@ impl Absorb<'_> {
     /// What an operation of this session did to names.
     pub(super) fn op(&mut self, op: &Op, inode: Inode) {
         match op {
-            Op::Create { dir, name, .. } => self.own_child(*dir, name, Some(inode)),
+            Op::Create { dir, name, new, .. } => {
+                self.own_child(*dir, name, Some(inode));
+                // A listing asks each file for some attribute that almost none has.
+                if new.inode == inode
+                    && let Some(node) = self.node(inode)
+                {
+                    node.xattrs = Some(Arc::new(new.xattrs.clone()));
+                }
+            }
             Op::Link { inode, dir, name, .. } => self.own_child(*dir, name, Some(*inode)),
             Op::Unlink { dir, name } | Op::RemoveDirectory { dir, name } => self.own_child(*dir, name, None),
             Op::Rename { from_dir, from_name, to_dir, to_name, mode } => {
