@@ -9,16 +9,20 @@ use fuse_client::Profile;
 use harness::Cluster;
 use wire::{
     Answer, Refusal, Request,
+    cluster::ClusterRequest,
     lease::{GRACE, LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, Recall, Release, TERM},
     namespace::{
         Batch, FileLock, InlineData, Inode, LockKind, LockOwner, Mode, Name, NamespaceAnswer, NamespaceRequest,
         NewContent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpError, OpNumber, Query, QueryAnswer, Replace,
         SessionId, SessionNonce, SetId, SetTime, Want,
     },
-    quic::{ConnectError, Connection, Endpoint, EndpointConfig, UdpSocketConfig, bind_udp},
+    quic::{Connection, Endpoint, EndpointConfig, UdpSocketConfig, bind_udp},
 };
 
 const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Between two tries.
+const POLL: Duration = Duration::from_millis(20);
 
 /// A mount that says only what it is told to.
 #[derive(Clone)]
@@ -42,11 +46,15 @@ async fn connect(cluster: &Cluster) -> Connection {
     let endpoint = endpoint.unwrap();
     let deadline = Instant::now() + DEADLINE;
     loop {
-        // A node that has just started says so until it knows who leads.
-        match endpoint.connect(cluster.nodes[0].address, None, DEADLINE).await {
-            Err(ConnectError::Refused { .. }) if Instant::now() < deadline => tokio::task::yield_now().await,
-            connected => return connected.unwrap(),
+        // A node that has just started turns clients away until it knows who leads.
+        if let Ok(connection) = endpoint.connect(cluster.nodes[0].address, None, DEADLINE).await {
+            let map = Request::Cluster(ClusterRequest::Map { known: None });
+            if connection.call(&map, &[], DEADLINE).await.is_ok() {
+                return connection;
+            }
         }
+        assert!(Instant::now() < deadline, "the node lets nobody in");
+        tokio::time::sleep(POLL).await;
     }
 }
 

@@ -279,7 +279,7 @@ impl Cluster {
 
     /// Says good-bye to the nodes (bounded).
     pub async fn close(&self) {
-        self.shared.peers.endpoint().close().await;
+        self.shared.peers.endpoint().hang_up().await;
     }
 }
 

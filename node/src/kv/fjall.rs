@@ -11,7 +11,9 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable as _};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -78,6 +80,8 @@ impl FjallKv {
                 .max_memtable_size(config.memtable_bytes)
                 // Contents of small files are written once beside the tables, not again with every merge.
                 .with_kv_separation(Some(KvSeparationOptions::default()))
+                // Merges move what was merged before as well: half as many, of twice as many tables.
+                .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(8)))
         };
         let rows = database.keyspace("rows", options).map_err(failed)?;
         Ok(Self { database, rows, path: path.to_owned() })

@@ -37,9 +37,11 @@ const HANDSHAKES_MAX: usize = 256;
 /// Connections at once: eight for each of a thousand nodes and a thousand clients.
 const CONNECTIONS_MAX: usize = 16_384;
 
-/// How long [`Endpoint::close`] waits for peers to be told. The words go out at once; what quinn then waits for is
-/// packets that are still on their way to us, three times as long as one could take: 80 ms of every command.
-const CLOSE_DEADLINE: Duration = Duration::from_millis(10);
+/// How long [`Endpoint::close`] waits for peers to be told.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long [`Endpoint::hang_up`] waits for them.
+const HANG_UP_DEADLINE: Duration = Duration::from_millis(10);
 
 /// What an endpoint needs.
 #[derive(Debug)]
@@ -200,11 +202,22 @@ impl Endpoint {
         }
     }
 
-    /// Closes all connections and waits (bounded) until the peers are likely to have been told.
+    /// Closes all connections and waits (bounded) until the peers were told, and the address is free.
     pub async fn close(&self) {
+        self.close_within(CLOSE_DEADLINE).await;
+    }
+
+    /// Closes all connections and waits until the peers are likely to have been told, for a program that ends. The words
+    /// go out at once; what quinn waits for before the address is free is packets that are still on their way to us,
+    /// three times as long as one could take: 80 ms of every command.
+    pub async fn hang_up(&self) {
+        self.close_within(HANG_UP_DEADLINE).await;
+    }
+
+    async fn close_within(&self, patience: Duration) {
         self.inner.quinn.close(CODE_DONE, b"");
         // Peers that do not answer find out by their idle timeout.
-        let _outcome = timeout(CLOSE_DEADLINE, self.inner.quinn.wait_idle()).await;
+        let _outcome = timeout(patience, self.inner.quinn.wait_idle()).await;
     }
 
     /// Turns away what is too much; when half the places are taken, only who proves its address gets one of the rest.
