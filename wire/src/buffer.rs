@@ -5,7 +5,8 @@
 //! past the page cache. Short pieces come from the allocator. Files are read into it with [`read_at`].
 //!
 //! # Invariants
-//! - Memory that is free is bounded by [`FREE_MAX`] pieces; what is in use is bounded by whoever takes it.
+//! - Pieces that are free are bounded by [`FREE_MAX`], those in use by [`USED_MAX`]; what is more comes from the
+//!   allocator. A piece takes the memory of a whole chunk, whatever its holder counts it as, so short ones never do.
 //! - A [`Buffer`] shows nothing of what was in it before beyond what its holder reads before writing: it is never
 //!   handed out as [`Bytes`] beyond the length that was filled.
 
@@ -23,14 +24,23 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::CHUNK_LEN_MAX;
 
-/// Shorter pieces come from the allocator.
-const LEN_MIN: usize = 256 << 10;
+/// Shorter ones come from the allocator: pools and caches count lengths, and would take up much more than they count.
+const LEN_MIN: usize = 3 << 20;
 
 /// Pieces of [`CHUNK_LEN_MAX`] bytes that are kept when nobody needs them: as many as are under way on a busy machine.
 const FREE_MAX: usize = 8;
 
-/// What is free, the last used first: its lines may still be in a cache of the CPU. Guards itself alone.
-static FREE: Mutex<Vec<MmapMut>> = Mutex::new(Vec::new());
+/// Pieces in use at once: 96 MiB.
+const USED_MAX: usize = 24;
+
+/// Guards itself alone.
+static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), used: 0 });
+
+struct Pool {
+    /// The last used first: its lines may still be in a cache of the CPU.
+    free: Vec<MmapMut>,
+    used: usize,
+}
 
 /// What offset and length of a direct read are multiples of: a page is enough for every block device.
 const PAGE: usize = 4096;
@@ -246,16 +256,23 @@ impl fmt::Debug for Buffer {
 }
 
 impl Pages {
-    /// Pages that were used before, or new ones; none if the system has no more, which the allocator then says.
+    /// Pages that were used before, or new ones; none if enough are in use.
     fn take() -> Option<Self> {
-        let free = FREE.lock().pop();
-        let map = free.or_else(|| {
+        let mut pool = POOL.lock();
+        if pool.used == USED_MAX {
+            return None;
+        }
+        pool.used += 1;
+        // From here on they count as used until they are dropped, also if there are none.
+        let mut pages = Self(pool.free.pop());
+        drop(pool);
+        if pages.0.is_none() {
             let map = MmapMut::map_anon(CHUNK_LEN_MAX as usize).ok()?;
             // Without huge pages it is as good, only slower.
             let _huge = map.advise(Advice::HugePage).is_ok();
-            Some(map)
-        });
-        map.map(|map| Self(Some(map)))
+            pages.0 = Some(map);
+        }
+        Some(pages)
     }
 }
 
@@ -267,15 +284,13 @@ impl AsRef<[u8]> for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        let Some(map) = self.0.take() else { return };
-        let mut free = FREE.lock();
-        if free.len() < FREE_MAX {
-            free.push(map);
-        } else {
-            // Unmapping takes the kernel a moment: nobody waits for the lock meanwhile.
-            drop(free);
-            drop(map);
+        let mut pool = POOL.lock();
+        pool.used -= 1;
+        if pool.free.len() < FREE_MAX {
+            pool.free.extend(self.0.take());
         }
+        // Unmapping what is left takes the kernel a moment: nobody waits for the lock meanwhile.
+        drop(pool);
     }
 }
 
@@ -283,7 +298,7 @@ impl Drop for Pages {
 mod tests {
     use std::io::Write;
 
-    use super::{Buffer, Caching, FREE, FREE_MAX, GrowingBuffer, LEN_MIN, read_at};
+    use super::{Buffer, Caching, FREE_MAX, GrowingBuffer, LEN_MIN, POOL, USED_MAX, read_at, read_direct};
     use crate::CHUNK_LEN_MAX;
 
     #[test]
@@ -337,7 +352,7 @@ mod tests {
                         model[at] ^= 0xff;
                     }
                     _ => {
-                        let more = vec![next(256) as u8; next(LEN_MIN)];
+                        let more = vec![next(256) as u8; next(256 << 10)];
                         growing.extend_from_slice(&more);
                         model.extend_from_slice(&more);
                     }
@@ -350,16 +365,27 @@ mod tests {
 
     #[test]
     fn large_ones_lie_on_pages_and_only_so_many_are_kept() {
-        let held: Vec<_> = (0..3 * FREE_MAX)
-            .map(|_| {
+        let first = Buffer::with_len(CHUNK_LEN_MAX as usize).freeze(1);
+        assert!(first.as_ptr().addr().is_multiple_of(4096));
+        let held: Vec<_> = (0..2 * USED_MAX)
+            .map(|index| {
                 let mut buffer = Buffer::with_len(CHUNK_LEN_MAX as usize);
-                buffer[0] = 1;
-                let bytes = buffer.freeze(CHUNK_LEN_MAX as usize);
-                assert!(bytes.as_ptr().addr().is_multiple_of(4096));
-                bytes.slice(7..)
+                buffer.fill(index as u8);
+                buffer.freeze(CHUNK_LEN_MAX as usize).slice(7..)
             })
             .collect();
-        drop(held);
-        assert!(FREE.lock().len() <= FREE_MAX);
+        assert!(held.iter().enumerate().all(|(index, bytes)| bytes.iter().all(|byte| *byte == index as u8)));
+        assert!(POOL.lock().used <= USED_MAX);
+        drop((first, held));
+        assert!(POOL.lock().free.len() <= FREE_MAX);
+        let again = Buffer::with_len(CHUNK_LEN_MAX as usize);
+        assert!(matches!(again.memory, super::Memory::Pages(_)), "what was given back is there again");
+    }
+
+    #[test]
+    fn a_short_one_takes_no_memory_of_a_whole_chunk() {
+        assert!(matches!(Buffer::with_len(LEN_MIN - 1).memory, super::Memory::Allocated(_)));
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(read_direct(&file, 0, LEN_MIN / 2).unwrap(), None, "somebody else reads it");
     }
 }
