@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::impls::EmptyNode;
-use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use ring::NodeId;
+use tokio::time::{Instant, timeout_at};
 
 use super::error::TransportError;
 use super::message::{Answer, Message, vote_response};
@@ -37,6 +39,11 @@ pub trait RaftTransport: Send + Sync + 'static {
 /// For entries: 1 MiB over a slow link and a slow sync. The library's own figure (a heartbeat) would send them for ever
 /// again. After a cut it is also how long a replication stream may notice nothing; heartbeats have their own.
 const APPEND_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long the news that entries are committed waits for the next entries, which carry it as well: by itself it costs a
+/// round trip and a wake-up of each follower for every single command. Followers only apply the later for it, and not
+/// later than the next heartbeat.
+const COMMIT_NEWS_DELAY: Duration = Duration::from_millis(20);
 
 /// For a page of a snapshot; the transfer as a whole has no deadline.
 const PAGE_DEADLINE: Duration = Duration::from_secs(10);
@@ -140,6 +147,29 @@ impl Member {
     }
 }
 
+/// The same requests, without those whose only news, the commit index, the next one brings within
+/// [`COMMIT_NEWS_DELAY`]. Each request left out is acknowledged by the answer to the one that took its place.
+fn unhurried<S>(requests: S) -> BoxStream<'static, AppendEntriesRequest<Types>>
+where
+    S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+{
+    let next = |requests: Option<S>| async move {
+        let mut requests = requests?;
+        let mut request = requests.next().await?;
+        let until = Instant::now() + COMMIT_NEWS_DELAY;
+        while request.entries.is_empty() {
+            match timeout_at(until, requests.next()).await {
+                Ok(Some(newer)) => request = newer,
+                // A heartbeat, or a probe: nothing follows it.
+                Ok(None) => return Some((request, None)),
+                Err(_) => break,
+            }
+        }
+        Some((request, Some(requests)))
+    };
+    stream::unfold(Some(requests), next).boxed()
+}
+
 fn lost() -> StreamingError<Types> {
     Unreachable::from_string("the receiver lost its place; the snapshot begins again").into()
 }
@@ -159,6 +189,17 @@ impl RaftNetworkV2<Types> for Member {
             Ok(_) => Err(self.unexpected()),
             Err(error) => Err(self.rpc_error(RPCTypes::AppendEntries, deadline, &error)),
         }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        requests: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        stream_append_sequential(self, unhurried(requests), option)
     }
 
     async fn vote(
