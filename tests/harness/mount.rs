@@ -131,6 +131,9 @@ impl Mount {
     }
 }
 
+/// What a mount must never have to say: that its foresight is not the leader's.
+const NEVER_SAID: &str = "other attributes than were foreseen";
+
 impl Drop for Mount {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -151,5 +154,8 @@ impl Drop for Mount {
             let _killed = child.kill().is_ok();
             let _ended = child.wait().is_ok();
         }
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let surprises: Vec<_> = log.lines().filter(|line| line.contains(NEVER_SAID)).collect();
+        assert!(surprises.is_empty() || std::thread::panicking(), "{surprises:#?}");
     }
 }

@@ -6,6 +6,7 @@
 mod bad_days;
 mod bad_input;
 mod coherence;
+mod deferred;
 mod dev;
 mod directories;
 mod durability;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::namespace::{Attr, Batch, Inode, OpError, OpOutcome, Query, QueryAnswer, SessionId};
+use crate::namespace::{Attr, Batch, Inode, OpError, OpOutcome, Query, QueryAnswer, SessionId, Timestamp};
 
 /// How long a holder may rely on its leases after it sent a renewal.
 pub const TERM: Duration = Duration::from_secs(3);
@@ -35,7 +35,7 @@ pub const EXCLUSIVE_MAX: usize = 256;
 pub enum LeaseMode {
     /// Attributes, entries and clean data may be cached.
     Shared,
-    /// Bytes, length and times may be changed here first and told later. Nobody else holds anything.
+    /// The inode may be changed here first and the change told later. Nobody else holds anything.
     Exclusive,
 }
 
@@ -133,6 +133,17 @@ pub enum LeaseRequest {
         generation: LeaseGeneration,
         /// At most [`LEASES_PER_MESSAGE_MAX`].
         releases: Vec<Release>,
+    },
+    /// As [`LeaseRequest::Change`], for changes that the session has executed already, under exclusive leases on all
+    /// that they touch: they count as made when they were, not when they are told.
+    ChangeMade {
+        /// Under which generation.
+        generation: LeaseGeneration,
+        /// The changes.
+        batch: Batch,
+        /// When each was made, by the session's clock. A time more than a minute from the leader's clock does not
+        /// count: the leader's takes its place.
+        times: Vec<Timestamp>,
     },
 }
 

@@ -146,7 +146,7 @@ const CLUSTER_REQUESTS: u8 = 8;
 const CHUNK_ANSWERS: u8 = 6;
 const NAMESPACE_ANSWERS: u8 = 7;
 const CLUSTER_ANSWERS: u8 = 8;
-const LEASE_REQUESTS: u8 = 6;
+const LEASE_REQUESTS: u8 = 7;
 const LEASE_ANSWERS: u8 = 7;
 const OPS: u8 = 16;
 
@@ -166,7 +166,7 @@ fn counted(
         NR::ReserveInodes { .. } | NR::Batch(_) | NR::Query(_) | NR::OpenMount { .. } => {}
         NR::Lease(request) => match request {
             LR::Ask { .. } | LR::Change { .. } | LR::Renew { .. } | LR::Reclaim { .. } => {}
-            LR::Recalls { .. } | LR::Release { .. } => {}
+            LR::Recalls { .. } | LR::Release { .. } | LR::ChangeMade { .. } => {}
         },
     }
     match asked.2 {

@@ -79,6 +79,9 @@ impl Shared {
     async fn set_attr(&self, inode: Inode, set: SetAttr) -> Result<Attr, FsError> {
         // What was written before must not undo this when it is committed.
         self.flush_if_dirty(inode).await?;
+        if let Some(attr) = self.execute(Op::SetAttr { inode, set }) {
+            return Ok(attr);
+        }
         let answer = self.change(Op::SetAttr { inode, set }).await?;
         let file = self.table.lock().get(inode).and_then(|node| node.file.clone());
         let attr = match answer.attr {

@@ -118,7 +118,7 @@ impl FileState {
         self.error = Some(error);
     }
 
-    fn has_news(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         !self.dirty.is_empty() || !self.flushing.is_empty()
     }
 

@@ -322,7 +322,7 @@ impl Shared {
     ) -> Result<(), FsError> {
         let bytes = Bytes::copy_from_slice(&whole);
         let (inode, content, if_version) = (file.inode, InlineData::new(whole), Some(attr.data_version));
-        match self.change(Op::WriteInline { inode, content, if_version, modified, set_id }).await {
+        match self.commit_op(Op::WriteInline { inode, content, if_version, modified, set_id }).await {
             Ok(answer) => {
                 self.committed(file, attr.data_version, &answer, |state| {
                     state.content = Some(Known { version: answer.done.version, body: KnownBody::Inline(bytes) });
@@ -353,7 +353,7 @@ impl Shared {
                 modified,
                 set_id,
             };
-            let answer = match self.change(op).await {
+            let answer = match self.commit_op(op).await {
                 Ok(answer) => answer,
                 Err(FsError::Op(OpError::StaleEpoch | OpError::StaleGc)) if tries < TRIES_MAX => {
                     tries += 1;

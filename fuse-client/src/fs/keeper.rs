@@ -85,15 +85,21 @@ fn on_changed(place: Arc<Mutex<Weak<Shared>>>) -> OnChanged {
         let Some(shared) = place.lock().upgrade() else { return };
         let session = shared.session();
         let mut table = shared.table.lock();
-        match told {
+        let surprise = match told {
             // What another generation granted is not held.
             Told::Changed(changed, outcomes)
                 if session.leasing().is_some_and(|leasing| leasing.generation() == changed.generation) =>
             {
-                table.absorb_changed(changed, ops, outcomes);
+                table.absorb_changed(changed, ops, outcomes)
             }
-            Told::Changed(..) | Told::FateUnknown => table.forget_named(ops),
-        }
+            Told::Changed(_, outcomes) => table.absorb_outdated(ops, outcomes),
+            Told::FateUnknown => {
+                table.forget_named(ops);
+                return;
+            }
+        };
+        drop(table);
+        shared.handle_surprise(surprise);
     })
 }
 
@@ -247,6 +253,7 @@ async fn reopen(shared: &Arc<Shared>) -> bool {
     let place = Arc::new(Mutex::new(Arc::downgrade(shared)));
     let all: Vec<Inode> = shared.table.lock().leases().into_iter().map(|(inode, _)| inode).collect();
     shared.lose(&all).await;
+    shared.abandon_deferred();
     match Session::open_mount(&shared.cluster, on_changed(place)).await {
         Ok(session) => {
             warn!("the session with the cluster had ended (60 s of silence); a new one has begun");

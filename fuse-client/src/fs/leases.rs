@@ -26,6 +26,7 @@ impl Shared {
         exclusive: Vec<Inode>,
         queries: Vec<Query>,
     ) -> Result<Vec<Result<QueryAnswer, OpError>>, FsError> {
+        self.commit_before_asking(&exclusive, &queries).await?;
         let until = Instant::now() + ASK_DEADLINE;
         loop {
             let left = until.saturating_duration_since(Instant::now());

@@ -15,6 +15,7 @@
 
 mod attrs;
 mod chunk_cache;
+mod deferred;
 mod dirty;
 pub mod error;
 mod extent_map;
@@ -192,6 +193,9 @@ impl FileSystem {
     pub async fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
         self.flush_everything().await;
+        if let Err(error) = self.shared.commit_deferred().await {
+            tracing::warn!(%error, "the last changes could not be committed and are lost");
+        }
         self.shared.stop.cancel();
         self.shared.tasks.close();
         let ended = tokio::time::timeout(OP_DEADLINE, self.shared.tasks.wait()).await;
@@ -223,6 +227,11 @@ impl Shared {
     /// Hands in a change and waits for what becomes of it.
     async fn change(&self, op: wire::namespace::Op) -> Result<wire::namespace::OpAnswer, FsError> {
         Ok(self.submit(op).await?.outcome().await?)
+    }
+
+    /// As [`Shared::change`], for bytes that lie here under an exclusive lease: others who want that lease wait for them.
+    async fn commit_op(&self, op: wire::namespace::Op) -> Result<wire::namespace::OpAnswer, FsError> {
+        Ok(self.session().submit_made(op, wall_clock::now()).await?.outcome().await?)
     }
 
     async fn submit(&self, op: wire::namespace::Op) -> Result<Submitted, FsError> {

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use wire::namespace::{
-    Attr, Cookie, Entry, InlineData, Inode, ListWant, Mode, Name, NewGroup, NewInode, NewKind, Op, OpError, Query,
-    QueryAnswer, RenameMode, Replace, WalkEnd,
+    Attr, Cookie, Entry, InlineData, Inode, ListWant, Mode, Name, NewKind, Op, OpError, Query, QueryAnswer, RenameMode,
+    Replace, WalkEnd,
 };
 
 use super::{
@@ -100,10 +100,10 @@ impl FileSystem {
 
     /// Makes an inode under a name that does not exist.
     pub async fn make(&self, dir: Inode, name: &Name, making: Making) -> Result<Attr, FsError> {
-        let inode = self.shared.session().new_inode().await?;
-        let Making { kind, mode, uid, gid } = making;
-        let gid = NewGroup::Caller(gid);
-        let new = NewInode { inode, kind, mode, uid, gid, times: None, xattrs: Vec::new() };
+        if let Some(attr) = self.shared.make_here(dir, name, &making) {
+            return Ok(attr);
+        }
+        let new = making.inode(self.shared.session().new_inode().await?);
         let op = Op::Create { dir, name: name.clone(), new, replace: Replace::No };
         let answer = self.shared.change(op).await?;
         match answer.attr {
@@ -132,6 +132,9 @@ impl FileSystem {
         // A name commits after the bytes of what it names.
         self.shared.flush_if_dirty(inode).await?;
         let op = Op::Link { inode, dir, name: name.clone(), replace: Replace::No };
+        if let Some(attr) = self.shared.execute(op.clone()) {
+            return Ok(attr);
+        }
         match self.shared.change(op).await?.attr {
             Some(attr) => Ok(attr),
             None => self.shared.ask_attr(inode).await,
@@ -165,7 +168,9 @@ impl FileSystem {
             self.shared.flush_if_dirty(inode).await?;
         }
         let op = Op::Rename { from_dir: from.0, from_name: from.1.clone(), to_dir: to.0, to_name: to.1.clone(), mode };
-        self.shared.change(op).await?;
+        if self.shared.execute(op.clone()).is_none() {
+            self.shared.change(op).await?;
+        }
         Ok(())
     }
 

@@ -128,7 +128,11 @@ impl Shared {
     }
 
     async fn flush_before(&self, inode: Inode) {
-        let flushed = tokio::time::timeout(GIVE_BACK_DEADLINE, self.flush_for_recall(inode)).await;
+        let flushed = tokio::time::timeout(GIVE_BACK_DEADLINE, async {
+            self.flush_for_recall(inode).await?;
+            self.commit_before_asking(&[inode], &[]).await
+        });
+        let flushed = flushed.await;
         if !matches!(flushed, Ok(Ok(()))) {
             debug!(%inode, "what was written could not be committed before its lease went");
         }
@@ -196,6 +200,7 @@ impl Shared {
             let idle = table.iter().filter(|(_, node)| {
                 node.lease.is_some()
                     && node.revoking == 0
+                    && node.deferred == 0
                     && node.opens == 0
                     && node.file.is_none()
                     && node.told_until.is_none_or(|until| until < at)

@@ -5,9 +5,11 @@
 //! - A grant that a later recall has overtaken is not taken in ([`LeaseNumber`]).
 
 mod absorb;
+mod children;
+mod foresee;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Instant,
 };
@@ -15,10 +17,11 @@ use std::{
 use bytes::Bytes;
 use wire::{
     lease::{LeaseMode, LeaseNumber, Recall},
-    namespace::{Attr, Content, Cookie, Inode, Name, NumberedOp, OpOutcome, Query, QueryAnswer, Xattr},
+    namespace::{Attr, Content, FileType, Inode, Name, NumberedOp, Op, OpError, OpOutcome, Query, QueryAnswer, Xattr},
 };
 
-use self::absorb::Absorb;
+pub(crate) use self::foresee::Foreseen;
+use self::{absorb::Absorb, children::Children};
 use super::file::File;
 use crate::session::Changed;
 
@@ -33,6 +36,8 @@ pub(crate) struct Table {
     floor: LeaseNumber,
     /// Content that came with listings is not kept: there is enough of it.
     content_is_full: bool,
+    /// Operations executed here that the leader has not answered, by number, and the inodes that each touches.
+    deferred: BTreeMap<u64, Vec<Inode>>,
 }
 
 /// What is known of an inode.
@@ -62,7 +67,16 @@ pub(crate) struct Node {
     pub(crate) pages_stale: bool,
     /// Rises each time the lease is lost: what was looked at before is not valid any more.
     pub(crate) losses: u64,
+    /// As it is here, with all deferred operations.
     pub(crate) attr: Option<Attr>,
+    /// Deferred operations that touch it and have no outcome.
+    pub(crate) deferred: u32,
+    /// As the last answer left it, while there are such.
+    committed: Option<Attr>,
+    /// The highest number of an answer to a change of our own that touched it: others with lower ones are older.
+    own: LeaseNumber,
+    /// A deferred operation on the names of this directory has failed, and nobody was told.
+    pub(crate) failure: Option<super::FsError>,
     pub(crate) children: Children,
     pub(crate) target: Option<Bytes>,
     pub(crate) xattrs: Option<Arc<Vec<Xattr>>>,
@@ -86,22 +100,15 @@ pub(crate) enum Draining {
     Read,
 }
 
-/// Entries of a directory, as far as they are known.
+/// What the leader came to otherwise than was foreseen.
 #[derive(Debug, Default)]
-pub(crate) struct Children {
-    /// Names, and the inode of each; none for a name that does not exist.
-    names: HashMap<Name, Option<Inode>>,
-    /// Until when the kernel may believe what it was told of a name. It moves its own entries when it renames, so this
-    /// goes with the name there, too.
-    told: HashMap<Name, Instant>,
-    /// At how many names told the next look for those that are over is due.
-    told_sweep: usize,
-    /// Names asked for that were not known.
-    pub(crate) misses: u32,
-    /// Where the next page to fetch ahead begins; none at the end.
-    pub(crate) ahead: Option<Cookie>,
-    /// Whether the end was reached.
-    pub(crate) ahead_done: bool,
+pub(crate) struct Surprise {
+    /// Deferred operations that it refused, and the inodes that they were to touch.
+    pub(crate) failed: Vec<(Op, Vec<Inode>, super::FsError)>,
+    /// Attributes as they were here, and as they are.
+    pub(crate) other: Vec<(Attr, Attr)>,
+    /// What was made and is not leased.
+    pub(crate) unleased: Vec<Inode>,
 }
 
 /// What a kernel must forget of an inode whose lease goes.
@@ -154,7 +161,8 @@ impl Table {
         let idle = |node: &Node| {
             // That others want a directory is remembered for a while, also of the root, which the kernel never looks up.
             let wanted = node.contended_until.is_some();
-            let held = node.lease.is_some() || node.file.is_some() || node.revoking > 0 || wanted;
+            let busy = node.revoking > 0 || node.deferred > 0;
+            let held = node.lease.is_some() || node.file.is_some() || busy || wanted;
             node.lookups == 0 && node.opens == 0 && !held
         };
         if let Some(node) = self.nodes.get(&inode).filter(|node| idle(node)) {
@@ -170,9 +178,11 @@ impl Table {
         for node in self.nodes.values_mut() {
             node.granted = LeaseNumber::default();
             node.recalled = LeaseNumber::default();
+            node.own = LeaseNumber::default();
         }
         self.nodes.retain(|_, node| {
-            node.lookups > 0 || node.opens > 0 || node.lease.is_some() || node.file.is_some() || node.revoking > 0
+            let busy = node.revoking > 0 || node.deferred > 0;
+            node.lookups > 0 || node.opens > 0 || node.lease.is_some() || node.file.is_some() || busy
         });
     }
 
@@ -207,12 +217,20 @@ impl Table {
         }
     }
 
-    /// The outcome of changes arrived.
-    pub(crate) fn absorb_changed(&mut self, changed: &Changed, ops: &[NumberedOp], outcomes: &[OpOutcome]) {
+    /// The outcome of changes arrived. What of those deferred has failed, and what is not leased, is told.
+    pub(crate) fn absorb_changed(&mut self, changed: &Changed, ops: &[NumberedOp], outcomes: &[OpOutcome]) -> Surprise {
+        let mut surprise = Surprise::default();
         let unleased: HashSet<Inode> = changed.unleased.iter().copied().collect();
         let touched: HashSet<Inode> = changed.touched.iter().map(|attr| attr.inode).collect();
-        for inode in changed.made.iter().filter(|inode| touched.contains(inode) && !unleased.contains(inode)) {
-            self.grant(*inode, LeaseMode::Exclusive, changed.number);
+        for inode in changed.made.iter().filter(|inode| touched.contains(inode)) {
+            if unleased.contains(inode) {
+                surprise.unleased.push(*inode);
+            } else {
+                self.grant(*inode, LeaseMode::Exclusive, changed.number);
+            }
+        }
+        for attr in &changed.touched {
+            self.note_own(attr, changed.number);
         }
         let mut absorb = Absorb { table: self, number: changed.number, unleased: &unleased };
         for attr in &changed.touched {
@@ -220,6 +238,9 @@ impl Table {
             absorb.own_attr(attr);
         }
         for (numbered, outcome) in ops.iter().zip(outcomes) {
+            if absorb.table.settle(numbered, outcome, &mut surprise) {
+                continue;
+            }
             let Ok(answer) = outcome else { continue };
             match numbered.op.subject() {
                 Some(subject) if touched.contains(&subject) => absorb.op(&numbered.op, answer.done.inode),
@@ -228,20 +249,105 @@ impl Table {
                 None => {}
             }
         }
+        surprise
     }
 
-    /// Nothing is known any more of what operations named: they may or may not have been executed.
+    /// The outcome of changes arrived, with grants of a generation that is over.
+    pub(crate) fn absorb_outdated(&mut self, ops: &[NumberedOp], outcomes: &[OpOutcome]) -> Surprise {
+        let mut surprise = Surprise::default();
+        for (numbered, outcome) in ops.iter().zip(outcomes) {
+            self.settle(numbered, outcome, &mut surprise);
+        }
+        self.forget_named(ops);
+        surprise
+    }
+
+    /// A change of our own left an inode like this.
+    fn note_own(&mut self, attr: &Attr, number: LeaseNumber) {
+        if let Some(node) = self.nodes.get_mut(&attr.inode) {
+            node.own = node.own.max(number);
+            if node.deferred > 0 && node.committed.is_none_or(|known| known.change < attr.change) {
+                node.committed = Some(*attr);
+                // Bytes are changed by others of our operations only.
+                if let Some(here) = node.attr.as_mut().filter(|here| here.data_version < attr.data_version)
+                    && here.file_type == FileType::File
+                {
+                    (here.size, here.allocated, here.data_version) = (attr.size, attr.allocated, attr.data_version);
+                }
+            }
+        }
+    }
+
+    /// An operation has its outcome, or will be sent again; false if it was not deferred.
+    fn settle(&mut self, numbered: &NumberedOp, outcome: &OpOutcome, surprise: &mut Surprise) -> bool {
+        if !self.deferred.contains_key(&numbered.number.0) {
+            return false;
+        }
+        if matches!(outcome, Err(OpError::OutOfOrder | OpError::CutPending)) {
+            return true;
+        }
+        let touched = self.deferred.remove(&numbered.number.0).unwrap_or_default();
+        if let Err(error) = outcome {
+            surprise.failed.push((numbered.op.clone(), touched.clone(), (*error).into()));
+        }
+        for inode in touched {
+            let Some(node) = self.nodes.get_mut(&inode) else { continue };
+            node.deferred = node.deferred.saturating_sub(1);
+            if node.deferred > 0 {
+                continue;
+            }
+            let committed = node.committed.take();
+            if let (Some(here), Some(there)) = (node.attr, committed)
+                && here.change == there.change
+                && here != there
+            {
+                surprise.other.push((here, there));
+            }
+            node.attr = committed.filter(|_| node.lease.is_some());
+            self.drop_if_idle(inode);
+        }
+        true
+    }
+
+    /// The session is over: what of its deferred operations has no outcome is lost. Which inodes that concerns.
+    pub(crate) fn abandon_deferred(&mut self) -> HashSet<Inode> {
+        let touched: HashSet<Inode> = std::mem::take(&mut self.deferred).into_values().flatten().collect();
+        for inode in &touched {
+            if let Some(node) = self.nodes.get_mut(inode) {
+                (node.deferred, node.committed, node.attr) = (0, None, None);
+                self.drop_if_idle(*inode);
+            }
+        }
+        touched
+    }
+
+    /// Whether what the leader says of any of `inodes` is older than what is known here.
+    pub(crate) fn is_ahead(&self, mut inodes: impl Iterator<Item = Inode>) -> bool {
+        !self.deferred.is_empty() && inodes.any(|inode| self.nodes.get(&inode).is_some_and(|node| node.deferred > 0))
+    }
+
+    /// Nothing is known any more of what operations named: they may or may not have been executed. Those deferred go
+    /// again.
     pub(crate) fn forget_named(&mut self, ops: &[NumberedOp]) {
-        for numbered in ops {
+        for numbered in ops.iter().filter(|numbered| !self.deferred.contains_key(&numbered.number.0)) {
             for inode in numbered.op.named() {
                 if let Some(node) = self.nodes.get_mut(&inode) {
-                    node.attr = None;
+                    node.attr = node.attr.filter(|_| node.deferred > 0);
                     node.xattrs = None;
                     node.content = None;
-                    node.children.names.clear();
-                    node.children.ahead_done = false;
-                    node.children.ahead = None;
+                    node.children.forget();
                 }
+            }
+        }
+    }
+
+    /// The kernel's entries have changed places, with the times for which it believes them.
+    fn move_told(&mut self, from: (Inode, &Name), to: (Inode, &Name)) {
+        let told = |table: &Table, (dir, name): (Inode, &Name)| table.get(dir)?.children.told.get(name).copied();
+        let until = told(self, from).max(told(self, to));
+        for (dir, name) in [from, to] {
+            if let (Some(until), Some(node)) = (until, self.get_mut(dir)) {
+                node.children.told.insert(name.clone(), until);
             }
         }
     }
@@ -321,32 +427,13 @@ impl Node {
         self.revoking > 0 && self.draining.is_none()
     }
 
+    /// Whether an answer under `number` tells something newer than what is known.
+    fn is_news(&self, number: LeaseNumber) -> bool {
+        self.deferred == 0 && number >= self.own
+    }
+
     /// Bytes are given to the kernel.
     pub(crate) fn note_read(&mut self) {
         self.draining = self.draining.map(|_| Draining::Read);
-    }
-}
-
-impl Children {
-    /// What is known of a name: nothing, that it does not exist, or its inode.
-    pub(crate) fn get(&self, name: &Name) -> Option<Option<Inode>> {
-        self.names.get(name).copied()
-    }
-
-    /// The kernel was told of a name.
-    pub(crate) fn told(&mut self, name: &Name, until: Instant, now: Instant) {
-        if until <= now {
-            return;
-        }
-        match self.told.get_mut(name) {
-            Some(told) => *told = until.max(*told),
-            None => {
-                if self.told.len() >= self.told_sweep {
-                    self.told.retain(|_, until| *until > now);
-                    self.told_sweep = 1024.max(2 * self.told.len());
-                }
-                self.told.insert(name.clone(), until);
-            }
-        }
     }
 }

@@ -136,7 +136,8 @@ impl FileSystem {
     pub async fn sync(&self, handle: HandleId) -> Result<(), FsError> {
         let open = self.shared.file_of(handle)?;
         let flushed = self.shared.flush(&open.file).await;
-        report(&open).and(flushed)
+        let committed = self.shared.commit_deferred().await;
+        report(&open).and(flushed).and(committed)
     }
 
     /// A handle is being closed: reports what went wrong with deferred writes so far.

@@ -55,6 +55,10 @@ fn fopen_flags(opened: &Opened, flags: i32) -> FopenFlags {
     fopen
 }
 
+fn new_file(mode: u32, (uid, gid): (u32, u32)) -> Making {
+    Making { kind: NewKind::File(NewContent::Empty), mode: Mode::new((mode & 0o7777) as u16), uid, gid }
+}
+
 impl At {
     pub(super) fn open(self: &Arc<Self>, ino: INodeNo, flags: i32, set_id: SetId, reply: ReplyOpen) {
         let inode = self.numbers.inode(ino);
@@ -99,13 +103,28 @@ impl At {
             Ok(name) => name,
             Err(error) => return reply.error(errno(&error)),
         };
+        let made = self.fs.make_cached(dir, &name, &new_file(mode, caller));
+        if let Some(attr) = &made
+            && let Some(opened) = self.open_made(attr.inode, flags)
+        {
+            return self.reply_created((dir, &name), attr, (&opened, flags), reply);
+        }
         let at = Arc::clone(self);
         self.spawn(async move {
-            match at.create_or_open(dir, &name, (mode, flags), caller).await {
+            let created = match made {
+                Some(attr) => at.open_slowly(attr.inode, flags, SetId::Keep).await.map(|opened| (attr, opened)),
+                None => at.create_or_open(dir, &name, (mode, flags), caller).await,
+            };
+            match created {
                 Ok((attr, opened)) => at.reply_created((dir, &name), &attr, (&opened, flags), reply),
                 Err(error) => reply.error(failed("create", dir, &error)),
             }
         });
+    }
+
+    fn open_made(&self, inode: Inode, flags: i32) -> Option<Opened> {
+        let gate = self.fs.gate();
+        self.fs.open_cached(&gate, inode, open_mode(flags))
     }
 
     async fn create_or_open(
@@ -113,17 +132,11 @@ impl At {
         dir: Inode,
         name: &Name,
         (mode, flags): (u32, i32),
-        (uid, gid): (u32, u32),
+        caller: (u32, u32),
     ) -> Result<(Attr, Opened), FsError> {
-        let kind = NewKind::File(NewContent::Empty);
-        let making = Making { kind, mode: Mode::new((mode & 0o7777) as u16), uid, gid };
-        match self.fs.make(dir, name, making).await {
+        match self.fs.make(dir, name, new_file(mode, caller)).await {
             Ok(attr) => {
-                let cached = {
-                    let gate = self.fs.gate();
-                    self.fs.open_cached(&gate, attr.inode, open_mode(flags))
-                };
-                let opened = match cached {
+                let opened = match self.open_made(attr.inode, flags) {
                     Some(opened) => opened,
                     None => self.fs.open_file(attr.inode, open_mode(flags)).await?,
                 };
@@ -132,7 +145,7 @@ impl At {
             // Somebody else made it a moment ago.
             Err(FsError::Op(OpError::Exists)) if flags & O_EXCL == 0 => {
                 let found = self.fs.load_name(dir, name).await?.ok_or(OpError::NotFound)?;
-                let set_id = super::kernel::set_id(uid);
+                let set_id = super::kernel::set_id(caller.0);
                 let opened = self.open_slowly(found.inode, flags, set_id).await?;
                 Ok((self.fs.load_attr(found.inode).await?, opened))
             }

@@ -119,6 +119,9 @@ impl At {
 
     pub(super) fn set_attr(self: &Arc<Self>, ino: INodeNo, set: SetAttr, reply: ReplyAttr) {
         let inode = self.numbers.inode(ino);
+        if let Some(attr) = self.fs.set_attr_cached(inode, set) {
+            return self.reply_attr(attr, reply);
+        }
         let at = Arc::clone(self);
         self.spawn(async move {
             match at.fs.set_attr(inode, set).await {
@@ -181,6 +184,11 @@ impl At {
     ) {
         let dir = self.numbers.inode(parent);
         let making = Making { kind, mode: Mode::new((mode & 0o7777) as u16), uid, gid };
+        if let Ok(name) = parse(name)
+            && let Some(attr) = self.fs.make_cached(dir, &name, &making)
+        {
+            return self.reply_made(dir, &name, attr, reply);
+        }
         let make = |at: Arc<Self>, name| async move { at.fs.make(dir, &name, making).await };
         self.answer_made("mknod", dir, name, make, reply);
     }
@@ -201,6 +209,11 @@ impl At {
 
     pub(super) fn link(self: &Arc<Self>, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (inode, dir) = (self.numbers.inode(ino), self.numbers.inode(parent));
+        if let Ok(name) = parse(name)
+            && let Some(attr) = self.fs.link_cached(inode, dir, &name)
+        {
+            return self.reply_made(dir, &name, attr, reply);
+        }
         let make = |at: Arc<Self>, name| async move { at.fs.link(inode, dir, &name).await };
         self.answer_made("link", dir, name, make, reply);
     }
@@ -229,6 +242,9 @@ impl At {
 
     pub(super) fn unlink(self: &Arc<Self>, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (dir, name) = (self.numbers.inode(parent), parse(name));
+        if name.as_ref().is_ok_and(|name| self.fs.unlink_cached(dir, name).is_some()) {
+            return reply.ok();
+        }
         let at = Arc::clone(self);
         self.spawn(async move {
             let done = async { at.fs.unlink(dir, &name?).await };
@@ -238,6 +254,9 @@ impl At {
 
     pub(super) fn remove_directory(self: &Arc<Self>, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (dir, name) = (self.numbers.inode(parent), parse(name));
+        if name.as_ref().is_ok_and(|name| self.fs.remove_directory_cached(dir, name).is_some()) {
+            return reply.ok();
+        }
         let at = Arc::clone(self);
         self.spawn(async move {
             let done = async { at.fs.remove_directory(dir, &name?).await };
@@ -263,6 +282,11 @@ impl At {
         };
         let (from_dir, to_dir) = (self.numbers.inode(from.0), self.numbers.inode(to.0));
         let (from_name, to_name) = (parse(from.1), parse(to.1));
+        if let (Ok(from_name), Ok(to_name)) = (&from_name, &to_name)
+            && self.fs.rename_cached((from_dir, from_name), (to_dir, to_name), mode).is_some()
+        {
+            return reply.ok();
+        }
         let at = Arc::clone(self);
         self.spawn(async move {
             let done = async { at.fs.rename((from_dir, &from_name?), (to_dir, &to_name?), mode).await };
@@ -273,6 +297,14 @@ impl At {
     pub(super) fn open_directory(self: &Arc<Self>, ino: INodeNo, reply: ReplyOpen) {
         let handle = self.fs.open_directory(self.numbers.inode(ino));
         reply.opened(FileHandle(handle.0), FopenFlags::empty());
+    }
+
+    pub(super) fn sync_directory(self: &Arc<Self>, ino: INodeNo, reply: ReplyEmpty) {
+        let inode = self.numbers.inode(ino);
+        let at = Arc::clone(self);
+        self.spawn_within(crate::fs::SYNC_DEADLINE, async move {
+            done_or_error(at.fs.sync_directory(inode).await, "fsync", inode, reply);
+        });
     }
 
     pub(super) fn release_directory(self: &Arc<Self>, fh: FileHandle, reply: ReplyEmpty) {

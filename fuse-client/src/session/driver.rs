@@ -9,8 +9,8 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use wire::{
     Answer, Refusal, Request,
-    lease::{LeaseAnswer, LeaseRequest},
-    namespace::{Batch, NamespaceAnswer, NamespaceRequest, NumberedOp, OpOutcome, Want},
+    lease::{LeaseAnswer, LeaseGeneration, LeaseRequest},
+    namespace::{Batch, NamespaceAnswer, NamespaceRequest, NumberedOp, OpOutcome, Timestamp, Want},
 };
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     leasing::{Changed, Leasing, Told},
     window::Packed,
 };
-use crate::cluster::ClusterError;
+use crate::cluster::{ClusterError, now};
 
 /// A session lives 60 s of silence, and the cluster wants a word each 20 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -32,6 +32,8 @@ const WANT_ATTRS_OPS_MAX: usize = 4;
 /// A batch that is back from the cluster.
 struct Returned {
     ops: Vec<NumberedOp>,
+    /// As they were packed with them.
+    times: Vec<Timestamp>,
     outcome: Result<Vec<OpOutcome>, ClusterError>,
 }
 
@@ -44,11 +46,13 @@ pub(super) async fn drive(shared: Arc<Shared>) {
     ticks.tick().await;
     let mut not_before = Instant::now();
     while !shared.is_over() {
+        let at = now();
         if Instant::now() >= not_before {
-            while let Some(packed) = { shared.window.lock().poll_batch() } {
+            while let Some(packed) = { shared.window.lock().poll_batch(at) } {
                 in_flight.push(Box::pin(send(Arc::clone(&shared), packed)));
             }
         }
+        let look_again = { shared.window.lock().look_again_in(at) };
         tokio::select! {
             biased;
             Some(returned) = in_flight.next() => {
@@ -58,6 +62,7 @@ pub(super) async fn drive(shared: Arc<Shared>) {
             }
             () = shared.wake.notified() => {}
             () = sleep(not_before.saturating_duration_since(Instant::now())), if Instant::now() < not_before => {}
+            () = sleep(look_again.unwrap_or_default()), if look_again.is_some() => {}
             _ = ticks.tick(), if keep_alive.is_none() => {
                 let shared = Arc::clone(&shared);
                 // A missed one is no harm: the next is due long before the session ends.
@@ -80,10 +85,10 @@ async fn poll_optional(future: &mut Option<BoxFuture<'static, ()>>) {
 /// Sends one batch, to whoever leads, until it is answered or its deadline has passed.
 async fn send(shared: Arc<Shared>, packed: Packed) -> Returned {
     let want = if packed.ops.len() <= WANT_ATTRS_OPS_MAX { Want::Attr } else { Want::Outcome };
-    let Packed { lowest_unanswered, ops } = packed;
+    let Packed { lowest_unanswered, ops, times } = packed;
     let batch = Batch { session: shared.id, lowest_unanswered, ops, want };
     if let Some(leasing) = &shared.leasing {
-        return send_under_leases(&shared, leasing, batch).await;
+        return send_under_leases(&shared, leasing, batch, times).await;
     }
     let request = Request::Namespace(NamespaceRequest::Batch(batch));
     let answer = shared.cluster.call_leader(&request, shared.cluster.config().deadline).await;
@@ -95,11 +100,11 @@ async fn send(shared: Arc<Shared>, packed: Packed) -> Returned {
         Ok(_) => Err(ClusterError::Confused),
         Err(error) => Err(error),
     };
-    Returned { ops, outcome }
+    Returned { ops, times, outcome }
 }
 
 /// As [`send`], for a mount: what the changes touched is taken in before anybody who waits hears of it.
-async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch) -> Returned {
+async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch, times: Vec<Timestamp>) -> Returned {
     // What was touched is told of anyway.
     batch.want = Want::Outcome;
     let lowest = batch.lowest_unanswered;
@@ -111,13 +116,13 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch)
             // Between two generations: the next begins in a moment.
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || !leasing.renewed_since(generation, left).await {
-                return Returned { ops: batch.ops, outcome: Err(ClusterError::Refused(Refusal::Busy)) };
+                let outcome = Err(ClusterError::Refused(Refusal::Busy));
+                return Returned { ops: batch.ops, times, outcome };
             }
             continue;
         }
         let ops = batch.ops.clone();
-        let request = NamespaceRequest::Lease(LeaseRequest::Change { generation, batch });
-        let answer = shared.cluster.namespace(request).await;
+        let answer = shared.cluster.namespace(change(generation, batch, &times)).await;
         let outcome = match answer {
             Ok(NamespaceAnswer::Lease(LeaseAnswer::NotCurrent)) => {
                 let left = until.saturating_duration_since(Instant::now());
@@ -144,8 +149,15 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch)
         if outcome.is_err() {
             leasing.tell(&ops, Told::FateUnknown);
         }
-        return Returned { ops, outcome };
+        return Returned { ops, times, outcome };
     }
+}
+
+fn change(generation: LeaseGeneration, batch: Batch, times: &[Timestamp]) -> NamespaceRequest {
+    NamespaceRequest::Lease(match times.is_empty() {
+        true => LeaseRequest::Change { generation, batch },
+        false => LeaseRequest::ChangeMade { generation, batch, times: times.to_vec() },
+    })
 }
 
 /// Inodes that the operations made.
@@ -156,10 +168,11 @@ fn made(ops: &[NumberedOp], outcomes: &[OpOutcome]) -> Vec<wire::namespace::Inod
 
 /// Tells those who wait. True if some operations are to be sent again a little later.
 fn take_in(shared: &Shared, returned: Returned) -> bool {
-    let Returned { ops, outcome } = returned;
+    let Returned { ops, times, outcome } = returned;
     match outcome {
         Ok(outcomes) => {
-            let answered = shared.window.lock().handle_outcomes(ops, outcomes);
+            let answered = shared.window.lock().handle_outcomes(ops, &times, outcomes);
+            shared.note_deferred();
             for (waiter, outcome) in answered.outcomes {
                 waiter.answer(outcome.map_err(ChangeError::Op));
             }
@@ -171,11 +184,11 @@ fn take_in(shared: &Shared, returned: Returned) -> bool {
         }
         Err(error) => {
             let error = Arc::new(error);
-            let waiters = shared.window.lock().handle_given_up(ops);
+            let waiters = shared.window.lock().handle_given_up(ops, &times);
             for waiter in waiters {
                 waiter.answer(Err(ChangeError::Cluster(Arc::clone(&error))));
             }
-            false
+            !times.is_empty()
         }
     }
 }

@@ -27,18 +27,18 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::namespace::{
     INODE_RANGE_LEN, Inode, InodeRange, NamespaceAnswer, NamespaceRequest, Op, OpAnswer, OpError, OpNumber, SessionId,
-    SessionNonce,
+    SessionNonce, Timestamp,
 };
 
 use crate::cluster::{Cluster, ClusterError};
 pub(crate) use leasing::{Changed, Leasing, OnChanged, Told};
 pub(crate) use stamps::GcStamp;
 use stamps::Stamps;
-use window::Window;
+use window::{Way, Window};
 
 /// Changes handed in and not answered: two windows, so that the next batches can be packed while these are under way.
 const SUBMITTED_MAX: usize = 2 * wire::namespace::WINDOW_LEN as usize;
@@ -82,6 +82,8 @@ struct Shared {
     window: Mutex<Window<Waiter>>,
     /// Something was handed in, or the session is over.
     wake: Notify,
+    /// All deferred operations below this number have their outcomes; all there are, once the session is over.
+    deferred_until: watch::Sender<u64>,
     room: Arc<Semaphore>,
     stamps: Stamps,
     /// Of a mount.
@@ -104,10 +106,10 @@ impl std::fmt::Debug for Shared {
 /// Tells which inodes are open.
 type OpenInodes = Box<dyn Fn() -> Vec<Inode> + Send + Sync>;
 
-/// Who waits for an outcome; frees the room when it has it.
+/// Who waits for an outcome, unless nobody does; frees the room when it has it.
 #[derive(Debug)]
 struct Waiter {
-    outcome: oneshot::Sender<Result<OpAnswer, ChangeError>>,
+    outcome: Option<oneshot::Sender<Result<OpAnswer, ChangeError>>>,
     _room: tokio::sync::OwnedSemaphorePermit,
 }
 
@@ -147,6 +149,7 @@ impl Session {
             id: session,
             window: Mutex::new(Window::default()),
             wake: Notify::new(),
+            deferred_until: watch::Sender::new(0),
             room: Arc::new(Semaphore::new(SUBMITTED_MAX)),
             stamps: Stamps::new(gc_current),
             leasing,
@@ -188,13 +191,48 @@ impl Session {
     /// Hands in a change; it travels with others in a batch. `after`: a change that must have been executed before.
     /// Waits while too many are unanswered.
     pub async fn submit(&self, op: Op, after: Option<OpNumber>) -> Result<Submitted, ChangeError> {
+        self.submit_by(op, Way::Asked { after }).await
+    }
+
+    /// As [`Session::submit`], for a change made at `time` under leases that the session holds: it waits for no other.
+    pub(crate) async fn submit_made(&self, op: Op, time: Timestamp) -> Result<Submitted, ChangeError> {
+        self.submit_by(op, Way::Made(time)).await
+    }
+
+    /// Hands in a change, made at `time` under leases that the session holds, which its caller takes for done: it is
+    /// sent until the session ends. What becomes of it is told to the mount only. None if there is no room now.
+    pub(crate) fn try_defer(&self, op: Op, time: Timestamp) -> Option<OpNumber> {
+        let shared = &self.handle.shared;
+        let room = Arc::clone(&shared.room).try_acquire_owned().ok()?;
+        let waiter = Waiter { outcome: None, _room: room };
+        let number = shared.window.lock().submit(op, Way::Deferred(time), waiter).ok()?;
+        shared.wake.notify_one();
+        Some(number)
+    }
+
+    /// Waits until every change deferred so far has its outcome, or the session has ended.
+    pub(crate) async fn deferred(&self) {
+        let shared = &self.handle.shared;
+        let last = {
+            let window = shared.window.lock();
+            if window.deferred_until() >= window.next() {
+                return;
+            }
+            window.next()
+        };
+        let mut until = shared.deferred_until.subscribe();
+        // The sender lives as long as this handle.
+        let _ended = until.wait_for(|until| *until >= last).await.is_ok();
+    }
+
+    async fn submit_by(&self, op: Op, way: Way) -> Result<Submitted, ChangeError> {
         let shared = &self.handle.shared;
         let room = Arc::clone(&shared.room).acquire_owned().await.map_err(|_| ChangeError::SessionEnded)?;
         if shared.ended.load(Ordering::Acquire) {
             return Err(ChangeError::SessionEnded);
         }
         let (sender, outcome) = oneshot::channel();
-        let submitted = shared.window.lock().submit(op, after, Waiter { outcome: sender, _room: room });
+        let submitted = shared.window.lock().submit(op, way, Waiter { outcome: Some(sender), _room: room });
         let Ok(number) = submitted else { return Err(ChangeError::SessionEnded) };
         shared.wake.notify_one();
         Ok(Submitted { number, outcome })
@@ -203,6 +241,11 @@ impl Session {
     /// Hands in a change and waits for its outcome.
     pub async fn change(&self, op: Op) -> Result<OpAnswer, ChangeError> {
         self.submit(op, None).await?.outcome().await
+    }
+
+    /// A number for a new inode, if there is one at hand.
+    pub(crate) fn try_new_inode(&self) -> Option<Inode> {
+        self.handle.shared.inodes.try_lock().ok()?.next().map(Inode)
     }
 
     /// A number for a new inode.
@@ -297,14 +340,25 @@ impl Shared {
         for waiter in waiters {
             waiter.answer(Err(ChangeError::SessionEnded));
         }
+        self.deferred_until.send_replace(u64::MAX);
         self.wake.notify_one();
+    }
+
+    /// Tells those who wait for deferred changes how far these have come.
+    fn note_deferred(&self) {
+        let until = self.window.lock().deferred_until();
+        self.deferred_until.send_if_modified(|told| {
+            let news = *told < until;
+            *told = until.max(*told);
+            news
+        });
     }
 }
 
 impl Waiter {
     fn answer(self, outcome: Result<OpAnswer, ChangeError>) {
         // Whoever has stopped waiting does not want to know.
-        let _nobody = self.outcome.send(outcome).is_err();
+        let _nobody = self.outcome.is_none_or(|waiting| waiting.send(outcome).is_err());
     }
 }
 

@@ -1,8 +1,16 @@
 //! Numbers, batches and outcomes of one session. Pure.
+//!
+//! Operations go two ways. Those that are *asked* may wait at the leader for leases of others. Those that are *made*
+//! already, under leases that the session holds, wait for nobody: they go in the order of their numbers, one batch at a
+//! time, so that others who wait for those leases never wait for what is asked. An asked operation goes when every
+//! *deferred* one before it is answered: a caller was told that it is done.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
-use wire::namespace::{NumberedOp, Op, OpError, OpNumber, OpOutcome, WINDOW_LEN};
+use wire::namespace::{NumberedOp, Op, OpError, OpNumber, OpOutcome, Timestamp, WINDOW_LEN};
 
 use super::ops::op_weight;
 
@@ -12,24 +20,62 @@ const BATCH_OPS: usize = 256;
 /// Weight of one batch: encoded it must stay within 1 MiB, and the weight of an operation is never too low.
 const BATCH_WEIGHT_MAX: usize = 1000 << 10;
 
-/// Batches under way at once. While there are any, only full ones are added, so that waiting makes batches larger.
-const BATCHES_IN_FLIGHT_MAX: usize = 4;
+/// Full batches of asked operations under way at once.
+const FULL_BATCHES_MAX: usize = 4;
+
+/// Batches of asked operations under way at once.
+const BATCHES_MAX: usize = 16;
+
+/// While a batch of asked operations is under way only full ones are added, so that waiting makes batches larger; but
+/// one that has been away for so long waits for somebody's lease, and holds up no others.
+const STUCK_AFTER: Duration = Duration::from_millis(50);
 
 /// How often an operation is sent again because one that it follows has not arrived, or a cut is under way: with the
 /// driver's pause between, as long as a change may take at all.
 const RETRIES_MAX: u32 = 2000;
 
+/// How an operation goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Way {
+    /// It is asked; `after`: one that must have been executed before.
+    Asked {
+        /// Its number.
+        after: Option<OpNumber>,
+    },
+    /// It was made at this time, under leases that are held.
+    Made(Timestamp),
+    /// As `Made`; its caller has been told that it is done, so it is sent until the session ends.
+    Deferred(Timestamp),
+}
+
 /// Operations of one session that have no outcome, and who waits for each (`W`).
 #[derive(Debug)]
 pub(super) struct Window<W> {
     next: u64,
-    /// In order of number; what was sent in vain comes back to its place.
-    queue: BTreeMap<u64, Queued>,
-    queued_weight: usize,
-    in_flight: usize,
-    waiters: BTreeMap<u64, (W, u32)>,
+    asked: Queue,
+    made: Queue,
+    asked_in_flight: usize,
+    last_asked: Option<Instant>,
+    made_in_flight: bool,
+    waiters: BTreeMap<u64, Waiting<W>>,
+    /// Numbers of the deferred ones that have no outcome.
+    deferred: BTreeSet<u64>,
     /// Nothing more is taken in: the session is over.
     closed: bool,
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    waiter: W,
+    way: Way,
+    retries: u32,
+}
+
+/// In order of number; what was sent in vain comes back to its place.
+#[derive(Debug, Default)]
+struct Queue {
+    ops: BTreeMap<u64, Queued>,
+    weight: usize,
 }
 
 #[derive(Debug)]
@@ -45,6 +91,8 @@ pub(super) struct Packed {
     pub(super) lowest_unanswered: OpNumber,
     /// In order of number.
     pub(super) ops: Vec<NumberedOp>,
+    /// Of operations that were made already, when; empty if they are asked.
+    pub(super) times: Vec<Timestamp>,
 }
 
 /// Who is told what after an answer.
@@ -60,32 +108,59 @@ impl<W> Default for Window<W> {
     fn default() -> Self {
         Self {
             next: 1,
-            queue: BTreeMap::new(),
-            queued_weight: 0,
-            in_flight: 0,
+            asked: Queue::default(),
+            made: Queue::default(),
+            asked_in_flight: 0,
+            last_asked: None,
+            made_in_flight: false,
             waiters: BTreeMap::new(),
+            deferred: BTreeSet::new(),
             closed: false,
         }
     }
 }
 
+impl Queue {
+    fn insert(&mut self, op: NumberedOp) {
+        let weight = op_weight(&op.op);
+        self.weight += weight;
+        self.ops.insert(op.number.0, Queued { op, weight });
+    }
+
+    /// Takes those out whose numbers were chosen.
+    fn take(&mut self, chosen: &[u64]) -> Vec<NumberedOp> {
+        let taken = chosen.iter().filter_map(|number| self.ops.remove(number));
+        let weighed: Vec<Queued> = taken.collect();
+        self.weight -= weighed.iter().map(|queued| queued.weight).sum::<usize>();
+        weighed.into_iter().map(|queued| queued.op).collect()
+    }
+}
+
 impl<W> Window<W> {
     /// Takes in an operation, and gives it its number; gives the waiter back if the session is over.
-    pub(super) fn submit(&mut self, op: Op, after: Option<OpNumber>, waiter: W) -> Result<OpNumber, W> {
+    pub(super) fn submit(&mut self, op: Op, way: Way, waiter: W) -> Result<OpNumber, W> {
         if self.closed {
             return Err(waiter);
         }
         let number = OpNumber(self.next);
         self.next += 1;
-        self.waiters.insert(number.0, (waiter, 0));
-        self.enqueue(NumberedOp { number, after, op });
+        let after = match way {
+            Way::Asked { after } => after,
+            Way::Made(_) | Way::Deferred(_) => None,
+        };
+        if matches!(way, Way::Deferred(_)) {
+            self.deferred.insert(number.0);
+        }
+        self.waiters.insert(number.0, Waiting { waiter, way, retries: 0 });
+        self.queue(way).insert(NumberedOp { number, after, op });
         Ok(number)
     }
 
-    fn enqueue(&mut self, op: NumberedOp) {
-        let weight = op_weight(&op.op);
-        self.queued_weight += weight;
-        self.queue.insert(op.number.0, Queued { op, weight });
+    fn queue(&mut self, way: Way) -> &mut Queue {
+        match way {
+            Way::Asked { .. } => &mut self.asked,
+            Way::Made(_) | Way::Deferred(_) => &mut self.made,
+        }
     }
 
     /// The lowest number without an outcome.
@@ -93,83 +168,161 @@ impl<W> Window<W> {
         self.waiters.keys().next().copied().unwrap_or(self.next)
     }
 
+    /// The number that the next operation gets.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// All deferred operations below have their outcomes.
+    pub(super) fn deferred_until(&self) -> u64 {
+        self.deferred.first().copied().unwrap_or(self.next)
+    }
+
     /// The next batch, if one should go now.
-    pub(super) fn poll_batch(&mut self) -> Option<Packed> {
-        let full = self.queue.len() >= BATCH_OPS || self.queued_weight >= BATCH_WEIGHT_MAX;
-        if self.in_flight >= BATCHES_IN_FLIGHT_MAX || (self.in_flight > 0 && !full) {
+    pub(super) fn poll_batch(&mut self, now: Instant) -> Option<Packed> {
+        self.poll_made().or_else(|| self.poll_asked(now))
+    }
+
+    /// In what time to look again, though nothing has happened, after [`Self::poll_batch`] at `now`.
+    pub(super) fn look_again_in(&self, now: Instant) -> Option<Duration> {
+        let waits = self.asked_in_flight > 0 && self.asked_in_flight < BATCHES_MAX && !self.asked.ops.is_empty();
+        let left = (self.last_asked? + STUCK_AFTER).saturating_duration_since(now);
+        // What does not go though it is stuck waits for an answer.
+        (waits && !left.is_zero()).then_some(left)
+    }
+
+    fn poll_made(&mut self) -> Option<Packed> {
+        if self.made_in_flight {
             return None;
         }
         let lowest = self.lowest_unanswered();
-        let mut weight = 0;
-        let mut chosen = Vec::new();
-        for (number, queued) in self.queue.range(..lowest + WINDOW_LEN) {
-            if self.is_held_back(&queued.op, &chosen) {
-                continue;
-            }
-            let fits = chosen.is_empty() || weight + queued.weight <= BATCH_WEIGHT_MAX;
-            if chosen.len() >= BATCH_OPS || !fits {
-                break;
-            }
-            weight += queued.weight;
-            chosen.push(*number);
-        }
-        let ops: Vec<NumberedOp> =
-            chosen.iter().filter_map(|number| self.queue.remove(number)).map(|queued| queued.op).collect();
+        let chosen = choose(self.made.ops.range(..lowest + WINDOW_LEN), |_, _| true);
+        let ops = self.made.take(&chosen);
         if ops.is_empty() {
             return None;
         }
-        self.queued_weight -= weight;
-        self.in_flight += 1;
-        Some(Packed { lowest_unanswered: OpNumber(lowest), ops })
+        let time = |op: &NumberedOp| match self.waiters.get(&op.number.0).map(|waiting| waiting.way) {
+            Some(Way::Made(at) | Way::Deferred(at)) => at,
+            Some(Way::Asked { .. }) | None => Timestamp::default(),
+        };
+        let times = ops.iter().map(time).collect();
+        self.made_in_flight = true;
+        Some(Packed { lowest_unanswered: OpNumber(lowest), ops, times })
+    }
+
+    fn poll_asked(&mut self, now: Instant) -> Option<Packed> {
+        let full = self.asked.ops.len() >= BATCH_OPS || self.asked.weight >= BATCH_WEIGHT_MAX;
+        let stuck = self.last_asked.is_some_and(|at| now.saturating_duration_since(at) >= STUCK_AFTER);
+        let may_go = match self.asked_in_flight {
+            0 => true,
+            in_flight => (full && in_flight < FULL_BATCHES_MAX) || (stuck && in_flight < BATCHES_MAX),
+        };
+        if !may_go {
+            return None;
+        }
+        let lowest = self.lowest_unanswered();
+        let until = self.deferred_until().min(lowest + WINDOW_LEN);
+        let chosen = choose(self.asked.ops.range(..until), |op, chosen| !self.is_held_back(op, chosen));
+        let ops = self.asked.take(&chosen);
+        if ops.is_empty() {
+            return None;
+        }
+        self.asked_in_flight += 1;
+        self.last_asked = Some(now);
+        Some(Packed { lowest_unanswered: OpNumber(lowest), ops, times: Vec::new() })
     }
 
     /// An operation that came too early once waits until the one that it follows is answered, or goes in its batch.
     fn is_held_back(&self, op: &NumberedOp, chosen: &[u64]) -> bool {
-        let came_early = self.waiters.get(&op.number.0).is_some_and(|(_, retries)| *retries > 0);
+        let came_early = self.waiters.get(&op.number.0).is_some_and(|waiting| waiting.retries > 0);
         let ahead = |after: OpNumber| self.waiters.contains_key(&after.0) && chosen.binary_search(&after.0).is_err();
         came_early && op.after.is_some_and(ahead)
     }
 
+    fn has_returned(&mut self, times: &[Timestamp]) {
+        match times.is_empty() {
+            true => self.asked_in_flight -= 1,
+            false => self.made_in_flight = false,
+        }
+    }
+
+    fn end(&mut self, number: OpNumber) -> Option<W> {
+        self.deferred.remove(&number.0);
+        self.waiters.remove(&number.0).map(|waiting| waiting.waiter)
+    }
+
     /// The batch was answered, each operation for itself.
-    pub(super) fn handle_outcomes(&mut self, ops: Vec<NumberedOp>, outcomes: Vec<OpOutcome>) -> Answered<W> {
-        self.in_flight -= 1;
+    pub(super) fn handle_outcomes(
+        &mut self,
+        ops: Vec<NumberedOp>,
+        times: &[Timestamp],
+        outcomes: Vec<OpOutcome>,
+    ) -> Answered<W> {
+        self.has_returned(times);
         let mut answered = Answered { outcomes: Vec::with_capacity(ops.len()), put_back: false };
         for (op, outcome) in ops.into_iter().zip(outcomes) {
             let again = matches!(outcome, Err(OpError::OutOfOrder | OpError::CutPending));
             match self.waiters.get_mut(&op.number.0) {
-                Some((_, retries)) if again && *retries < RETRIES_MAX => {
-                    *retries += 1;
-                    self.enqueue(op);
+                Some(waiting) if again && waiting.retries < RETRIES_MAX => {
+                    waiting.retries += 1;
+                    let way = waiting.way;
+                    self.queue(way).insert(op);
                     answered.put_back = true;
                 }
-                Some(_) => {
-                    let waiter = self.waiters.remove(&op.number.0).map(|(waiter, _)| waiter);
-                    answered.outcomes.extend(waiter.map(|waiter| (waiter, outcome)));
-                }
+                Some(_) => answered.outcomes.extend(self.end(op.number).map(|waiter| (waiter, outcome))),
                 None => {}
             }
         }
         answered
     }
 
-    /// The batch will not be answered: its operations are given up, their fate unknown.
-    pub(super) fn handle_given_up(&mut self, ops: Vec<NumberedOp>) -> Vec<W> {
-        self.in_flight -= 1;
-        ops.iter().filter_map(|op| self.waiters.remove(&op.number.0)).map(|(waiter, _)| waiter).collect()
+    /// The batch will not be answered: its operations are given up, their fate unknown, but for those deferred, which
+    /// go again.
+    pub(super) fn handle_given_up(&mut self, ops: Vec<NumberedOp>, times: &[Timestamp]) -> Vec<W> {
+        self.has_returned(times);
+        let mut given_up = Vec::new();
+        for op in ops {
+            match self.deferred.contains(&op.number.0) {
+                true => self.made.insert(op),
+                false => given_up.extend(self.end(op.number)),
+            }
+        }
+        given_up
     }
 
     /// Gives up everything, for good.
     pub(super) fn drain(&mut self) -> Vec<W> {
         self.closed = true;
-        self.queue.clear();
-        self.queued_weight = 0;
-        std::mem::take(&mut self.waiters).into_values().map(|(waiter, _)| waiter).collect()
+        (self.asked, self.made) = Default::default();
+        self.deferred.clear();
+        std::mem::take(&mut self.waiters).into_values().map(|waiting| waiting.waiter).collect()
     }
 
     /// Whether everything has its outcome.
     pub(super) fn is_idle(&self) -> bool {
         self.waiters.is_empty()
     }
+}
+
+/// The numbers of as many operations, in order, as one batch holds.
+fn choose<'a>(
+    queued: impl Iterator<Item = (&'a u64, &'a Queued)>,
+    may_go: impl Fn(&NumberedOp, &[u64]) -> bool,
+) -> Vec<u64> {
+    let mut weight = 0;
+    let mut chosen: Vec<u64> = Vec::new();
+    for (number, queued) in queued {
+        if !may_go(&queued.op, &chosen) {
+            continue;
+        }
+        let fits = chosen.is_empty() || weight + queued.weight <= BATCH_WEIGHT_MAX;
+        if chosen.len() >= BATCH_OPS || !fits {
+            break;
+        }
+        weight += queued.weight;
+        chosen.push(*number);
+    }
+    chosen
 }
 
 #[cfg(test)]

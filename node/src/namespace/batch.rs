@@ -11,7 +11,7 @@ use wire::{
     cluster::Peer,
     namespace::{
         AppendData, BATCH_OPS_MAX, Batch, NewContent, NewInode, NewKind, NumberedOp, Op, OpAnswer, OpDone, OpError,
-        OpNumber, OpOutcome, SessionId, WINDOW_LEN, Want,
+        OpNumber, OpOutcome, SessionId, Timestamp, WINDOW_LEN, Want,
     },
 };
 
@@ -26,6 +26,9 @@ use super::{
 
 /// Rows kept back while operations run: the session's, the removal of outcomes, and one to spare.
 const ROWS_BESIDE: usize = 16;
+
+/// Seconds by which a session's clock may differ from the leader's.
+const TOLD_LATE_MAX: u64 = 60;
 
 /// Rows that an operation takes beside what it does: its outcome, and the removal of an older one.
 const ROWS_OF_OUTCOME: usize = 2;
@@ -71,9 +74,14 @@ pub fn cost(op: &Op) -> usize {
     rows.min(ROWS_MAX)
 }
 
+/// Whether a time may be one at which something was made that is told now: a session that is silent for longer has ended.
+fn is_near(time: Timestamp, now: Timestamp) -> bool {
+    time.seconds().abs_diff(now.seconds()) <= TOLD_LATE_MAX
+}
+
 impl Edit<'_> {
-    /// Applies the operations of a batch in order and answers each.
-    pub(super) fn batch(&mut self, client: &Peer, batch: &Batch) -> Result<CommandOutcome, Fault> {
+    /// Applies the operations of a batch in order and answers each. `times`: when each was made, if that was before.
+    pub(super) fn batch(&mut self, client: &Peer, batch: &Batch, times: &[Timestamp]) -> Result<CommandOutcome, Fault> {
         if batch.ops.len() > BATCH_OPS_MAX {
             return Ok(CommandOutcome::Refused(Refusal::Malformed));
         }
@@ -89,7 +97,9 @@ impl Edit<'_> {
         }
         let mut outcomes: Vec<OpOutcome> = Vec::with_capacity(batch.ops.len());
         let mut recorded = 0;
-        for op in &batch.ops {
+        let leaders = self.stamp;
+        for (place, op) in batch.ops.iter().enumerate() {
+            self.stamp = times.get(place).copied().filter(|time| is_near(*time, leaders)).unwrap_or(leaders);
             // Those before it filled the command: this one, and what may build on it, come again.
             let outcome = match self.answer(batch, lowest, op, &mut recorded) {
                 Ok(outcome) => outcome,
@@ -101,6 +111,7 @@ impl Edit<'_> {
             };
             outcomes.push(outcome);
         }
+        self.stamp = leaders;
         self.limit_to(ROWS_MAX);
         self.trim_outcomes(batch.session)?;
         let touched = if session::has_mounts(self)? { self.touched()? } else { Vec::new() };

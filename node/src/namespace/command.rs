@@ -65,6 +65,15 @@ pub enum CommandBody {
     },
     /// Changes nothing. Once it is applied, what the same leader proposed before has been decided.
     Nothing,
+    /// As [`CommandBody::Batch`], for operations that their session has executed before, under leases.
+    BatchMade {
+        /// Who sent it.
+        client: Peer,
+        /// The operations.
+        batch: Batch,
+        /// When each was made, by the session's clock.
+        times: Vec<Timestamp>,
+    },
 }
 
 /// A change of members, tokens, clients, ring.

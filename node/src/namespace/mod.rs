@@ -67,12 +67,13 @@ pub fn apply(rows: &dyn KvRead, index: LogIndex, command: &Command) -> Result<(W
         CommandBody::OpenSession { client, nonce } => edit.open_session(*client, *nonce),
         CommandBody::CloseSession { session } => edit.close_session(*session),
         CommandBody::ReserveInodes { session } => edit.reserve_inodes(*session),
-        CommandBody::Batch { client, batch } => edit.batch(client, batch),
+        CommandBody::Batch { client, batch } => edit.batch(client, batch, &[]),
         CommandBody::ContinueCut { inode } => edit.continue_cut(*inode),
         CommandBody::ReclaimOrphans { inodes } => edit.reclaim_orphans(inodes),
         CommandBody::Cluster(command) => edit.cluster(command),
         CommandBody::OpenMount { client, nonce } => edit.open_mount(*client, *nonce),
         CommandBody::Nothing => Ok(CommandOutcome::Done),
+        CommandBody::BatchMade { client, batch, times } => edit.batch(client, batch, times),
     };
     match outcome {
         // A command that is refused whole changes nothing.

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use wire::{
     Refusal,
     lease::{LeaseGeneration, LeaseNumber},
-    namespace::{Attr, BATCH_OPS_MAX, Batch, Inode, OpOutcome, SessionId},
+    namespace::{Attr, BATCH_OPS_MAX, Batch, Inode, OpOutcome, SessionId, Timestamp},
 };
 
 use super::{
@@ -151,12 +151,24 @@ impl OpenChange {
         self.desk.wait(deadline, look).await
     }
 
-    /// Proposes the batch, in as many entries as its rows need, and recalls what it touched unforeseen.
-    pub(super) async fn apply(&mut self, asker: Asker, batch: Batch, deadline: Instant) -> Result<Applied, Refusal> {
+    /// Proposes the batch, in as many entries as its rows need, and recalls what it touched unforeseen. `times`: when its
+    /// operations were made, if that was before.
+    pub(super) async fn apply(
+        &mut self,
+        asker: Asker,
+        batch: Batch,
+        times: Vec<Timestamp>,
+        deadline: Instant,
+    ) -> Result<Applied, Refusal> {
         let mut outcomes = Vec::with_capacity(batch.ops.len());
         let mut touched: Vec<Attr> = Vec::new();
+        let mut times = times.into_iter();
         for part in split(batch) {
-            let command = CommandBody::Batch { client: asker.peer, batch: part };
+            let of_part: Vec<Timestamp> = times.by_ref().take(part.ops.len()).collect();
+            let command = match of_part.is_empty() {
+                true => CommandBody::Batch { client: asker.peer, batch: part },
+                false => CommandBody::BatchMade { client: asker.peer, batch: part, times: of_part },
+            };
             match self.propose(command, deadline).await? {
                 CommandOutcome::Batch { outcomes: part, touched: of_part } => {
                     outcomes.extend(part);

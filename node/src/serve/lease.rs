@@ -13,7 +13,7 @@ use wire::{
     lease::{
         EXCLUSIVE_MAX, LEASES_PER_MESSAGE_MAX, LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest,
     },
-    namespace::{Batch, Inode, NamespaceAnswer, Query, SessionId},
+    namespace::{Batch, Inode, NamespaceAnswer, Query, SessionId, Timestamp},
 };
 
 use super::{
@@ -44,7 +44,9 @@ pub(super) async fn handle(
             }
             ask(node, asker, (session, generation), &exclusive, &queries, deadline).await?
         }
-        LeaseRequest::Change { generation, batch } => change(node, asker, generation, batch, deadline).await?,
+        LeaseRequest::Change { generation, batch } => {
+            change(node, asker, generation, (batch, Vec::new()), deadline).await?
+        }
         LeaseRequest::Renew { session, generation } => renew(node, asker, session, generation, deadline).await?,
         LeaseRequest::Reclaim { session, generation: _, leases, more } => {
             if leases.len() > LEASES_PER_MESSAGE_MAX {
@@ -66,6 +68,12 @@ pub(super) async fn handle(
                 leases.handle_release(session, &releases);
                 LeaseAnswer::Released
             })?
+        }
+        LeaseRequest::ChangeMade { generation, batch, times } => {
+            if times.len() != batch.ops.len() {
+                return Err(Refusal::Malformed);
+            }
+            change(node, asker, generation, (batch, times), deadline).await?
         }
     };
     Ok(Answer::Namespace(NamespaceAnswer::Lease(answer)).into())
@@ -102,7 +110,7 @@ async fn change(
     node: &Arc<Node>,
     asker: Asker,
     generation: LeaseGeneration,
-    batch: Batch,
+    (batch, times): (Batch, Vec<Timestamp>),
     deadline: Instant,
 ) -> Result<LeaseAnswer, Refusal> {
     asker.may_write()?;
@@ -119,7 +127,7 @@ async fn change(
     if !desk.with(is_current)? {
         return Ok(LeaseAnswer::NotCurrent);
     }
-    let applied = change.apply(asker, batch, deadline).await?;
+    let applied = change.apply(asker, batch, times, deadline).await?;
     let made = makes.iter().zip(&applied.outcomes).filter(|(_, outcome)| outcome.is_ok());
     let made: BTreeSet<Inode> = made.filter_map(|(made, _)| *made).collect();
     let (unleased, number) = change.end_leased(asker, (session, generation), &made, &applied.touched)?;

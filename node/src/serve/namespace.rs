@@ -99,7 +99,7 @@ async fn batch_outcomes(
     change::check(&batch)?;
     let desk = Desk::open(node, deadline).await?;
     let mut change = OpenChange::of_batch(&desk, &batch, deadline).await?;
-    let applied = change.apply(asker, batch, deadline).await?;
+    let applied = change.apply(asker, batch, Vec::new(), deadline).await?;
     change.end()?;
     Ok(NamespaceAnswer::Batch(applied.outcomes))
 }

@@ -75,6 +75,21 @@ pub enum Query {
     },
 }
 
+impl Query {
+    /// The inode that it is about, or begins at.
+    pub fn about(&self) -> Option<Inode> {
+        match self {
+            Self::Walk { from: inode, .. }
+            | Self::Attr { inode }
+            | Self::Content { inode, .. }
+            | Self::List { dir: inode, .. }
+            | Self::Xattrs { inode }
+            | Self::Lock { inode, .. } => Some(*inode),
+            Self::Usage => None,
+        }
+    }
+}
+
 /// How a walk ended.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum WalkEnd {

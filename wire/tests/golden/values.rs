@@ -196,6 +196,7 @@ fn lease_requests() -> Vec<(&'static str, LeaseRequest)> {
     let release = |keep| Release { number: LeaseNumber(300), inode: Inode(4097), keep };
     let releases = vec![release(None), release(Some(LeaseMode::Shared)), release(Some(LeaseMode::Exclusive))];
     let change = batch(Op::Unlock { inode: Inode(4097), owner: LockOwner(1 << 40), start: 0, end: 99 });
+    let made = batch(Op::Unlink { dir: Inode::ROOT, name: name("a") });
     vec![
         (
             "request.lease.ask",
@@ -210,6 +211,7 @@ fn lease_requests() -> Vec<(&'static str, LeaseRequest)> {
         ),
         ("request.lease.recalls", LeaseRequest::Recalls { session, generation, known: LeaseNumber(299) }),
         ("request.lease.release", LeaseRequest::Release { session, generation, releases }),
+        ("request.lease.change_made", LeaseRequest::ChangeMade { generation, batch: made, times: vec![time(7)] }),
     ]
 }
 

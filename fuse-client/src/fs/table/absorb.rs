@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use bytes::Bytes;
 use wire::{
     lease::{LeaseMode, LeaseNumber},
-    namespace::{Attr, Content, Cookie, Inode, Name, Op, Query, QueryAnswer, RenameMode, WalkEnd},
+    namespace::{Attr, Content, Cookie, Inode, Name, NewKind, Op, Query, QueryAnswer, RenameMode, WalkEnd},
 };
 
 use super::{Node, Table};
@@ -18,10 +18,11 @@ pub(super) struct Absorb<'a> {
 }
 
 impl Absorb<'_> {
-    /// The node, if the grant of a shared lease on it counts.
+    /// The node, if the grant of a shared lease on it counts, and what is told of it is news.
     fn node(&mut self, inode: Inode) -> Option<&mut Node> {
         let granted = !self.unleased.contains(&inode) && self.table.grant(inode, LeaseMode::Shared, self.number);
-        if granted { self.table.get_mut(inode) } else { None }
+        let number = self.number;
+        if granted { self.table.get_mut(inode).filter(|node| node.is_news(number)) } else { None }
     }
 
     pub(super) fn attr(&mut self, attr: &Attr) {
@@ -36,6 +37,7 @@ impl Absorb<'_> {
     pub(super) fn own_attr(&mut self, attr: &Attr) {
         if let Some(node) = self.table.get_mut(attr.inode)
             && node.lease.is_some()
+            && node.deferred == 0
             && node.attr.is_some_and(|known| known.change < attr.change)
         {
             node.attr = Some(*attr);
@@ -48,10 +50,10 @@ impl Absorb<'_> {
             && node.lease.is_some()
         {
             if node.revoking > 0 || node.recalled <= self.number {
-                node.children.names.insert(name.clone(), inode);
+                node.children.insert(name, inode);
             } else {
                 // The lease was lost and granted anew since.
-                node.children.names.remove(name);
+                node.children.forget_name(name);
             }
         }
     }
@@ -62,8 +64,9 @@ impl Absorb<'_> {
             && leased
             && node.is_leased()
             && node.recalled <= self.number
+            && node.is_news(self.number)
         {
-            node.children.names.insert(name.clone(), inode);
+            node.children.insert(name, inode);
         }
     }
 
@@ -128,6 +131,8 @@ impl Absorb<'_> {
         {
             node.children.ahead = page.entries.last().map(|entry| entry.cookie).or(Some(after));
             node.children.ahead_done = page.end;
+            // All of it was read, from the start, under one lease.
+            node.children.complete |= page.end;
         }
     }
 
@@ -160,6 +165,7 @@ impl Absorb<'_> {
                     && let Some(node) = self.node(inode)
                 {
                     node.xattrs = Some(Arc::new(new.xattrs.clone()));
+                    node.children.complete = matches!(new.kind, NewKind::Directory);
                 }
             }
             Op::Link { inode, dir, name, .. } => self.own_child(*dir, name, Some(*inode)),
@@ -169,7 +175,7 @@ impl Absorb<'_> {
                     table.get(*dir).and_then(|node| node.children.get(name)).flatten()
                 };
                 let (from, to) = (known(self.table, from_dir, from_name), known(self.table, to_dir, to_name));
-                self.move_told((*from_dir, from_name), (*to_dir, to_name));
+                self.table.move_told((*from_dir, from_name), (*to_dir, to_name));
                 match mode {
                     RenameMode::Exchange => {
                         self.renamed(*from_dir, from_name, to);
@@ -200,24 +206,13 @@ impl Absorb<'_> {
         }
     }
 
-    /// The kernel's entries have changed places, with the times for which it believes them.
-    fn move_told(&mut self, from: (Inode, &Name), to: (Inode, &Name)) {
-        let told = |table: &Table, (dir, name): (Inode, &Name)| table.get(dir)?.children.told.get(name).copied();
-        let until = told(self.table, from).max(told(self.table, to));
-        for (dir, name) in [from, to] {
-            if let (Some(until), Some(node)) = (until, self.table.get_mut(dir)) {
-                node.children.told.insert(name.clone(), until);
-            }
-        }
-    }
-
     /// A name leads to `inode` now; if that is not known here, nothing is known of the name.
     fn renamed(&mut self, dir: Inode, name: &Name, inode: Option<Inode>) {
         match inode {
             Some(inode) => self.own_child(dir, name, Some(inode)),
             None => {
                 if let Some(node) = self.table.get_mut(dir) {
-                    node.children.names.remove(name);
+                    node.children.forget_name(name);
                 }
             }
         }

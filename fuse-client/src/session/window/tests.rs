@@ -1,11 +1,18 @@
 //! Random histories against a server that keeps outcomes as the namespace does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
-use wire::namespace::{Inode, NumberedOp, Op, OpAnswer, OpDone, OpError, OpNumber, OpOutcome, SetAttr, WINDOW_LEN};
+use wire::namespace::{
+    Inode, NumberedOp, Op, OpAnswer, OpDone, OpError, OpNumber, OpOutcome, SetAttr, Timestamp, WINDOW_LEN,
+};
 
-use super::{BATCH_OPS, BATCH_WEIGHT_MAX, Window};
+use super::{BATCH_OPS, BATCH_WEIGHT_MAX, STUCK_AFTER, Way, Window};
+
+const ASKED: Way = Way::Asked { after: None };
 
 fn op(number: u64) -> Op {
     Op::SetAttr { inode: Inode(number), set: SetAttr::default() }
@@ -54,19 +61,20 @@ proptest! {
         chained in proptest::collection::vec(any::<bool>(), 64),
         schedule in proptest::collection::vec((any::<bool>(), any::<u8>()), 1..200),
     ) {
+        let start = Instant::now();
         let mut window: Window<u64> = Window::default();
         let mut server = Server::default();
         let mut after = BTreeMap::new();
         for number in 1..=count {
             let follows = (number > 1 && chained[(number % 64) as usize]).then(|| OpNumber(number - 1));
             after.extend(follows.map(|follows| (number, follows.0)));
-            prop_assert_eq!(window.submit(op(number), follows, number), Ok(OpNumber(number)));
+            prop_assert_eq!(window.submit(op(number), Way::Asked { after: follows }, number), Ok(OpNumber(number)));
         }
         let mut answered = BTreeSet::new();
         let mut in_flight = Vec::new();
         let mut schedule = schedule.into_iter().cycle();
         for _ in 0..100_000 {
-            while let Some(packed) = window.poll_batch() {
+            while let Some(packed) = window.poll_batch(start) {
                 prop_assert!(packed.ops.len() <= BATCH_OPS);
                 in_flight.push(packed);
             }
@@ -76,7 +84,7 @@ proptest! {
             let outcomes = server.execute(packed.lowest_unanswered, &packed.ops);
             // A lost answer: the call below the window sends the same batch again until it is answered.
             let outcomes = if lost { server.execute(packed.lowest_unanswered, &packed.ops) } else { outcomes };
-            for (waiter, outcome) in window.handle_outcomes(packed.ops, outcomes).outcomes {
+            for (waiter, outcome) in window.handle_outcomes(packed.ops, &packed.times, outcomes).outcomes {
                 prop_assert_eq!(outcome.unwrap().done.inode.0, waiter);
                 prop_assert!(answered.insert(waiter), "answered twice");
             }
@@ -93,20 +101,22 @@ proptest! {
 
 #[test]
 fn while_batches_travel_only_full_ones_are_added() {
+    let start = Instant::now();
     let mut window: Window<()> = Window::default();
-    window.submit(op(1), None, ()).unwrap();
-    let first = window.poll_batch().unwrap();
+    window.submit(op(1), ASKED, ()).unwrap();
+    let first = window.poll_batch(start).unwrap();
     assert_eq!(first.ops.len(), 1, "alone, one goes at once");
     for number in 2..200 {
-        window.submit(op(number), None, ()).unwrap();
+        window.submit(op(number), ASKED, ()).unwrap();
     }
-    assert!(window.poll_batch().is_none(), "what waits is packed together");
-    window.handle_given_up(first.ops);
-    assert_eq!(window.poll_batch().unwrap().ops.len(), 198);
+    assert!(window.poll_batch(start).is_none(), "what waits is packed together");
+    window.handle_given_up(first.ops, &[]);
+    assert_eq!(window.poll_batch(start).unwrap().ops.len(), 198);
 }
 
 #[test]
 fn a_batch_stays_within_its_weight_however_large_the_operations() {
+    let start = Instant::now();
     let mut window: Window<()> = Window::default();
     let heavy = || Op::WriteInline {
         inode: Inode(1),
@@ -116,11 +126,11 @@ fn a_batch_stays_within_its_weight_however_large_the_operations() {
         set_id: Default::default(),
     };
     for _ in 0..600 {
-        window.submit(heavy(), None, ()).unwrap();
+        window.submit(heavy(), ASKED, ()).unwrap();
     }
     let mut packed = 0;
     for _ in 0..2 {
-        let batch = window.poll_batch().unwrap();
+        let batch = window.poll_batch(start).unwrap();
         let weight: usize = batch.ops.iter().map(|op| super::op_weight(&op.op)).sum();
         assert!(weight <= BATCH_WEIGHT_MAX && batch.ops.len() > 200, "{weight}");
         packed += batch.ops.len();
@@ -130,35 +140,102 @@ fn a_batch_stays_within_its_weight_however_large_the_operations() {
 
 #[test]
 fn an_operation_that_was_given_up_frees_its_place_in_the_window() {
+    let start = Instant::now();
     let mut window: Window<u64> = Window::default();
     for number in 1..=WINDOW_LEN + 1 {
-        window.submit(op(number), None, number).unwrap();
+        window.submit(op(number), ASKED, number).unwrap();
     }
-    let mut batches: Vec<_> = std::iter::from_fn(|| window.poll_batch()).collect();
+    let mut batches: Vec<_> = std::iter::from_fn(|| window.poll_batch(start)).collect();
     let sent: usize = batches.iter().map(|batch| batch.ops.len()).sum();
     assert_eq!(sent as u64, WINDOW_LEN, "one is beyond the window");
-    let given_up = window.handle_given_up(batches.remove(0).ops);
+    let given_up = window.handle_given_up(batches.remove(0).ops, &[]);
     assert_eq!(given_up.len(), BATCH_OPS);
     for batch in batches {
         let outcomes = batch.ops.iter().map(|_| Err(OpError::NotFound)).collect();
-        assert!(!window.handle_outcomes(batch.ops, outcomes).put_back);
+        assert!(!window.handle_outcomes(batch.ops, &[], outcomes).put_back);
     }
-    let last = window.poll_batch().unwrap();
+    let last = window.poll_batch(start).unwrap();
     assert_eq!(last.lowest_unanswered, OpNumber(WINDOW_LEN + 1));
 }
 
 #[test]
 fn a_chain_behind_a_batch_that_does_not_arrive_is_not_sent_in_vain() {
+    let start = Instant::now();
     let mut window: Window<u64> = Window::default();
     for number in 1..=2 * BATCH_OPS as u64 {
-        window.submit(op(number), (number > 1).then(|| OpNumber(number - 1)), number).unwrap();
+        let after = (number > 1).then(|| OpNumber(number - 1));
+        window.submit(op(number), Way::Asked { after }, number).unwrap();
     }
-    let (first, second) = (window.poll_batch().unwrap(), window.poll_batch().unwrap());
+    let (first, second) = (window.poll_batch(start).unwrap(), window.poll_batch(start).unwrap());
     let early = second.ops.iter().map(|_| Err(OpError::OutOfOrder)).collect();
-    assert!(window.handle_outcomes(second.ops, early).put_back);
-    assert!(window.poll_batch().is_none(), "it waits for what is under way");
+    assert!(window.handle_outcomes(second.ops, &[], early).put_back);
+    assert!(window.poll_batch(start).is_none(), "it waits for what is under way");
     let done = OpDone { inode: Inode(1), version: 0, offset: 0 };
     let outcomes = first.ops.iter().map(|_| Ok(OpAnswer { done, attr: None })).collect();
-    assert_eq!(window.handle_outcomes(first.ops, outcomes).outcomes.len(), BATCH_OPS);
-    assert_eq!(window.poll_batch().unwrap().ops.len(), BATCH_OPS, "and goes as a whole");
+    assert_eq!(window.handle_outcomes(first.ops, &[], outcomes).outcomes.len(), BATCH_OPS);
+    assert_eq!(window.poll_batch(start).unwrap().ops.len(), BATCH_OPS, "and goes as a whole");
+}
+
+fn time(number: u64) -> Timestamp {
+    Timestamp::new(number as i64, 0).unwrap()
+}
+
+fn done(ops: &[NumberedOp]) -> Vec<OpOutcome> {
+    let done = |op: &NumberedOp| OpDone { inode: Inode(op.number.0), version: 0, offset: 0 };
+    ops.iter().map(|op| Ok(OpAnswer { done: done(op), attr: None })).collect()
+}
+
+fn numbers(ops: &[NumberedOp]) -> Vec<u64> {
+    ops.iter().map(|op| op.number.0).collect()
+}
+
+#[test]
+fn what_is_made_goes_past_what_is_asked_and_what_is_asked_waits_for_what_was_deferred() {
+    let start = Instant::now();
+    let mut window: Window<u64> = Window::default();
+    window.submit(op(1), ASKED, 1).unwrap();
+    let asked = window.poll_batch(start).unwrap();
+    window.submit(op(2), Way::Deferred(time(2)), 2).unwrap();
+    window.submit(op(3), Way::Made(time(3)), 3).unwrap();
+    window.submit(op(4), ASKED, 4).unwrap();
+    let made = window.poll_batch(start).unwrap();
+    assert_eq!((numbers(&made.ops), made.times.clone()), (vec![2, 3], vec![time(2), time(3)]));
+    window.submit(op(5), Way::Deferred(time(5)), 5).unwrap();
+    assert!(window.poll_batch(start).is_none(), "one batch of what is made at a time");
+    assert_eq!(window.deferred_until(), 2);
+    // The first asked one is answered: the other still waits for the deferred one before it.
+    window.handle_outcomes(asked.ops.clone(), &[], done(&asked.ops));
+    assert!(window.poll_batch(start).is_none());
+    window.handle_outcomes(made.ops.clone(), &made.times, done(&made.ops));
+    assert_eq!(window.deferred_until(), 5);
+    assert_eq!(numbers(&window.poll_batch(start).unwrap().ops), [5], "what is made goes first");
+    assert_eq!(numbers(&window.poll_batch(start).unwrap().ops), [4]);
+}
+
+#[test]
+fn a_deferred_operation_goes_again_until_the_session_ends() {
+    let start = Instant::now();
+    let mut window: Window<u64> = Window::default();
+    window.submit(op(1), Way::Deferred(time(1)), 1).unwrap();
+    window.submit(op(2), Way::Made(time(2)), 2).unwrap();
+    for _ in 0..3 {
+        let made = window.poll_batch(start).unwrap();
+        assert_eq!(made.ops[0].number, OpNumber(1));
+        let given_up = window.handle_given_up(made.ops.clone(), &made.times);
+        assert_eq!(given_up, if made.ops.len() == 2 { vec![2] } else { vec![] }, "others are told");
+    }
+    assert_eq!(window.drain(), [1]);
+    assert_eq!(window.deferred_until(), 3);
+}
+
+#[test]
+fn a_batch_that_waits_for_somebody_holds_up_no_others() {
+    let start = Instant::now();
+    let mut window: Window<u64> = Window::default();
+    window.submit(op(1), ASKED, 1).unwrap();
+    let _stuck = window.poll_batch(start).unwrap();
+    window.submit(op(2), ASKED, 2).unwrap();
+    assert!(window.poll_batch(start).is_none());
+    assert_eq!(window.look_again_in(start), Some(STUCK_AFTER));
+    assert_eq!(numbers(&window.poll_batch(start + STUCK_AFTER).unwrap().ops), [2]);
 }

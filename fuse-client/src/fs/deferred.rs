@@ -1,0 +1,183 @@
+//! Operations executed here first: answered at once, under exclusive leases, and told to the leader behind the answer.
+//!
+//! # Invariants
+//! - What is executed here is handed to the session under the table's lock: the leader gets it in the order in which
+//!   callers were answered, and nothing that waits for others goes between.
+//! - A lease is given back, a question asked, a directory or file synced only when what was deferred before is committed.
+//! - Names and attributes of a file are not changed here while bytes of it are on their way: those would be committed
+//!   after.
+//!
+//! # Not here
+//! What an operation comes to (`table::foresee`).
+
+use std::sync::Arc;
+
+use tracing::{error, warn};
+use wire::namespace::{Attr, Inode, Name, NewGroup, NewInode, Op, Query, RenameMode, Replace, SetAttr, SetId, SetTime};
+
+use super::{
+    FileSystem, FsError, Making, OP_DEADLINE, Shared,
+    table::{Foreseen, Surprise, Table},
+    wall_clock,
+};
+
+impl FileSystem {
+    /// Makes an inode under a name that does not exist, if that needs no question.
+    pub fn make_cached(&self, dir: Inode, name: &Name, making: &Making) -> Option<Attr> {
+        self.shared.make_here(dir, name, making)
+    }
+
+    /// Gives an inode another name, if that needs no question.
+    pub fn link_cached(&self, inode: Inode, dir: Inode, name: &Name) -> Option<Attr> {
+        self.shared.execute(Op::Link { inode, dir, name: name.clone(), replace: Replace::No })
+    }
+
+    /// Takes a name from what is not a directory, if that needs no question.
+    pub fn unlink_cached(&self, dir: Inode, name: &Name) -> Option<()> {
+        self.shared.execute(Op::Unlink { dir, name: name.clone() }).map(drop)
+    }
+
+    /// Removes an empty directory, if that needs no question.
+    pub fn remove_directory_cached(&self, dir: Inode, name: &Name) -> Option<()> {
+        self.shared.execute(Op::RemoveDirectory { dir, name: name.clone() }).map(drop)
+    }
+
+    /// Moves an entry, if that needs no question.
+    pub fn rename_cached(&self, from: (Inode, &Name), to: (Inode, &Name), mode: RenameMode) -> Option<()> {
+        let op = Op::Rename { from_dir: from.0, from_name: from.1.clone(), to_dir: to.0, to_name: to.1.clone(), mode };
+        self.shared.execute(op).map(drop)
+    }
+
+    /// Changes attributes, but not the length, if that needs no question.
+    pub fn set_attr_cached(&self, inode: Inode, set: SetAttr) -> Option<Attr> {
+        self.shared.execute(Op::SetAttr { inode, set })
+    }
+
+    /// Makes the names of a directory durable; reports what went wrong with them since the last time.
+    pub async fn sync_directory(&self, dir: Inode) -> Result<(), FsError> {
+        self.shared.commit_deferred().await?;
+        let failure = self.shared.table.lock().get_mut(dir).and_then(|node| node.failure.take());
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Shared {
+    /// Makes an inode here.
+    pub(super) fn make_here(&self, dir: Inode, name: &Name, making: &Making) -> Option<Attr> {
+        {
+            // A number is taken only for what may well be made.
+            let table = self.table.lock();
+            table.get(dir).filter(|node| node.children.get(name) == Some(None))?;
+        }
+        let inode = self.session().try_new_inode()?;
+        self.execute(Op::Create { dir, name: name.clone(), new: making.inode(inode), replace: Replace::No })
+    }
+
+    /// Executes an operation here, if it can be foreseen; attributes of what it is about.
+    pub(super) fn execute(&self, op: Op) -> Option<Attr> {
+        self.ttl()?;
+        let session = self.session();
+        let at = wall_clock::now();
+        let mut table = self.table.lock();
+        let foreseen = table.foresee(&op, at)?;
+        let subject = *foreseen.subject()?;
+        prepare(&table, &op, &foreseen)?;
+        let number = session.try_defer(op, at)?;
+        table.defer(number, foreseen);
+        let file = table.get(subject.inode).and_then(|node| node.file.clone());
+        Some(file.map_or(subject, |file| file.state.lock().overlay(&subject)))
+    }
+
+    /// Waits until everything executed here so far is committed.
+    pub(super) async fn commit_deferred(&self) -> Result<(), FsError> {
+        tokio::time::timeout(OP_DEADLINE, self.session().deferred()).await.map_err(|_| FsError::Deadline)
+    }
+
+    /// Before the leader is asked about inodes: it must have heard what was done here.
+    pub(super) async fn commit_before_asking(&self, exclusive: &[Inode], queries: &[Query]) -> Result<(), FsError> {
+        let is_ahead = {
+            let asked = queries.iter().filter_map(Query::about).chain(exclusive.iter().copied());
+            self.table.lock().is_ahead(asked)
+        };
+        if is_ahead { self.commit_deferred().await } else { Ok(()) }
+    }
+
+    /// The leader came to something else than was foreseen: its word stands.
+    pub(super) fn handle_surprise(self: &Arc<Self>, surprise: Surprise) {
+        for (here, there) in surprise.other {
+            error!(?here, ?there, "the leader came to other attributes than were foreseen");
+        }
+        let mut lost = surprise.unleased;
+        for (op, touched, failure) in surprise.failed {
+            warn!(?op, error = %failure, "a change that had been answered could not be made");
+            self.note_failed(touched.iter().copied(), &failure);
+            lost.extend(touched);
+        }
+        if !lost.is_empty() {
+            let shared = Arc::clone(self);
+            self.spawn(async move { shared.lose(&lost).await });
+        }
+    }
+
+    /// The session ended before what was executed here was committed.
+    pub(super) fn abandon_deferred(&self) {
+        let touched = self.table.lock().abandon_deferred();
+        if !touched.is_empty() {
+            warn!(inodes = touched.len(), "changes that had been answered are lost with the session");
+            self.note_failed(touched.into_iter(), &FsError::SessionEnded);
+        }
+    }
+
+    /// Whoever syncs or closes any of `inodes` next is told.
+    fn note_failed(&self, inodes: impl Iterator<Item = Inode>, failure: &FsError) {
+        let mut table = self.table.lock();
+        for inode in inodes {
+            if let Some(node) = table.get_mut(inode) {
+                node.failure = Some(failure.clone());
+                if let Some(file) = &node.file {
+                    file.state.lock().fail(failure.clone());
+                }
+            }
+        }
+    }
+}
+
+impl Making {
+    /// The new inode under its number.
+    pub(super) fn inode(&self, inode: Inode) -> NewInode {
+        let Self { kind, mode, uid, gid } = self.clone();
+        NewInode { inode, kind, mode, uid, gid: NewGroup::Caller(gid), times: None, xattrs: Vec::new() }
+    }
+}
+
+/// Sees to the bytes of the file that an operation is about; none if they must be committed first.
+fn prepare(table: &Table, op: &Op, foreseen: &Foreseen) -> Option<()> {
+    let subject = foreseen.subject()?;
+    let node = table.get(subject.inode);
+    let Some(file) = node.and_then(|node| node.file.as_ref()) else { return Some(()) };
+    let mut state = file.state.lock();
+    if !state.has_news() {
+        return Some(());
+    }
+    if !state.flushing.is_empty() {
+        return None;
+    }
+    match op {
+        // Nobody can read the bytes any more.
+        Op::Unlink { .. } if subject.links == 0 && node.is_some_and(|node| node.opens == 0) => state.drop_news(),
+        // A name commits after the bytes of what it names.
+        Op::SetAttr { set, .. } => {
+            // Bits that a write has cleared are cleared when it is committed: after this.
+            let bits = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+            if state.set_id == SetId::Clear && bits {
+                return None;
+            }
+            match set.modified {
+                SetTime::Keep => {}
+                SetTime::Now | SetTime::To(_) => state.modified = Some(subject.modified),
+            }
+        }
+        _ => return None,
+    }
+    Some(())
+}
