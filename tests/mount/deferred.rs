@@ -81,6 +81,39 @@ fn what_one_mount_did_in_its_own_directory_is_there_for_another_that_looks_at_on
 }
 
 #[test]
+fn a_tree_that_others_have_looked_at_is_changed_by_one_mount_and_seen_by_the_other_at_any_moment() {
+    let cluster = Cluster::start();
+    let mounts = [Mount::new(&cluster, "a"), Mount::new(&cluster, "b")];
+    let (here, there) = (mounts[0].path("dir"), mounts[1].path("dir"));
+    fs::create_dir(&here).unwrap();
+    (0..300).for_each(|number| fs::write(here.join(format!("{number:03}")), [b'x'; 10]).unwrap());
+    let mut expected = look(&there);
+    // The other mount looks now and then: what the first has taken for itself comes back, and is taken again.
+    for number in 0..300 {
+        let (name, moved) = (format!("{number:03}"), format!("moved-{number:03}"));
+        match number % 3 {
+            0 => fs::remove_file(here.join(&name)).unwrap(),
+            1 => fs::rename(here.join(&name), here.join(&moved)).unwrap(),
+            _ => fs::hard_link(here.join(&name), here.join(&moved)).unwrap(),
+        }
+        let entry = if number % 3 == 2 { expected.get(&name).cloned() } else { expected.remove(&name) };
+        let entry = entry.map(|(mode, links, size, bytes)| (mode, links + u64::from(number % 3 == 2), size, bytes));
+        if number % 3 == 2 {
+            expected.insert(name, entry.clone().unwrap());
+        }
+        if number % 3 != 0 {
+            expected.insert(moved, entry.unwrap());
+        }
+        if [5, 6, 50, 120, 121, 250, 299].contains(&number) {
+            assert_eq!(look(&there), expected, "after {number}");
+        }
+    }
+    assert_eq!(look(&here), expected);
+    fs::remove_dir_all(&here).unwrap();
+    assert!(!there.exists());
+}
+
+#[test]
 fn a_directory_that_was_synced_keeps_its_names_when_the_mount_is_killed() {
     let cluster = Cluster::start();
     let mut mount = Mount::new(&cluster, "mnt");

@@ -16,7 +16,7 @@ use tracing::{error, warn};
 use wire::namespace::{Attr, Inode, Name, NewGroup, NewInode, Op, Query, RenameMode, Replace, SetAttr, SetId, SetTime};
 
 use super::{
-    FileSystem, FsError, Making, OP_DEADLINE, Shared,
+    FileSystem, FsError, Making, OP_DEADLINE, Shared, now,
     table::{Foreseen, Surprise, Table},
     wall_clock,
 };
@@ -86,6 +86,26 @@ impl Shared {
         table.defer(number, foreseen);
         let file = table.get(subject.inode).and_then(|node| node.file.clone());
         Some(file.map_or(subject, |file| file.state.lock().overlay(&subject)))
+    }
+
+    /// Changes names: here if that can be, else by asking the leader. Attributes of what it is about, if they are known.
+    pub(super) async fn change_names(&self, op: Op) -> Result<Option<Attr>, FsError> {
+        if let Some(attr) = self.execute(op.clone()) {
+            return Ok(Some(attr));
+        }
+        let wanted = self.table.lock().worth_holding(&op, now());
+        if let Some(wanted) = wanted {
+            let unknown = |inode: &Inode| self.table.lock().get(*inode).is_none_or(|node| node.attr.is_none());
+            let queries = wanted.iter().copied().filter(unknown).map(|inode| Query::Attr { inode }).collect();
+            // What it may fail of, the change will fail of as well.
+            if self.ask(wanted, queries).await.is_ok()
+                && let Some(attr) = self.execute(op.clone())
+            {
+                return Ok(Some(attr));
+            }
+        }
+        self.table.lock().note_asked();
+        Ok(self.change(op).await?.attr)
     }
 
     /// Waits until everything executed here so far is committed.

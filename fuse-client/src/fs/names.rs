@@ -104,11 +104,11 @@ impl FileSystem {
             return Ok(attr);
         }
         let new = making.inode(self.shared.session().new_inode().await?);
+        let inode = new.inode;
         let op = Op::Create { dir, name: name.clone(), new, replace: Replace::No };
-        let answer = self.shared.change(op).await?;
-        match answer.attr {
+        match self.shared.change_names(op).await? {
             Some(attr) => Ok(attr),
-            None => self.shared.ask_attr(answer.done.inode).await,
+            None => self.shared.ask_attr(inode).await,
         }
     }
 
@@ -132,10 +132,7 @@ impl FileSystem {
         // A name commits after the bytes of what it names.
         self.shared.flush_if_dirty(inode).await?;
         let op = Op::Link { inode, dir, name: name.clone(), replace: Replace::No };
-        if let Some(attr) = self.shared.execute(op.clone()) {
-            return Ok(attr);
-        }
-        match self.shared.change(op).await?.attr {
+        match self.shared.change_names(op).await? {
             Some(attr) => Ok(attr),
             None => self.shared.ask_attr(inode).await,
         }
@@ -143,14 +140,12 @@ impl FileSystem {
 
     /// Takes a name from what is not a directory.
     pub async fn unlink(&self, dir: Inode, name: &Name) -> Result<(), FsError> {
-        self.shared.change(Op::Unlink { dir, name: name.clone() }).await?;
-        Ok(())
+        self.shared.change_names(Op::Unlink { dir, name: name.clone() }).await.map(drop)
     }
 
     /// Removes an empty directory.
     pub async fn remove_directory(&self, dir: Inode, name: &Name) -> Result<(), FsError> {
-        self.shared.change(Op::RemoveDirectory { dir, name: name.clone() }).await?;
-        Ok(())
+        self.shared.change_names(Op::RemoveDirectory { dir, name: name.clone() }).await.map(drop)
     }
 
     /// Moves an entry.
@@ -168,10 +163,7 @@ impl FileSystem {
             self.shared.flush_if_dirty(inode).await?;
         }
         let op = Op::Rename { from_dir: from.0, from_name: from.1.clone(), to_dir: to.0, to_name: to.1.clone(), mode };
-        if self.shared.execute(op.clone()).is_none() {
-            self.shared.change(op).await?;
-        }
-        Ok(())
+        self.shared.change_names(op).await.map(drop)
     }
 
     /// Target of a symbolic link, if it is known. It never changes, but the link must be there.

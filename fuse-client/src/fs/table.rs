@@ -5,6 +5,7 @@
 //! - A grant that a later recall has overtaken is not taken in ([`LeaseNumber`]).
 
 mod absorb;
+mod alone;
 mod children;
 mod foresee;
 
@@ -38,6 +39,8 @@ pub(crate) struct Table {
     content_is_full: bool,
     /// Operations executed here that the leader has not answered, by number, and the inodes that each touches.
     deferred: BTreeMap<u64, Vec<Inode>>,
+    /// Changes of names that the leader was asked for since somebody else wanted something that is held here.
+    alone: u32,
 }
 
 /// What is known of an inode.
@@ -405,6 +408,7 @@ impl Table {
         let holds_more = node.lease > recall.keep;
         if holds_more {
             node.revoking += 1;
+            self.alone = 0;
         }
         holds_more
     }
