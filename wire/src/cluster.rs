@@ -5,7 +5,10 @@ use std::{fmt, net::SocketAddr};
 use ring::{Epoch, GcEpoch, Member, NodeId, Partition, ReplicaCount, Ring, Weight, Zone};
 use serde::{Deserialize, Serialize};
 
-use crate::chunk::Incarnation;
+use crate::{
+    chunk::Incarnation,
+    garbage::{GarbageAnswer, GarbageRequest},
+};
 
 /// Identity of a cluster: random, born at `init`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -240,6 +243,8 @@ pub enum ClusterRequest {
         /// Where.
         address: SocketAddr,
     },
+    /// Leader: about garbage.
+    Garbage(GarbageRequest),
 }
 
 /// Key under which the authority's private key is sealed in the replicated state. Never printed.
@@ -291,6 +296,8 @@ pub enum ClusterAnswer {
     SealTaken,
     /// To a new address: it is in the map.
     MoveNoted,
+    /// About garbage.
+    Garbage(GarbageAnswer),
 }
 
 /// What a known peer may do.

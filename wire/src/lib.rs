@@ -25,6 +25,7 @@ pub mod buffer;
 pub mod chunk;
 pub mod cluster;
 pub mod frame;
+pub mod garbage;
 pub mod handshake;
 pub mod lease;
 pub mod namespace;

@@ -18,6 +18,7 @@ use wire::{
     chunk::{ChunkAnswer, ChunkRequest},
     cluster::{ClusterAnswer, ClusterId, ClusterRequest, TokenPurpose},
     frame,
+    garbage::{GarbageAnswer, GarbageRequest},
     handshake::{Hello, HelloReply, Welcome},
     lease::{LeaseAnswer, LeaseRequest},
     namespace::{NamespaceAnswer, NamespaceRequest, Op},
@@ -142,10 +143,10 @@ fn every_variant_has_its_line() {
 
 const CHUNK_REQUESTS: u8 = 6;
 const NAMESPACE_REQUESTS: u8 = 8;
-const CLUSTER_REQUESTS: u8 = 8;
+const CLUSTER_REQUESTS: u8 = 9;
 const CHUNK_ANSWERS: u8 = 6;
 const NAMESPACE_ANSWERS: u8 = 7;
-const CLUSTER_ANSWERS: u8 = 8;
+const CLUSTER_ANSWERS: u8 = 9;
 const LEASE_REQUESTS: u8 = 7;
 const LEASE_ANSWERS: u8 = 7;
 const OPS: u8 = 16;
@@ -157,6 +158,7 @@ fn counted(
     answered: (&ChunkAnswer, &NamespaceAnswer, &ClusterAnswer),
 ) {
     use {ChunkAnswer as CA, ChunkRequest as CR, ClusterAnswer as KA, ClusterRequest as KR};
+    use {GarbageAnswer as GA, GarbageRequest as GR};
     use {LeaseAnswer as LA, LeaseRequest as LR, NamespaceAnswer as NA, NamespaceRequest as NR};
     match asked.0 {
         CR::Put { .. } | CR::Sync { .. } | CR::Has { .. } | CR::Get { .. } | CR::List { .. } | CR::Suspect { .. } => {}
@@ -172,6 +174,9 @@ fn counted(
     match asked.2 {
         KR::Map { .. } | KR::Heartbeat { .. } | KR::Status | KR::CreateToken { .. } => {}
         KR::Identify { .. } | KR::ForwardRedeem(_) | KR::TakeSeal { .. } | KR::Moved { .. } => {}
+        KR::Garbage(request) => match request {
+            GR::Dead { .. } | GR::Judge { .. } | GR::Status => {}
+        },
     }
     match asked.3 {
         Op::Create { .. } | Op::CreateUnnamed { .. } | Op::Link { .. } | Op::Unlink { .. } => {}
@@ -193,6 +198,9 @@ fn counted(
     match answered.2 {
         KA::Map { .. } | KA::Heard { .. } | KA::Status(_) | KA::Token(_) => {}
         KA::Identified { .. } | KA::Redeemed(_) | KA::SealTaken | KA::MoveNoted => {}
+        KA::Garbage(answer) => match answer {
+            GA::Dead(_) | GA::Judged { .. } | GA::Status(_) => {}
+        },
     }
 }
 

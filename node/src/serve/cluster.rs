@@ -69,6 +69,8 @@ pub(super) async fn handle(
             node.refresh_local_map();
             ClusterAnswer::MoveNoted
         }
+        // Nobody collects yet.
+        ClusterRequest::Garbage(_) => return Err(Refusal::NotServing),
     };
     Ok(Answer::Cluster(answer).into())
 }

@@ -11,6 +11,7 @@ use wire::{
         Newcomer, NodeRow, NodeState, NodeStatus, Peer, PeerAccess, RaftRole, Redeem, Redeemed, SealKey, StoreReport,
         TokenPurpose,
     },
+    garbage::{Claim, DeadPage, GarbageAnswer, GarbageRequest, GarbageStatus, NodeHold, SessionHold, Standing},
     lease::{LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, Recall, Release},
     namespace::{
         AppendData, Attr, Batch, ChunkSlice, Content, Cookie, Entry, Extent, ExtentBody, FileLock, FileType,
@@ -23,6 +24,7 @@ use wire::{
 
 const KEY: ChunkKey = ChunkKey::from_bytes([0xc5; 32]);
 const SLICE: ChunkSlice = ChunkSlice { key: KEY, chunk_len: 4_194_304, offset: 16_384, len: 1000 };
+const CLAIM: Claim = Claim { ring: Epoch(300), below: GcEpoch(5) };
 const EXTENT: NewExtent = NewExtent { offset: 70_000, slice: SLICE, epoch: Epoch(300), gc: GcEpoch(4) };
 
 pub(crate) fn node(number: u8) -> NodeId {
@@ -351,6 +353,7 @@ fn cluster_requests() -> Vec<(&'static str, ClusterRequest)> {
     let token = |purpose| ClusterRequest::CreateToken { purpose, lifetime_s: 3600 };
     let identify = |peer| ClusterRequest::Identify { peer, key: KeyFingerprint([0xf1; 32]) };
     let [node_newcomer, client_newcomer] = newcomers();
+    let garbage = ClusterRequest::Garbage;
     vec![
         ("request.cluster.map", ClusterRequest::Map { known: None }),
         ("request.cluster.map.known", ClusterRequest::Map { known: Some(Epoch(8)) }),
@@ -365,6 +368,10 @@ fn cluster_requests() -> Vec<(&'static str, ClusterRequest)> {
         ("request.cluster.redeem.client", ClusterRequest::ForwardRedeem(redeem(client_newcomer))),
         ("request.cluster.take_seal", ClusterRequest::TakeSeal { seal: SealKey([0x5a; 32]) }),
         ("request.cluster.moved", ClusterRequest::Moved { address: row(1).address }),
+        ("request.cluster.garbage.dead", garbage(GarbageRequest::Dead { after: None, claim: CLAIM })),
+        ("request.cluster.garbage.dead.after", garbage(GarbageRequest::Dead { after: Some(KEY), claim: CLAIM })),
+        ("request.cluster.garbage.judge", garbage(GarbageRequest::Judge { copies: vec![(KEY, GcEpoch(300))] })),
+        ("request.cluster.garbage.status", garbage(GarbageRequest::Status)),
     ]
 }
 
@@ -465,7 +472,35 @@ fn cluster_answers() -> Vec<(&'static str, ClusterAnswer)> {
         ("answer.cluster.redeemed", ClusterAnswer::Redeemed(Box::new(redeemed()))),
         ("answer.cluster.seal_taken", ClusterAnswer::SealTaken),
         ("answer.cluster.move_noted", ClusterAnswer::MoveNoted),
+        ("answer.cluster.garbage.dead", ClusterAnswer::Garbage(GarbageAnswer::Dead(dead_page()))),
+        ("answer.cluster.garbage.judged", ClusterAnswer::Garbage(judged())),
+        ("answer.cluster.garbage.status", ClusterAnswer::Garbage(GarbageAnswer::Status(Box::new(garbage_status())))),
     ]
+}
+
+fn dead_page() -> DeadPage {
+    DeadPage { ring: Epoch(300), safe: GcEpoch(5), rows: vec![(KEY, GcEpoch(4))], next: Some(KEY) }
+}
+
+fn judged() -> GarbageAnswer {
+    let standings = vec![Standing::Named, Standing::Dead { at: GcEpoch(4) }, Standing::Unnamed];
+    GarbageAnswer::Judged { safe: GcEpoch(5), standings }
+}
+
+fn garbage_status() -> GarbageStatus {
+    let session = SessionId(700);
+    let (of_client, of_node) = (Peer::Client(ClientId([0xc1; 16])), Peer::Node(node(1)));
+    GarbageStatus {
+        current: GcEpoch(300),
+        safe: GcEpoch(5),
+        dead_chunks: 70_000,
+        dead_bytes: 1 << 40,
+        sessions: vec![
+            SessionHold { session, client: of_client, lowest: Some(GcEpoch(5)) },
+            SessionHold { session, client: of_node, lowest: None },
+        ],
+        nodes: vec![NodeHold { node: node(1), below: Some(GcEpoch(4)) }, NodeHold { node: node(2), below: None }],
+    }
 }
 
 fn status() -> ClusterStatus {
