@@ -1,6 +1,6 @@
 //! What the Raft log holds.
 
-use ring::{Epoch, GcEpoch, NodeId, ReplicaCount};
+use ring::{ChunkKey, Epoch, GcEpoch, NodeId, ReplicaCount};
 use serde::{Deserialize, Serialize};
 use wire::{
     Refusal,
@@ -73,6 +73,21 @@ pub enum CommandBody {
         batch: Batch,
         /// When each was made, by the session's clock.
         times: Vec<Timestamp>,
+    },
+    /// Garbage: the stamp for puts becomes the one after `from`, if it is that still.
+    RaiseGc {
+        /// The stamp that the proposer knew.
+        from: GcEpoch,
+    },
+    /// Garbage: no commit with a lower stamp is accepted any more.
+    AdvanceGc {
+        /// The lowest that is.
+        safe: GcEpoch,
+    },
+    /// Garbage: every copy of these is deleted; at most [`super::FORGET_MAX`].
+    ForgetDead {
+        /// Each with the death that was collected.
+        chunks: Vec<(ChunkKey, GcEpoch)>,
     },
 }
 

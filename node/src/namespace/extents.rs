@@ -9,7 +9,7 @@
 use std::ops::ControlFlow;
 
 use ring::{ChunkKey, Epoch, GcEpoch};
-use wire::namespace::{Inode, OpError};
+use wire::namespace::{ChunkSlice, Inode, OpError};
 
 use super::{
     edit::{Edit, Fault, ROWS_MAX},
@@ -79,7 +79,7 @@ impl Edit<'_> {
     pub(super) fn insert_extent(&mut self, file: &mut OpenFile, begin: u64, extent: ExtentRow) -> Result<(), Fault> {
         file.row.allocated += extent.len();
         if let Some(chunk) = extent.chunk() {
-            self.refer(file.inode, &chunk)?;
+            self.refer(file.inode, &chunk.key)?;
         }
         self.put(table::extent(file.inode, begin + extent.len() - 1), &extent)
     }
@@ -125,12 +125,12 @@ impl Edit<'_> {
         let key = table::chunk(chunk);
         let inodes: u64 = self.read(&key)?.unwrap_or(0);
         self.put(key, &(inodes + 1))?;
-        let dead = table::dead(chunk);
-        if inodes == 0 && self.exists(&dead)? { self.remove(dead) } else { Ok(()) }
+        if inodes == 0 { self.revive(chunk) } else { Ok(()) }
     }
 
     /// One less.
-    fn release(&mut self, inode: Inode, chunk: &ChunkKey) -> Result<(), Fault> {
+    fn release(&mut self, inode: Inode, slice: &ChunkSlice) -> Result<(), Fault> {
+        let chunk = &slice.key;
         let key = table::inode_chunk(inode, chunk);
         let extents: u64 = self.read(&key)?.expect("an extent of a chunk is counted");
         if extents > 1 {
@@ -143,8 +143,7 @@ impl Edit<'_> {
             return self.put(key, &(inodes - 1));
         }
         self.remove(key)?;
-        let dead_at = self.gc_current()?;
-        self.put(table::dead(chunk), &dead_at)
+        self.bury(chunk, slice.chunk_len)
     }
 
     /// Refuses chunks that were put before their partition's fence, or before the last collection of garbage.

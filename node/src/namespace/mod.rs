@@ -16,6 +16,7 @@ mod batch;
 mod clone;
 mod cluster;
 pub mod command;
+mod dead;
 mod directory;
 mod edit;
 mod extents;
@@ -33,11 +34,12 @@ pub mod table;
 mod xattrs;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use batch::cost;
 pub use cluster::{authority, cluster_epoch, cluster_id, cluster_map, identify, is_token};
 pub use command::{ClusterCommand, ClusterOutcome, Command, CommandBody, CommandOutcome};
+pub use dead::{DeadLimits, DeadRows, DeadTally, FORGET_MAX, dead_rows, dead_tally, standing};
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};
 pub use locks::LOCKS_MAX;
@@ -74,6 +76,9 @@ pub fn apply(rows: &dyn KvRead, index: LogIndex, command: &Command) -> Result<(W
         CommandBody::OpenMount { client, nonce } => edit.open_mount(*client, *nonce),
         CommandBody::Nothing => Ok(CommandOutcome::Done),
         CommandBody::BatchMade { client, batch, times } => edit.batch(client, batch, times),
+        CommandBody::RaiseGc { from } => edit.raise_gc(*from),
+        CommandBody::AdvanceGc { safe } => edit.advance_gc(*safe),
+        CommandBody::ForgetDead { chunks } => edit.forget_dead(chunks),
     };
     match outcome {
         // A command that is refused whole changes nothing.

@@ -1,6 +1,6 @@
 //! Values of the rows: postcard behind a byte of version.
 
-use ring::{ChunkKey, Epoch, GcEpoch, NodeId, PartitionBits, ReplicaCount};
+use ring::{Epoch, GcEpoch, NodeId, PartitionBits, ReplicaCount};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use wire::{
     cluster::{ClusterId, KeyFingerprint, NodeRow, Peer, TokenPurpose},
@@ -181,10 +181,10 @@ impl ExtentRow {
         }
     }
 
-    /// The chunk, if any.
-    pub(super) fn chunk(&self) -> Option<ChunkKey> {
+    /// The range of a chunk, if it is one.
+    pub(super) fn chunk(&self) -> Option<ChunkSlice> {
         match self {
-            Self::Chunk { slice, .. } => Some(slice.key),
+            Self::Chunk { slice, .. } => Some(*slice),
             Self::Unwritten { .. } => None,
         }
     }

@@ -19,11 +19,12 @@
 //! | `LOCK_OF` | session, inode | nothing: the session holds locks there |
 //! | `MOUNT` | session | nothing: the session may hold leases |
 //! | `ORPHAN` | log index, inode | nothing |
-//! | `DEAD` | chunk | gc epoch |
+//! | `DEAD` | chunk | [`super::dead::DeadRow`] |
 //! | `CUT` | inode | nothing: a cut is under way |
 //! | `ENDING` | session | nothing: a close is under way |
 //! | `COUNTERS` | | [`super::row::Counters`] |
 //! | `USAGE` | | [`wire::namespace::Usage`] |
+//! | `DEAD_TALLY` | | [`super::dead::DeadTally`] |
 //! | `META` | | [`super::row::MetaRow`] |
 //! | `NODE` | node | [`super::row::MemberRow`] |
 //! | `RING` | | [`ring::Ring`] |
@@ -89,6 +90,8 @@ pub(super) const ENDING: u8 = 0x33;
 pub(super) const COUNTERS: u8 = 0x40;
 /// Row of usage.
 pub(super) const USAGE: u8 = 0x41;
+/// Row of what the dead chunks amount to.
+pub(super) const DEAD_TALLY: u8 = 0x42;
 /// Row of the cluster.
 pub(super) const META: u8 = 0x50;
 /// Table of members.

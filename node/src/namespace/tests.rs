@@ -3,7 +3,8 @@
 mod bounds;
 mod cluster;
 mod files;
-mod harness;
+mod garbage;
+pub(crate) mod harness;
 mod histories;
 mod locks;
 mod model;

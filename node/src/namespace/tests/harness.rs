@@ -18,40 +18,40 @@ use crate::{
 };
 
 /// Who asks in most tests.
-pub(super) const CLIENT: Peer = Peer::Client(ClientId([7; 16]));
+pub(crate) const CLIENT: Peer = Peer::Client(ClientId([7; 16]));
 
 /// The state machine, with its log index and its clock.
-pub(super) struct Machine {
-    pub(super) rows: MemoryKv,
-    pub(super) index: u64,
-    pub(super) clock: i64,
+pub(crate) struct Machine {
+    pub(crate) rows: MemoryKv,
+    pub(crate) index: u64,
+    pub(crate) clock: i64,
     /// Every command so far.
-    pub(super) log: Vec<Command>,
+    pub(crate) log: Vec<Command>,
     /// Rows that the last command changed.
-    pub(super) changed: usize,
+    pub(crate) changed: usize,
 }
 
 impl Machine {
     /// Nothing yet.
-    pub(super) fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { rows: MemoryKv::new(), index: 0, clock: 1_000, log: Vec::new(), changed: 0 }
     }
 
     /// A cluster of one node.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut machine = Self::empty();
         machine.propose(CommandBody::Cluster(found()));
         machine
     }
 
     /// Applies a command one second after the last.
-    pub(super) fn propose(&mut self, body: CommandBody) -> CommandOutcome {
+    pub(crate) fn propose(&mut self, body: CommandBody) -> CommandOutcome {
         self.clock += 1;
         let stamp = Timestamp::new(self.clock, 0).unwrap();
         self.apply(Command { stamp, body })
     }
 
-    pub(super) fn apply(&mut self, command: Command) -> CommandOutcome {
+    pub(crate) fn apply(&mut self, command: Command) -> CommandOutcome {
         self.index += 1;
         let (batch, outcome) = apply(&self.rows, LogIndex(self.index), &command).unwrap();
         self.changed = batch.changes.len();
@@ -63,7 +63,7 @@ impl Machine {
     }
 
     /// Does what the leader does about unfinished cuts and closes; how many commands it took.
-    pub(super) fn finish_work(&mut self) -> usize {
+    pub(crate) fn finish_work(&mut self) -> usize {
         let mut commands = 0;
         loop {
             let work = pending_work(&self.rows, 16).unwrap();
@@ -77,25 +77,25 @@ impl Machine {
         }
     }
 
-    pub(super) fn query(&self, question: Query) -> Result<QueryAnswer, OpError> {
+    pub(crate) fn query(&self, question: Query) -> Result<QueryAnswer, OpError> {
         query(&self.rows, &question).unwrap()
     }
 
-    pub(super) fn attr(&self, inode: Inode) -> Attr {
+    pub(crate) fn attr(&self, inode: Inode) -> Attr {
         match self.query(Query::Attr { inode }) {
             Ok(QueryAnswer::Attr(attr)) => attr,
             other => panic!("{inode}: {other:?}"),
         }
     }
 
-    pub(super) fn content(&self, inode: Inode) -> Content {
+    pub(crate) fn content(&self, inode: Inode) -> Content {
         match self.query(Query::Content { inode, offset: 0, len: u64::MAX }) {
             Ok(QueryAnswer::Content { content, .. }) => content,
             other => panic!("{inode}: {other:?}"),
         }
     }
 
-    pub(super) fn extents(&self, inode: Inode) -> Vec<Extent> {
+    pub(crate) fn extents(&self, inode: Inode) -> Vec<Extent> {
         let (mut all, mut offset) = (Vec::new(), 0);
         loop {
             match self.query(Query::Content { inode, offset, len: u64::MAX }) {
@@ -111,14 +111,14 @@ impl Machine {
         }
     }
 
-    pub(super) fn page(&self, dir: Inode, after: Cookie, limit: u32, want: ListWant) -> Page {
+    pub(crate) fn page(&self, dir: Inode, after: Cookie, limit: u32, want: ListWant) -> Page {
         match self.query(Query::List { dir, after, limit, want }) {
             Ok(QueryAnswer::Page(page)) => page,
             other => panic!("{dir}: {other:?}"),
         }
     }
 
-    pub(super) fn list(&self, dir: Inode) -> Vec<Entry> {
+    pub(crate) fn list(&self, dir: Inode) -> Vec<Entry> {
         let mut entries = Vec::new();
         loop {
             let after = entries.last().map_or(Cookie(0), |entry: &Entry| entry.cookie);
@@ -130,11 +130,11 @@ impl Machine {
         }
     }
 
-    pub(super) fn names(&self, dir: Inode) -> Vec<String> {
+    pub(crate) fn names(&self, dir: Inode) -> Vec<String> {
         self.list(dir).iter().map(|entry| entry.name.to_string()).collect()
     }
 
-    pub(super) fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         match self.query(Query::Usage) {
             Ok(QueryAnswer::Usage(usage)) => usage,
             other => panic!("{other:?}"),
@@ -144,15 +144,15 @@ impl Machine {
 
 /// A session of [`CLIENT`], with its numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
-    pub(super) session: SessionId,
-    pub(super) next_op: u64,
-    pub(super) next_inode: u64,
-    pub(super) range: InodeRange,
+pub(crate) struct Client {
+    pub(crate) session: SessionId,
+    pub(crate) next_op: u64,
+    pub(crate) next_inode: u64,
+    pub(crate) range: InodeRange,
 }
 
 impl Client {
-    pub(super) fn open(machine: &mut Machine, nonce: u8) -> Self {
+    pub(crate) fn open(machine: &mut Machine, nonce: u8) -> Self {
         let body = CommandBody::OpenSession { client: CLIENT, nonce: SessionNonce([nonce; 16]) };
         match machine.propose(body) {
             CommandOutcome::SessionOpened { session, inodes, .. } => {
@@ -163,7 +163,7 @@ impl Client {
     }
 
     /// A number for a new inode.
-    pub(super) fn inode(&mut self, machine: &mut Machine) -> Inode {
+    pub(crate) fn inode(&mut self, machine: &mut Machine) -> Inode {
         if self.next_inode == self.range.first.0 + u64::from(INODE_RANGE_LEN) {
             match machine.propose(CommandBody::ReserveInodes { session: self.session }) {
                 CommandOutcome::InodesReserved(range) => self.range = range,
@@ -176,7 +176,7 @@ impl Client {
     }
 
     /// A batch of the next numbers, all earlier ones answered.
-    pub(super) fn batch(&mut self, ops: Vec<Op>) -> Batch {
+    pub(crate) fn batch(&mut self, ops: Vec<Op>) -> Batch {
         let lowest_unanswered = OpNumber(self.next_op);
         let ops = ops
             .into_iter()
@@ -188,50 +188,50 @@ impl Client {
         Batch { session: self.session, lowest_unanswered, ops, want: Want::Attr }
     }
 
-    pub(super) fn run_all(&mut self, machine: &mut Machine, ops: Vec<Op>) -> Vec<OpOutcome> {
+    pub(crate) fn run_all(&mut self, machine: &mut Machine, ops: Vec<Op>) -> Vec<OpOutcome> {
         let batch = self.batch(ops);
         outcomes(machine.propose(CommandBody::Batch { client: CLIENT, batch }))
     }
 
-    pub(super) fn run(&mut self, machine: &mut Machine, op: Op) -> OpOutcome {
+    pub(crate) fn run(&mut self, machine: &mut Machine, op: Op) -> OpOutcome {
         let mut outcomes = self.run_all(machine, vec![op]);
         assert_eq!(outcomes.len(), 1);
         outcomes.remove(0)
     }
 
-    pub(super) fn ok(&mut self, machine: &mut Machine, op: Op) -> OpAnswer {
+    pub(crate) fn ok(&mut self, machine: &mut Machine, op: Op) -> OpAnswer {
         let told = format!("{op:?}");
         self.run(machine, op).unwrap_or_else(|error| panic!("{error} at {told}"))
     }
 
     /// A new inode in a directory.
-    pub(super) fn create(&mut self, machine: &mut Machine, dir: Inode, name: &str, kind: NewKind) -> Inode {
+    pub(crate) fn create(&mut self, machine: &mut Machine, dir: Inode, name: &str, kind: NewKind) -> Inode {
         let new = new_inode(self.inode(machine), kind);
         self.ok(machine, Op::Create { dir, name: self::name(name), new, replace: Replace::No }).done.inode
     }
 
-    pub(super) fn mkdir(&mut self, machine: &mut Machine, dir: Inode, name: &str) -> Inode {
+    pub(crate) fn mkdir(&mut self, machine: &mut Machine, dir: Inode, name: &str) -> Inode {
         self.create(machine, dir, name, NewKind::Directory)
     }
 
-    pub(super) fn touch(&mut self, machine: &mut Machine, dir: Inode, name: &str) -> Inode {
+    pub(crate) fn touch(&mut self, machine: &mut Machine, dir: Inode, name: &str) -> Inode {
         self.create(machine, dir, name, NewKind::File(NewContent::Empty))
     }
 
-    pub(super) fn inline_file(&mut self, machine: &mut Machine, dir: Inode, name: &str, bytes: &[u8]) -> Inode {
+    pub(crate) fn inline_file(&mut self, machine: &mut Machine, dir: Inode, name: &str, bytes: &[u8]) -> Inode {
         let content = NewContent::Inline(InlineData::new(bytes.to_vec()));
         self.create(machine, dir, name, NewKind::File(content))
     }
 }
 
-pub(super) fn outcomes(outcome: CommandOutcome) -> Vec<OpOutcome> {
+pub(crate) fn outcomes(outcome: CommandOutcome) -> Vec<OpOutcome> {
     match outcome {
         CommandOutcome::Batch { outcomes, .. } => outcomes,
         other => panic!("{other:?}"),
     }
 }
 
-pub(super) fn found() -> ClusterCommand {
+pub(crate) fn found() -> ClusterCommand {
     ClusterCommand::Found {
         cluster: ClusterId([1; 16]),
         replicas: ReplicaCount::new(1).unwrap(),
@@ -242,7 +242,7 @@ pub(super) fn found() -> ClusterCommand {
     }
 }
 
-pub(super) fn node_row(number: u8) -> NodeRow {
+pub(crate) fn node_row(number: u8) -> NodeRow {
     NodeRow {
         id: NodeId::from_bytes([number; 16]),
         address: ([127, 0, 0, 1], 7000 + u16::from(number)).into(),
@@ -252,25 +252,25 @@ pub(super) fn node_row(number: u8) -> NodeRow {
     }
 }
 
-pub(super) fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
-pub(super) fn new_inode(inode: Inode, kind: NewKind) -> NewInode {
+pub(crate) fn new_inode(inode: Inode, kind: NewKind) -> NewInode {
     let gid = NewGroup::Caller(100);
     NewInode { inode, kind, mode: Mode::new(0o644), uid: 10, gid, times: None, xattrs: Vec::new() }
 }
 
 /// A chunk that is told from others by its number.
-pub(super) fn chunk(number: u64) -> ChunkKey {
+pub(crate) fn chunk(number: u64) -> ChunkKey {
     ChunkKey::of(&number.to_be_bytes())
 }
 
 /// The whole of a chunk of `len` bytes.
-pub(super) fn slice(number: u64, len: u32) -> ChunkSlice {
+pub(crate) fn slice(number: u64, len: u32) -> ChunkSlice {
     ChunkSlice { key: chunk(number), chunk_len: len, offset: 0, len }
 }
 
-pub(super) fn extent(offset: u64, slice: ChunkSlice) -> NewExtent {
+pub(crate) fn extent(offset: u64, slice: ChunkSlice) -> NewExtent {
     NewExtent { offset, slice, epoch: Epoch(1), gc: GcEpoch(1) }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ring::{ChunkKey, GcEpoch};
+use ring::ChunkKey;
 use serde::de::DeserializeOwned;
 use wire::namespace::{Cookie, FileType, InlineData, Inode, Name, SessionId, Usage};
 
@@ -10,6 +10,7 @@ use super::harness::Machine;
 use crate::{
     kv::MemoryKv,
     namespace::{
+        dead::{DeadRow, dead_tally},
         edit::collect,
         extents::extent_at,
         row::{self, Body, Dentry, DirEntry, ExtentRow, InodeRow, Outcome, SessionRow, Standing, Storage},
@@ -175,7 +176,11 @@ fn recount_chunks(kv: &MemoryKv, ever: &BTreeSet<ChunkKey>) {
     let told: BTreeMap<ChunkKey, u64> =
         decoded(kv, table::CHUNK).into_iter().map(|(key, count)| (chunk_of(&key), count)).collect();
     assert_eq!(told, of_chunks);
-    let dead: BTreeSet<ChunkKey> = decoded::<GcEpoch>(kv, table::DEAD).iter().map(|(key, _)| chunk_of(key)).collect();
+    let dead = decoded::<DeadRow>(kv, table::DEAD);
+    let tally = dead_tally(kv).unwrap();
+    let bytes: u64 = dead.iter().map(|(_, row)| u64::from(row.len)).sum();
+    assert_eq!((tally.chunks, tally.bytes), (dead.len() as u64, bytes));
+    let dead: BTreeSet<ChunkKey> = dead.iter().map(|(key, _)| chunk_of(key)).collect();
     let alive: BTreeSet<ChunkKey> = of_chunks.into_keys().collect();
     assert!(dead.is_disjoint(&alive), "a chunk in use is listed dead");
     assert_eq!(&dead | &alive, *ever, "a chunk is neither in use nor dead");
