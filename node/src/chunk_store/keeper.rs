@@ -197,8 +197,13 @@ impl Keeper {
         for key in keys {
             self.make_ready().await?;
             let row = self.row(key)?;
-            held.push(row.as_ref().is_some_and(|row| row.held().is_some()));
-            self.raise_stamp(*key, row, gc).await?;
+            let held_stamp = row.as_ref().and_then(|row| row.held()).map(|held| held.stamp);
+            // Out of use is not held: it takes a put to bring it back.
+            let is_held = held_stamp.is_some_and(|stamp| self.shared.is_in_use(key, stamp));
+            held.push(is_held);
+            if is_held {
+                self.raise_stamp(*key, row, gc).await?;
+            }
         }
         Ok((held, self.accepted(keys)))
     }

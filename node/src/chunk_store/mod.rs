@@ -182,7 +182,8 @@ impl ChunkStore {
         for (index, key) in keys.iter().enumerate() {
             let is_pending = self.shared().pending.read().row(key).is_some();
             let row = if is_pending { None } else { self.shared().index.row(key)? };
-            match row.as_ref().and_then(|row| row.held()) {
+            let in_use = |copy: &&row::Held| self.shared().is_in_use(key, copy.stamp);
+            match row.as_ref().and_then(|row| row.held()).filter(in_use) {
                 Some(copy) if copy.stamp >= gc => held[index] = true,
                 Some(_) => to_stamp.push(index),
                 None if is_pending => to_stamp.push(index),
@@ -205,14 +206,11 @@ impl ChunkStore {
         Ok((held, incarnation))
     }
 
-    /// Whether a copy of `key` is held, stable or about to be. Stamps nothing.
+    /// Whether a copy of `key` is held and in use, stable or about to be. Stamps nothing.
     pub fn holds(&self, key: &ChunkKey) -> Result<bool, PutError> {
-        let pending =
-            self.shared().pending.read().row(key).map(|of| of.row.as_ref().is_some_and(|row| row.held().is_some()));
-        match pending {
-            Some(held) => Ok(held),
-            None => Ok(self.shared().index.row(key)?.is_some_and(|row| row.held().is_some())),
-        }
+        let pending = self.shared().pending.read().row(key).map(|of| of.row.clone());
+        let row = pending.map_or_else(|| self.shared().index.row(key), Ok)?;
+        Ok(row.and_then(|row| row.held().copied()).is_some_and(|copy| self.shared().is_in_use(key, copy.stamp)))
     }
 
     /// A page of at most `limit` stable keys of a partition, after `after`.
@@ -229,7 +227,8 @@ impl ChunkStore {
         let end = first_key(bits, Partition(partition.0 + 1));
         let from = after.map_or(first, |after| after.max(first));
         self.shared().index.scan(&from, end.as_ref(), |key, row| {
-            let Some(held) = row.held().filter(|_| Some(key) != after) else { return ControlFlow::Continue(()) };
+            let shown = |held: &&row::Held| Some(key) != after && self.shared().is_in_use(&key, held.stamp);
+            let Some(held) = row.held().filter(shown) else { return ControlFlow::Continue(()) };
             if page.keys.len() == limit {
                 page.end = PageEnd::More;
                 return ControlFlow::Break(());
@@ -238,6 +237,17 @@ impl ChunkStore {
             ControlFlow::Continue(())
         })?;
         Ok(page)
+    }
+
+    /// Takes the copies of these chunks out of use that are stamped no higher than this: they count as not held, though
+    /// they are read still, until a put stamps them higher, or they are deleted or released. Not kept on disk.
+    pub fn quarantine(&self, copies: &[(ChunkKey, GcEpoch)]) {
+        self.shared().quarantine(copies);
+    }
+
+    /// Ends the quarantine of what is held of these.
+    pub fn release(&self, copies: &[(ChunkKey, GcEpoch)]) {
+        self.shared().release(copies);
     }
 
     /// Deletes the copies of these chunks that are stamped no higher than `upto`, and says how many those were. Durable

@@ -1,10 +1,10 @@
 //! What the handles and the keeper of a store both see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use ring::ChunkKey;
+use ring::{ChunkKey, GcEpoch};
 use tokio::sync::Notify;
 
 use super::index::Index;
@@ -24,6 +24,9 @@ pub(super) struct Shared {
     pub(super) pending: RwLock<Pending>,
     /// Guards how far the log is stable. Never taken with another lock.
     stable: Mutex<Stable>,
+    /// Guards the copies that are out of use: those stamped no higher than this count as not held. Never taken with
+    /// another lock.
+    quarantine: RwLock<BTreeMap<ChunkKey, GcEpoch>>,
     /// Guards the keys that wait for repair. Never taken with another lock.
     damaged: Mutex<BTreeSet<ChunkKey>>,
     damaged_max: usize,
@@ -56,6 +59,7 @@ impl Shared {
             index_failure,
             pending: RwLock::default(),
             stable: Mutex::new(Stable { incarnation, until: stable_until }),
+            quarantine: RwLock::default(),
             damaged: Mutex::default(),
             damaged_max,
             damaged_count: AtomicU64::new(0),
@@ -117,6 +121,22 @@ impl Shared {
     /// The incarnation whose puts are accepted now, as the keeper last knew it.
     pub(super) fn incarnation(&self) -> Incarnation {
         self.stable.lock().incarnation
+    }
+
+    pub(super) fn quarantine(&self, copies: &[(ChunkKey, GcEpoch)]) {
+        self.quarantine.write().extend(copies.iter().copied());
+    }
+
+    pub(super) fn release(&self, copies: &[(ChunkKey, GcEpoch)]) {
+        let mut quarantine = self.quarantine.write();
+        for (key, _) in copies {
+            quarantine.remove(key);
+        }
+    }
+
+    /// Whether a copy with this stamp is in use: a higher stamp takes it out of quarantine.
+    pub(super) fn is_in_use(&self, key: &ChunkKey, stamp: GcEpoch) -> bool {
+        self.quarantine.read().get(key).is_none_or(|up_to| stamp > *up_to)
     }
 
     pub(super) fn note_damaged(&self, key: ChunkKey) {

@@ -3,5 +3,6 @@
 mod claims;
 mod histories;
 mod model;
+mod quarantine;
 mod rig;
 mod rot;
