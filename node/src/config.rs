@@ -15,6 +15,8 @@ pub struct Config {
     pub membership: MembershipConfig,
     /// Fetching what this node lacks.
     pub repair: RepairConfig,
+    /// Deleting what no file refers to.
+    pub garbage: GarbageConfig,
 }
 
 /// Limits of the server.
@@ -95,5 +97,31 @@ pub struct RepairConfig {
 impl Default for RepairConfig {
     fn default() -> Self {
         Self { fetches: 4, interval: Duration::from_secs(20), deadline: Duration::from_secs(10) }
+    }
+}
+
+/// Deleting what no file refers to.
+#[derive(Clone, Debug)]
+pub struct GarbageConfig {
+    /// Between two questions of a node for dead chunks: what is deleted is not urgent.
+    pub poll: Duration,
+    /// How long copies are out of use before they are deleted: whoever read where they are just before their file went
+    /// can still read them, and a put in this time takes a record instead of all the bytes.
+    pub grace: Duration,
+    /// Between two sweeps of a node over all its copies for those that no row names, at least: uploads that were killed
+    /// are rare. Long sweeps are further apart.
+    pub sweep: Duration,
+    /// Between two raises of the stamp for puts, at least.
+    pub raise_every: Duration,
+}
+
+impl Default for GarbageConfig {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_secs(5),
+            grace: Duration::from_secs(10),
+            sweep: Duration::from_secs(30),
+            raise_every: Duration::from_secs(5),
+        }
     }
 }

@@ -7,6 +7,7 @@ pub mod chunk_store;
 pub mod config;
 pub mod consensus;
 pub mod disk;
+pub mod garbage;
 pub mod kv;
 pub mod lease;
 pub mod membership;

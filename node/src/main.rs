@@ -7,7 +7,7 @@ use clap::Parser;
 use node::{
     authority::seal,
     chunk_store::ChunkStoreConfig,
-    config::{Config, MembershipConfig, RepairConfig, ServeConfig},
+    config::{Config, GarbageConfig, MembershipConfig, RepairConfig, ServeConfig},
     consensus::{Health, SystemClock},
     disk::{
         Disk, FileDisk, FileDiskConfig, LockError,
@@ -403,6 +403,7 @@ async fn assemble(dir: &DataDir, file: &NodeFile, listen: Option<SocketAddr>) ->
         serve: ServeConfig::default(),
         membership: MembershipConfig::default(),
         repair: RepairConfig::default(),
+        garbage: GarbageConfig::default(),
     };
     Ok((parts, config))
 }

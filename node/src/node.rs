@@ -32,10 +32,11 @@ pub use self::addresses::{Addresses, KeepAddresses};
 use self::{addresses::note_addresses, transport::PeerTransport};
 
 use crate::{
-    chunk_store::{ChunkStore, ChunkStoreConfig, Compacted},
+    chunk_store::{ChunkStore, ChunkStoreConfig},
     config::Config,
     consensus::{Consensus, ConsensusConfig, WallClock},
     disk::Disk,
+    garbage,
     kv::KvStore,
     lease::Leases,
     membership::{Detector, Founding, Sessions},
@@ -45,9 +46,6 @@ use crate::{
 
 /// Heartbeats missed in a row without a closer look: writers wait that long for the last replica of a chunk.
 const HEARTBEATS_MISSED_MAX: u32 = 3;
-
-/// Between two steps of compaction: one segment of 256 MiB in this time leaves the disk to others.
-const COMPACT_EVERY: Duration = Duration::from_secs(5);
 
 /// What a node is made of.
 pub struct Parts {
@@ -179,6 +177,8 @@ pub struct LeaderState {
     pub sessions: Sessions,
     /// What sessions may cache.
     pub leases: Leases,
+    /// How far nodes are with deleting.
+    pub garbage: garbage::Lead,
 }
 
 /// For requests that wait at the leases: the table itself is pure.
@@ -262,7 +262,8 @@ impl Node {
         node.tasks.spawn(crate::serve::accept(node.clone(), endpoint));
         node.tasks.spawn(crate::membership::run(node.clone(), parts.founding));
         node.tasks.spawn(crate::repair::run(node.clone()));
-        node.tasks.spawn(keep_compact(node.clone()));
+        node.tasks.spawn(garbage::run(node.clone()));
+        node.tasks.spawn(garbage::keep_compact(node.clone()));
         node.tasks.spawn(note_addresses(node.clone(), parts.addresses, parts.keep_addresses));
         Ok(node)
     }
@@ -392,6 +393,7 @@ impl Node {
                 detector: Detector::new(membership.down_after, now),
                 sessions: Sessions::new(membership.session_lifetime, now),
                 leases: Leases::new(term, now),
+                garbage: garbage::Lead::default(),
             });
         }
         state.as_mut().map(f)
@@ -474,23 +476,4 @@ fn offer(current: &watch::Sender<Option<Arc<ClusterMap>>>, map: ClusterMap) {
         }
         newer
     });
-}
-
-/// Gives back the space of dead chunks, one segment at a time.
-async fn keep_compact(node: Arc<Node>) {
-    loop {
-        tokio::select! {
-            () = node.stop.cancelled() => return,
-            () = tokio::time::sleep(COMPACT_EVERY) => {}
-        }
-        let step = tokio::select! {
-            () = node.stop.cancelled() => return,
-            step = node.chunks.compact() => step,
-        };
-        match step {
-            Ok(Compacted::Nothing) => {}
-            Ok(step) => info!(?step, "compaction"),
-            Err(error) => warn!(%error, "a segment could not be compacted"),
-        }
-    }
 }

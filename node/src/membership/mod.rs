@@ -7,7 +7,7 @@
 //! - Timers decide only when to try. What changes goes through the Raft log.
 //!
 //! # Not here
-//! What a change does (`namespace`); who lacks which chunks (`repair`).
+//! What a change does (`namespace`); who lacks which chunks (`repair`); what becomes of dead ones (`garbage`).
 
 mod detector;
 mod sessions;
@@ -38,6 +38,7 @@ pub use sessions::{HOLDS_MAX, Opened, Sessions};
 
 use crate::{
     consensus::FoundError,
+    garbage,
     kv::KvRead,
     namespace::{self, ClusterCommand, CommandBody, CommandOutcome, LogIndex},
     node::Node,
@@ -96,14 +97,14 @@ pub async fn run(node: Arc<Node>, founding: Option<Founding>) {
 async fn keep_house_always(node: &Arc<Node>) {
     let mut tick = tokio::time::interval(node.config.membership.housekeeping);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut promotion = None;
+    let (mut promotion, mut walk) = (None, None);
     loop {
         tick.tick().await;
         node.refresh_local_map();
         if !node.is_leader() {
             continue;
         }
-        match keep_house(node, &mut promotion).await {
+        match keep_house(node, &mut promotion, &mut walk).await {
             Ok(Work::Done) => {}
             // A large truncation, or a folder of many files that was removed: no pause before the rest of it.
             Ok(Work::Left) => tick.reset_immediately(),
@@ -239,7 +240,11 @@ async fn beat(node: &Arc<Node>, behind: &Notify) {
     }
 }
 
-async fn keep_house(node: &Arc<Node>, promotion: &mut Option<JoinHandle<()>>) -> Result<Work, Refusal> {
+async fn keep_house(
+    node: &Arc<Node>,
+    promotion: &mut Option<JoinHandle<()>>,
+    walk: &mut garbage::Walk,
+) -> Result<Work, Refusal> {
     let Some(map) = node.map() else { return Ok(Work::Done) };
     grow_voters(node, &map, promotion);
     if map.ring.is_none() && map.missing() == 0 {
@@ -249,6 +254,7 @@ async fn keep_house(node: &Arc<Node>, promotion: &mut Option<JoinHandle<()>>) ->
     }
     follow_address(node).await?;
     end_silent_sessions(node).await?;
+    garbage::keep(node, walk).await?;
     finish_work(node).await
 }
 
@@ -317,7 +323,7 @@ async fn end_silent_sessions(node: &Node) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn live_sessions(rows: &dyn KvRead) -> Result<BTreeMap<SessionId, Opened>, Refusal> {
+pub(crate) fn live_sessions(rows: &dyn KvRead) -> Result<BTreeMap<SessionId, Opened>, Refusal> {
     let sessions = namespace::session_list(rows).map_err(|error| broken(&error))?;
     Ok(sessions.into_iter().map(|summary| (summary.session, Opened(summary.opened))).collect())
 }
@@ -372,7 +378,8 @@ fn free_orphans(node: &Node) -> Result<Vec<Inode>, Refusal> {
     Ok(orphans)
 }
 
-async fn propose(node: &Node, command: CommandBody) -> Result<CommandOutcome, Refusal> {
+/// Proposes a command of the housekeeping.
+pub(crate) async fn propose(node: &Node, command: CommandBody) -> Result<CommandOutcome, Refusal> {
     crate::serve::propose(node, command, PROPOSE_DEADLINE).await
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use ring::GcEpoch;
 use tokio::time::Instant;
 use wire::namespace::{Inode, SessionId};
 
@@ -28,6 +29,8 @@ struct Word {
     at: Instant,
     /// Orphans seen up to this index, and those held; none until the first keep-alive.
     orphans: Option<(u64, BTreeSet<Inode>)>,
+    /// Its puts that are neither committed nor dropped are stamped no lower; none until it has said so.
+    lowest_gc: Option<GcEpoch>,
 }
 
 impl Sessions {
@@ -38,12 +41,41 @@ impl Sessions {
 
     /// A session did something.
     pub fn handle_request(&mut self, session: SessionId, now: Instant) {
-        self.words.entry(session).or_insert(Word { at: now, orphans: None }).at = now;
+        self.word(session, now).at = now;
+    }
+
+    /// A session was opened, and told this stamp for its puts.
+    pub fn handle_opened(&mut self, session: SessionId, gc_current: GcEpoch, now: Instant) {
+        let word = self.word(session, now);
+        (word.at, word.lowest_gc) = (now, word.lowest_gc.or(Some(gc_current)));
     }
 
     /// A session said which orphans it has seen and holds.
     pub fn handle_keep_alive(&mut self, session: SessionId, seen: u64, holds: BTreeSet<Inode>, now: Instant) {
-        self.words.insert(session, Word { at: now, orphans: Some((seen, holds)) });
+        let word = self.word(session, now);
+        (word.at, word.orphans) = (now, Some((seen, holds)));
+    }
+
+    /// A session said the lowest stamp that it uses. What it said once holds for good: it never goes back.
+    pub fn handle_lowest_gc(&mut self, session: SessionId, lowest_gc: GcEpoch, now: Instant) {
+        let word = self.word(session, now);
+        word.lowest_gc = word.lowest_gc.max(Some(lowest_gc));
+    }
+
+    fn word(&mut self, session: SessionId, now: Instant) -> &mut Word {
+        self.words.entry(session).or_insert(Word { at: now, orphans: None, lowest_gc: None })
+    }
+
+    /// The lowest stamp that any session of `live` uses: the highest there is without sessions, none while one of them
+    /// has not spoken yet.
+    pub fn lowest_gc(&self, live: &BTreeMap<SessionId, Opened>) -> Option<GcEpoch> {
+        let mut lowest = live.keys().map(|session| self.lowest_gc_of(*session));
+        lowest.try_fold(GcEpoch(u64::MAX), |lowest, of| Some(lowest.min(of?)))
+    }
+
+    /// The lowest stamp that a session uses, if it has spoken.
+    pub fn lowest_gc_of(&self, session: SessionId) -> Option<GcEpoch> {
+        self.words.get(&session).and_then(|word| word.lowest_gc)
     }
 
     /// Forgets what is no session any more.
@@ -82,6 +114,7 @@ mod tests {
         time::Duration,
     };
 
+    use ring::GcEpoch;
     use tokio::time::Instant;
     use wire::namespace::{Inode, SessionId};
 
@@ -102,6 +135,24 @@ mod tests {
         assert_eq!(sessions.seen_by_all(&BTreeMap::new()), u64::MAX, "no session, nobody to ask");
         sessions.retain(&BTreeMap::new());
         assert!(!sessions.is_held(Inode(5)), "what a dead session held is free");
+    }
+
+    #[test]
+    fn garbage_waits_for_the_lowest_stamp_of_all_live_sessions_and_for_those_that_have_not_spoken() {
+        let start = Instant::now();
+        let mut sessions = Sessions::new(Duration::from_secs(60), start);
+        let live = BTreeMap::from([(SessionId(1), Opened(3)), (SessionId(2), Opened(7))]);
+        assert_eq!(sessions.lowest_gc(&BTreeMap::new()), Some(GcEpoch(u64::MAX)));
+        sessions.handle_lowest_gc(SessionId(1), GcEpoch(4), start);
+        assert_eq!(sessions.lowest_gc(&live), None);
+        sessions.handle_opened(SessionId(2), GcEpoch(6), start);
+        assert_eq!(sessions.lowest_gc(&live), Some(GcEpoch(4)));
+        sessions.handle_lowest_gc(SessionId(1), GcEpoch(9), start);
+        sessions.handle_lowest_gc(SessionId(1), GcEpoch(5), start);
+        sessions.handle_opened(SessionId(2), GcEpoch(8), start);
+        assert_eq!(sessions.lowest_gc(&live), Some(GcEpoch(6)), "an old word that comes late changes nothing");
+        sessions.handle_request(SessionId(2), start);
+        assert_eq!(sessions.lowest_gc_of(SessionId(2)), Some(GcEpoch(6)));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - A round counts as complete only if, of every partition, at least `replicas − write_quorum` other holders were
 //!   listed to the end: with this node's own copy that meets every write quorum.
 //! - Nothing is kept that does not match its key.
+//! - What the namespace lists as dead is not fetched.
 //!
 //! # Not here
 //! Moves between owners when the ring changes.
@@ -266,6 +267,7 @@ async fn take_over(
                 }
             }
         }
+        let missing = crate::garbage::worth_fetching(node, missing).await;
         node.repair.lacking.store(taken.failed + missing.len() as u64, Ordering::Relaxed);
         let fetches = futures::stream::iter(missing.into_iter().map(|(key, gc)| fetch(node, map, key, gc, Copy::Keep)));
         let results: Vec<_> = fetches.buffer_unordered(node.config.repair.fetches).collect().await;

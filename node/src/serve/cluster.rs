@@ -14,7 +14,7 @@ use wire::{
     token::Token,
 };
 
-use super::{Asker, Served, namespace::propose, redeem};
+use super::{Asker, Served, garbage, namespace::propose, redeem};
 use crate::{
     namespace::{self, ClusterCommand, CommandBody},
     node::Node,
@@ -69,8 +69,9 @@ pub(super) async fn handle(
             node.refresh_local_map();
             ClusterAnswer::MoveNoted
         }
-        // Nobody collects yet.
-        ClusterRequest::Garbage(_) => return Err(Refusal::NotServing),
+        ClusterRequest::Garbage(request) => {
+            ClusterAnswer::Garbage(garbage::handle(node, asker, request, deadline).await?)
+        }
     };
     Ok(Answer::Cluster(answer).into())
 }

@@ -13,6 +13,7 @@ mod change;
 mod chunk;
 mod cluster;
 mod desk;
+pub(crate) mod garbage;
 mod lease;
 mod namespace;
 mod question;

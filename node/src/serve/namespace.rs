@@ -39,7 +39,7 @@ pub(super) async fn handle(
         NamespaceRequest::OpenMount { nonce } => {
             open_session(node, CommandBody::OpenMount { client, nonce }, deadline).await?
         }
-        NamespaceRequest::KeepAlive { session, lowest_gc: _, orphans_seen, holds } => {
+        NamespaceRequest::KeepAlive { session, lowest_gc, orphans_seen, holds } => {
             if holds.len() > HOLDS_MAX {
                 return Err(Refusal::Malformed);
             }
@@ -47,6 +47,7 @@ pub(super) async fn handle(
             let holds: BTreeSet<_> = holds.into_iter().collect();
             let spoken = node.with_leader_state(|leader| {
                 leader.sessions.handle_keep_alive(session, orphans_seen, holds, Instant::now());
+                leader.sessions.handle_lowest_gc(session, lowest_gc, Instant::now());
             });
             spoken.ok_or_else(|| Refusal::NotLeader { leader: node.leader_id() })?;
             let gc_current = namespace::gc_current(&*node.consensus.local()).map_err(|error| broken(&error))?;
@@ -82,7 +83,7 @@ pub(super) async fn handle(
 async fn open_session(node: &Node, command: CommandBody, deadline: Duration) -> Result<NamespaceAnswer, Refusal> {
     match propose(node, command, deadline).await? {
         CommandOutcome::SessionOpened { session, inodes, gc_current } => {
-            heard(node, session);
+            node.with_leader_state(|leader| leader.sessions.handle_opened(session, gc_current, Instant::now()));
             Ok(NamespaceAnswer::SessionOpened { session, inodes, gc_current })
         }
         _ => Err(Refusal::Internal),

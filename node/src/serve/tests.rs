@@ -17,7 +17,7 @@ use wire::{
 use crate::{
     authority::seal,
     chunk_store::ChunkStoreConfig,
-    config::{Config, MembershipConfig, RepairConfig, ServeConfig},
+    config::{Config, GarbageConfig, MembershipConfig, RepairConfig, ServeConfig},
     consensus::SystemClock,
     disk::{SimDisk, SimOptions},
     kv::MemoryKv,
@@ -129,6 +129,7 @@ impl Rig {
             serve: ServeConfig::default(),
             membership: MembershipConfig::default(),
             repair: RepairConfig::default(),
+            garbage: GarbageConfig::default(),
         };
         Node::start(parts, config).await.unwrap()
     }

@@ -12,7 +12,7 @@ use fuse_client::{Caller, Cluster, ClusterConfig, Namespace};
 use node::{
     authority::seal,
     chunk_store::ChunkStoreConfig,
-    config::{Config, MembershipConfig, RepairConfig, ServeConfig},
+    config::{Config, GarbageConfig, MembershipConfig, RepairConfig, ServeConfig},
     consensus::{Health, View, WallClock},
     disk::{SimDisk, SimOptions},
     kv::MemoryKv,
@@ -172,6 +172,7 @@ impl World {
             serve: ServeConfig::default(),
             membership: MembershipConfig::default(),
             repair: RepairConfig::default(),
+            garbage: GarbageConfig::default(),
         };
         let running = Node::start(parts, config).await?;
         self.tell_when_founded(&running).await;
