@@ -16,6 +16,7 @@ mod df;
 mod du;
 mod environment;
 mod failure;
+mod gc;
 mod health;
 mod invocation;
 mod json;
@@ -137,6 +138,7 @@ async fn run(invocation: &Invocation, command: Command) -> Result<(), Failure> {
         Command::Status(arguments) => status::run(invocation, arguments).await,
         Command::Nodes(arguments) => nodes::run(invocation, arguments).await,
         Command::Ring(arguments) => ring::run(invocation, arguments).await,
+        Command::Gc(arguments) => gc::run(invocation, arguments).await,
         Command::Token(arguments) => token::run(invocation, arguments).await,
         Command::Login(arguments) => login::run(invocation, arguments).await,
         Command::Dev(arguments) => dev::run(invocation, arguments).await,

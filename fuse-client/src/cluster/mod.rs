@@ -37,6 +37,7 @@ use wire::{
     Answer, Refusal, Reply, Request,
     chunk::{ChunkAnswer, ChunkRequest},
     cluster::{ClusterAnswer, ClusterMap, ClusterRequest, ClusterStatus, TokenPurpose},
+    garbage::{GarbageAnswer, GarbageRequest, GarbageStatus},
     namespace::{NamespaceAnswer, NamespaceRequest, OpError, Query, QueryAnswer},
     quic::{CallError, Lane, Peers},
 };
@@ -179,6 +180,15 @@ impl Cluster {
         let request = Request::Cluster(ClusterRequest::Status);
         match self.call_leader(&request, self.config().deadline).await? {
             Answer::Cluster(ClusterAnswer::Status(status)) => Ok(*status),
+            _ => Err(ClusterError::Confused),
+        }
+    }
+
+    /// How far the collection of garbage is, as the leader sees it.
+    pub async fn garbage(&self) -> Result<GarbageStatus, ClusterError> {
+        let request = Request::Cluster(ClusterRequest::Garbage(GarbageRequest::Status));
+        match self.call_leader(&request, self.config().deadline).await? {
+            Answer::Cluster(ClusterAnswer::Garbage(GarbageAnswer::Status(status))) => Ok(*status),
             _ => Err(ClusterError::Confused),
         }
     }

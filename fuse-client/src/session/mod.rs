@@ -27,6 +27,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use ring::GcEpoch;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::namespace::{
@@ -303,8 +304,15 @@ impl Shared {
         }
     }
 
-    /// Says that the session lives, and learns the current stamp.
+    /// Says that the session lives, and learns the current stamp. Where that moves the lowest stamp it uses, it says so
+    /// at once: garbage waits for it.
     async fn keep_alive(&self) -> Result<(), ChangeError> {
+        let said = self.say_alive().await?;
+        if self.stamps.lowest() > said { self.say_alive().await.map(drop) } else { Ok(()) }
+    }
+
+    /// Says that the session lives; the lowest stamp that it said.
+    async fn say_alive(&self) -> Result<GcEpoch, ChangeError> {
         // In this order: what is opened after the orphans were seen is looked at by whoever opens it.
         let orphans_seen = self.orphans_seen.load(Ordering::Acquire);
         let holds = self.open_inodes.lock().as_ref().map_or_else(Vec::new, |open| open());
@@ -314,7 +322,7 @@ impl Shared {
             Ok(NamespaceAnswer::Alive { gc_current, orphans_index }) => {
                 self.stamps.handle_current(gc_current);
                 self.orphans_seen.fetch_max(orphans_index, Ordering::AcqRel);
-                Ok(())
+                Ok(lowest_gc)
             }
             Ok(_) => Err(Arc::new(ClusterError::Confused).into()),
             Err(error) => Err(self.judge(error)),
