@@ -5,6 +5,7 @@
 
 mod all_nodes;
 mod disk_full;
+mod garbage;
 mod hosts;
 mod leader;
 mod lost_files;

@@ -172,7 +172,13 @@ impl World {
             serve: ServeConfig::default(),
             membership: MembershipConfig::default(),
             repair: RepairConfig::default(),
-            garbage: GarbageConfig::default(),
+            // Often, so that a short story sees deletions in every stage.
+            garbage: GarbageConfig {
+                poll: Duration::from_secs(1),
+                grace: Duration::from_millis(500),
+                sweep: Duration::from_secs(3),
+                raise_every: Duration::from_millis(500),
+            },
         };
         let running = Node::start(parts, config).await?;
         self.tell_when_founded(&running).await;
