@@ -14,7 +14,7 @@ use wire::{
     namespace::{
         Batch, FileLock, InlineData, Inode, LockKind, LockOwner, Mode, Name, NamespaceAnswer, NamespaceRequest,
         NewContent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpError, OpNumber, Query, QueryAnswer, Replace,
-        SessionId, SessionNonce, SetId, SetTime, Want,
+        SessionId, SessionNonce, SetId, SetTime, Timestamp, Want,
     },
     quic::{Connection, Endpoint, EndpointConfig, UdpSocketConfig, bind_udp},
 };
@@ -105,6 +105,18 @@ impl Mount {
         self.lease(LeaseRequest::Change { generation: self.generation, batch }).await
     }
 
+    /// An operation that was executed before it is told of.
+    async fn made(&self, number: u64, op: Op) -> Result<Inode, OpError> {
+        let ops = vec![NumberedOp { number: OpNumber(number), after: None, op }];
+        let batch = Batch { session: self.session, lowest_unanswered: OpNumber(number), ops, want: Want::Outcome };
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let times = vec![Timestamp::new(i64::try_from(since.as_secs()).unwrap(), since.subsec_nanos()).unwrap()];
+        match self.lease(LeaseRequest::ChangeMade { generation: self.generation, batch, times }).await {
+            LeaseAnswer::Changed { outcomes, .. } => outcomes[0].map(|answer| answer.done.inode),
+            other => panic!("{other:?}"),
+        }
+    }
+
     async fn attr(&self, exclusive: Vec<Inode>, inode: Inode) -> (u64, Vec<Inode>) {
         let (session, generation, queries) = (self.session, self.generation, vec![Query::Attr { inode }]);
         match self.lease(LeaseRequest::Ask { session, generation, exclusive, queries }).await {
@@ -150,6 +162,56 @@ impl Mount {
         assert_eq!(touched.iter().map(|attr| attr.inode).collect::<Vec<_>>(), [Inode::ROOT, inode]);
         assert_eq!(unleased, []);
     }
+}
+
+#[test]
+fn what_a_mount_did_under_a_lease_that_has_ended_is_refused_and_what_was_told_in_time_is_not() {
+    let cluster = Cluster::with(1, 1);
+    block_on(async {
+        let (mut one, other) = (Mount::open(&cluster, 1).await, Mount::open(&cluster, 2).await);
+        let file = one.first;
+        let name = |name: &str| Name::new(name.as_bytes()).unwrap();
+        one.create(1, file, "file").await;
+        assert_eq!(one.attr(vec![Inode::ROOT, file], Inode::ROOT).await.1, []);
+        let link = |to: &str| Op::Link { inode: file, dir: Inode::ROOT, name: name(to), replace: Replace::No };
+        let unlink = || Op::Unlink { dir: Inode::ROOT, name: name("file") };
+        let told = one.made(2, link("in-time")).await;
+        assert!(told.is_ok(), "{told:?}");
+        // One is silent; the other replaces the file that it has removed without telling.
+        let begun = Instant::now();
+        let new = Inode(other.first.0);
+        let made = Op::Create {
+            dir: Inode::ROOT,
+            name: name("file"),
+            new: NewInode {
+                inode: new,
+                kind: NewKind::File(NewContent::Empty),
+                mode: Mode::new(0o644),
+                uid: 0,
+                gid: NewGroup::Caller(0),
+                times: None,
+                xattrs: Vec::new(),
+            },
+            replace: Replace::File,
+        };
+        let answer = other.change(1, made).await;
+        assert!(matches!(&answer, LeaseAnswer::Changed { outcomes, .. } if outcomes[0].is_ok()), "{answer:?}");
+        assert!(begun.elapsed() >= TERM, "it waits for the term of the silent one");
+        let held = vec![(Inode::ROOT, LeaseMode::Exclusive), (file, LeaseMode::Exclusive)];
+        assert_eq!(one.reclaim(held).await, [Inode::ROOT, file]);
+        assert_eq!(one.made(3, unlink()).await, Err(OpError::LeaseEnded));
+        assert_eq!(one.made(3, unlink()).await, Err(OpError::LeaseEnded), "answered from memory");
+        let again = one.made(2, link("in-time")).await;
+        assert!(again.is_ok() || again == Err(OpError::BelowWindow), "{again:?}");
+        let queries = ["file", "in-time"].map(|at| Query::Walk { from: Inode::ROOT, path: vec![name(at)] }).to_vec();
+        let asked = ask(&connect(&cluster).await, NamespaceRequest::Query(queries)).await;
+        let Ok(NamespaceAnswer::Query(answers)) = asked else { panic!("{asked:?}") };
+        let found = |answer: &Result<QueryAnswer, OpError>| match answer {
+            Ok(QueryAnswer::Walked(walked)) => walked.steps.last().map(|attr| attr.inode),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answers.iter().map(found).collect::<Vec<_>>(), [Some(new), Some(file)]);
+    });
 }
 
 fn write(inode: Inode, bytes: &[u8]) -> Op {

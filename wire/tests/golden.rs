@@ -61,9 +61,11 @@ fn golden() -> Golden {
     golden.add("refusals", &values::refusals());
     // A list grows at its beginning: what came later has a line of its own.
     let op_errors = values::op_errors();
-    let (first, locks) = op_errors.split_at(23);
+    let (first, later) = op_errors.split_at(23);
+    let (locks, leases) = later.split_at(2);
     golden.add("op_errors", &first.to_vec());
     golden.add("op_errors.locks", &locks.to_vec());
+    golden.add("op_errors.leases", &leases.to_vec());
     golden.add("file_types", &values::file_types());
     golden.add("reply.refusal", &Reply::Err(wire::Refusal::Busy));
     golden.add("ring", &values::ring());

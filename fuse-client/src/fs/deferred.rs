@@ -12,8 +12,10 @@
 
 use std::sync::Arc;
 
-use tracing::{error, warn};
-use wire::namespace::{Attr, Inode, Name, NewGroup, NewInode, Op, Query, RenameMode, Replace, SetAttr, SetId, SetTime};
+use tracing::{debug, error, warn};
+use wire::namespace::{
+    Attr, Inode, Name, NewGroup, NewInode, Op, Query, RenameMode, Replace, SetAttr, SetId, SetTime, Timestamp,
+};
 
 use super::{
     FileSystem, FsError, Making, OP_DEADLINE, Shared, now,
@@ -56,8 +58,7 @@ impl FileSystem {
     /// Makes the names of a directory durable; reports what went wrong with them since the last time.
     pub async fn sync_directory(&self, dir: Inode) -> Result<(), FsError> {
         self.shared.commit_deferred().await?;
-        let failure = self.shared.table.lock().get_mut(dir).and_then(|node| node.failure.take());
-        failure.map_or(Ok(()), Err)
+        self.shared.take_failure(dir).map_or(Ok(()), Err)
     }
 }
 
@@ -81,8 +82,16 @@ impl Shared {
         let mut table = self.table.lock();
         let foreseen = table.foresee(&op, at)?;
         let subject = *foreseen.subject()?;
-        prepare(&table, &op, &foreseen)?;
+        let bytes = judge_bytes(&table, &op, &foreseen)?;
         let number = session.try_defer(op, at)?;
+        if let Some(file) = table.get(subject.inode).and_then(|node| node.file.as_ref()) {
+            let mut state = file.state.lock();
+            match bytes {
+                Bytes::Stay => {}
+                Bytes::Drop => state.drop_news(),
+                Bytes::WrittenAt(time) => state.modified = Some(time),
+            }
+        }
         table.defer(number, foreseen);
         let file = table.get(subject.inode).and_then(|node| node.file.clone());
         Some(file.map_or(subject, |file| file.state.lock().overlay(&subject)))
@@ -110,7 +119,8 @@ impl Shared {
 
     /// Waits until everything executed here so far is committed.
     pub(super) async fn commit_deferred(&self) -> Result<(), FsError> {
-        tokio::time::timeout(OP_DEADLINE, self.session().deferred()).await.map_err(|_| FsError::Deadline)
+        let committed = tokio::time::timeout(OP_DEADLINE, self.session().deferred()).await;
+        Ok(committed.map_err(|_| FsError::Deadline)??)
     }
 
     /// Before the leader is asked about inodes: it must have heard what was done here.
@@ -125,7 +135,12 @@ impl Shared {
     /// The leader came to something else than was foreseen: its word stands.
     pub(super) fn handle_surprise(self: &Arc<Self>, surprise: Surprise) {
         for (here, there) in surprise.other {
-            error!(?here, ?there, "the leader came to other attributes than were foreseen");
+            let (changed, modified, accessed, born) = (there.changed, there.modified, there.accessed, there.born);
+            if (Attr { changed, modified, accessed, born, ..here }) == there {
+                debug!(?here, ?there, "the leader came to other times than were foreseen: clocks differ");
+            } else {
+                error!(?here, ?there, "the leader came to other attributes than were foreseen");
+            }
         }
         let mut lost = surprise.unleased;
         for (op, touched, failure) in surprise.failed {
@@ -146,6 +161,11 @@ impl Shared {
             warn!(inodes = touched.len(), "changes that had been answered are lost with the session");
             self.note_failed(touched.into_iter(), &FsError::SessionEnded);
         }
+    }
+
+    /// What went wrong with names of `inode` since this was last asked.
+    pub(super) fn take_failure(&self, inode: Inode) -> Option<FsError> {
+        self.table.lock().get_mut(inode).and_then(|node| node.failure.take())
     }
 
     /// Whoever syncs or closes any of `inodes` next is told.
@@ -170,21 +190,29 @@ impl Making {
     }
 }
 
-/// Sees to the bytes of the file that an operation is about; none if they must be committed first.
-fn prepare(table: &Table, op: &Op, foreseen: &Foreseen) -> Option<()> {
+/// What becomes of bytes that are not committed, of the file that an operation is about.
+enum Bytes {
+    Stay,
+    /// Nobody can read them any more.
+    Drop,
+    /// They count as written then.
+    WrittenAt(Timestamp),
+}
+
+/// What becomes of the bytes of the file that an operation is about; none if they must be committed first.
+fn judge_bytes(table: &Table, op: &Op, foreseen: &Foreseen) -> Option<Bytes> {
     let subject = foreseen.subject()?;
     let node = table.get(subject.inode);
-    let Some(file) = node.and_then(|node| node.file.as_ref()) else { return Some(()) };
-    let mut state = file.state.lock();
+    let Some(file) = node.and_then(|node| node.file.as_ref()) else { return Some(Bytes::Stay) };
+    let state = file.state.lock();
     if !state.has_news() {
-        return Some(());
+        return Some(Bytes::Stay);
     }
     if !state.flushing.is_empty() {
         return None;
     }
     match op {
-        // Nobody can read the bytes any more.
-        Op::Unlink { .. } if subject.links == 0 && node.is_some_and(|node| node.opens == 0) => state.drop_news(),
+        Op::Unlink { .. } if subject.links == 0 && node.is_some_and(|node| node.opens == 0) => Some(Bytes::Drop),
         // A name commits after the bytes of what it names.
         Op::SetAttr { set, .. } => {
             // Bits that a write has cleared are cleared when it is committed: after this.
@@ -193,11 +221,10 @@ fn prepare(table: &Table, op: &Op, foreseen: &Foreseen) -> Option<()> {
                 return None;
             }
             match set.modified {
-                SetTime::Keep => {}
-                SetTime::Now | SetTime::To(_) => state.modified = Some(subject.modified),
+                SetTime::Keep => Some(Bytes::Stay),
+                SetTime::Now | SetTime::To(_) => Some(Bytes::WrittenAt(subject.modified)),
             }
         }
-        _ => return None,
+        _ => None,
     }
-    Some(())
 }

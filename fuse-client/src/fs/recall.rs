@@ -68,6 +68,19 @@ pub(super) async fn listen(shared: Arc<Shared>) {
     }
 }
 
+/// How often that is tried while names or attributes that were answered are not committed.
+const GIVE_BACK_TRIES: usize = 5;
+
+/// Whether nothing rests on the lease of an inode.
+fn is_idle(node: &super::table::Node, at: std::time::Instant) -> bool {
+    node.lease.is_some()
+        && node.revoking == 0
+        && node.deferred == 0
+        && node.opens == 0
+        && node.file.is_none()
+        && node.told_until.is_none_or(|until| until < at)
+}
+
 impl Shared {
     /// Lets go of a lease: writes out what rests on it, forgets what is cached, tells the leader.
     async fn give_back(self: &Arc<Self>, recall: Recall, generation: LeaseGeneration) {
@@ -128,13 +141,21 @@ impl Shared {
     }
 
     async fn flush_before(&self, inode: Inode) {
-        let flushed = tokio::time::timeout(GIVE_BACK_DEADLINE, async {
-            self.flush_for_recall(inode).await?;
-            self.commit_before_asking(&[inode], &[]).await
-        });
-        let flushed = flushed.await;
-        if !matches!(flushed, Ok(Ok(()))) {
-            debug!(%inode, "what was written could not be committed before its lease went");
+        let generation = || self.session().leasing().map(crate::session::Leasing::generation);
+        let begun = generation();
+        for _ in 0..GIVE_BACK_TRIES {
+            let flushed = tokio::time::timeout(GIVE_BACK_DEADLINE, async {
+                self.flush_for_recall(inode).await?;
+                self.commit_before_asking(&[inode], &[]).await
+            });
+            if matches!(flushed.await, Ok(Ok(()))) {
+                return;
+            }
+            debug!(%inode, "what was written could not be committed before its lease goes");
+            // Bytes are fenced by their version. Names and attributes that were answered must be there before others look.
+            if generation() != begun || !self.table.lock().is_ahead(std::iter::once(inode)) {
+                return;
+            }
         }
     }
 
@@ -197,20 +218,22 @@ impl Shared {
                 return;
             }
             let at = now();
-            let idle = table.iter().filter(|(_, node)| {
-                node.lease.is_some()
-                    && node.revoking == 0
-                    && node.deferred == 0
-                    && node.opens == 0
-                    && node.file.is_none()
-                    && node.told_until.is_none_or(|until| until < at)
-            });
+            let idle = table.iter().filter(|(_, node)| is_idle(node, at));
             // A grant after this one is not meant by the release.
             idle.map(|(inode, node)| (inode, node.granted)).take(over + LEASES_KEPT_MAX / 10).collect()
         };
         for part in excess.chunks(1024) {
+            let part: Vec<_> = {
+                let table = self.table.lock();
+                let is_idle = |inode: &Inode| table.get(*inode).is_some_and(|node| is_idle(node, now()));
+                part.iter().filter(|(inode, _)| is_idle(inode)).collect()
+            };
             let inodes: Vec<Inode> = part.iter().map(|(inode, _)| *inode).collect();
             self.lose(&inodes).await;
+            // What was executed here in the last moment must be there first; otherwise the lease goes when it is recalled.
+            if self.commit_before_asking(&inodes, &[]).await.is_err() {
+                continue;
+            }
             let releases =
                 part.iter().map(|(inode, number)| Release { number: *number, inode: *inode, keep: None }).collect();
             self.release(releases, generation).await;

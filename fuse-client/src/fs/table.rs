@@ -232,6 +232,13 @@ impl Table {
                 self.grant(*inode, LeaseMode::Exclusive, changed.number);
             }
         }
+        // Answered from memory: the leader leases nothing with that.
+        for inode in changed.made.iter().filter(|inode| !touched.contains(inode)) {
+            if let Some(node) = self.nodes.get_mut(inode) {
+                node.lease = None;
+                surprise.unleased.push(*inode);
+            }
+        }
         for attr in &changed.touched {
             self.note_own(attr, changed.number);
         }
@@ -241,7 +248,7 @@ impl Table {
             absorb.own_attr(attr);
         }
         for (numbered, outcome) in ops.iter().zip(outcomes) {
-            if absorb.table.settle(numbered, outcome, &mut surprise) {
+            if absorb.table.settle(numbered, outcome, (&touched, changed.number), &mut surprise) {
                 continue;
             }
             let Ok(answer) = outcome else { continue };
@@ -259,7 +266,7 @@ impl Table {
     pub(crate) fn absorb_outdated(&mut self, ops: &[NumberedOp], outcomes: &[OpOutcome]) -> Surprise {
         let mut surprise = Surprise::default();
         for (numbered, outcome) in ops.iter().zip(outcomes) {
-            self.settle(numbered, outcome, &mut surprise);
+            self.settle(numbered, outcome, (&HashSet::new(), LeaseNumber::default()), &mut surprise);
         }
         self.forget_named(ops);
         surprise
@@ -281,8 +288,15 @@ impl Table {
         }
     }
 
-    /// An operation has its outcome, or will be sent again; false if it was not deferred.
-    fn settle(&mut self, numbered: &NumberedOp, outcome: &OpOutcome, surprise: &mut Surprise) -> bool {
+    /// An operation has its outcome, or will be sent again; false if it was not deferred. `told`: of what the answer
+    /// tells, and its number.
+    fn settle(
+        &mut self,
+        numbered: &NumberedOp,
+        outcome: &OpOutcome,
+        (told, number): (&HashSet<Inode>, LeaseNumber),
+        surprise: &mut Surprise,
+    ) -> bool {
         if !self.deferred.contains_key(&numbered.number.0) {
             return false;
         }
@@ -296,6 +310,11 @@ impl Table {
         for inode in touched {
             let Some(node) = self.nodes.get_mut(&inode) else { continue };
             node.deferred = node.deferred.saturating_sub(1);
+            node.own = node.own.max(number);
+            if !told.contains(&inode) {
+                // Answered from memory: what it left is not known.
+                node.committed = None;
+            }
             if node.deferred > 0 {
                 continue;
             }
@@ -335,7 +354,7 @@ impl Table {
         for numbered in ops.iter().filter(|numbered| !self.deferred.contains_key(&numbered.number.0)) {
             for inode in numbered.op.named() {
                 if let Some(node) = self.nodes.get_mut(&inode) {
-                    node.attr = node.attr.filter(|_| node.deferred > 0);
+                    node.attr = None;
                     node.xattrs = None;
                     node.content = None;
                     node.children.forget();

@@ -137,7 +137,8 @@ impl FileSystem {
         let open = self.shared.file_of(handle)?;
         let flushed = self.shared.flush(&open.file).await;
         let committed = self.shared.commit_deferred().await;
-        report(&open).and(flushed).and(committed)
+        let named = self.shared.take_failure(open.file.inode).map_or(Ok(()), Err);
+        report(&open).and(flushed).and(committed).and(named)
     }
 
     /// A handle is being closed: reports what went wrong with deferred writes so far.

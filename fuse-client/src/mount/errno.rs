@@ -47,6 +47,7 @@ fn of_op(error: OpError) -> Errno {
         OpError::TooManyXattrs => Errno::ENOSPC,
         OpError::Locked => Errno::EAGAIN,
         OpError::TooManyLocks => Errno::ENOLCK,
+        OpError::LeaseEnded => Errno::EIO,
         OpError::StaleEpoch
         | OpError::StaleGc
         | OpError::VersionChanged

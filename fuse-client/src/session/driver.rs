@@ -7,6 +7,7 @@ use std::{
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tracing::warn;
 use wire::{
     Answer, Refusal, Request,
     lease::{LeaseAnswer, LeaseGeneration, LeaseRequest},
@@ -25,6 +26,9 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Before operations that came too early are sent again: about a round trip with a sync.
 const PUT_BACK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Before what was executed here and refused there is sent again: whoever refused it will not change its mind at once.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether the answers carry attributes: single calls want them, bulk work pays nothing for them.
 const WANT_ATTRS_OPS_MAX: usize = 4;
@@ -56,8 +60,8 @@ pub(super) async fn drive(shared: Arc<Shared>) {
         tokio::select! {
             biased;
             Some(returned) = in_flight.next() => {
-                if take_in(&shared, returned) {
-                    not_before = Instant::now() + PUT_BACK_PAUSE;
+                if let Some(pause) = take_in(&shared, returned) {
+                    not_before = Instant::now() + pause;
                 }
             }
             () = shared.wake.notified() => {}
@@ -166,8 +170,8 @@ fn made(ops: &[NumberedOp], outcomes: &[OpOutcome]) -> Vec<wire::namespace::Inod
     done.filter_map(|(numbered, _)| numbered.op.made()).collect()
 }
 
-/// Tells those who wait. True if some operations are to be sent again a little later.
-fn take_in(shared: &Shared, returned: Returned) -> bool {
+/// Tells those who wait. In what time some operations are to be sent again, if any are.
+fn take_in(shared: &Shared, returned: Returned) -> Option<Duration> {
     let Returned { ops, times, outcome } = returned;
     match outcome {
         Ok(outcomes) => {
@@ -176,11 +180,11 @@ fn take_in(shared: &Shared, returned: Returned) -> bool {
             for (waiter, outcome) in answered.outcomes {
                 waiter.answer(outcome.map_err(ChangeError::Op));
             }
-            answered.put_back
+            answered.put_back.then_some(PUT_BACK_PAUSE)
         }
         Err(ClusterError::Refused(Refusal::UnknownSession)) => {
             shared.end();
-            false
+            None
         }
         Err(error) => {
             let error = Arc::new(error);
@@ -188,7 +192,14 @@ fn take_in(shared: &Shared, returned: Returned) -> bool {
             for waiter in waiters {
                 waiter.answer(Err(ChangeError::Cluster(Arc::clone(&error))));
             }
-            !times.is_empty()
+            match &*error {
+                _ if times.is_empty() => None,
+                ClusterError::Refused(refusal) if *refusal != Refusal::Busy => {
+                    warn!(%refusal, "changes that were answered are not taken; they are sent again");
+                    Some(REFUSED_PAUSE)
+                }
+                _ => Some(PUT_BACK_PAUSE),
+            }
         }
     }
 }

@@ -206,24 +206,31 @@ impl Session {
         let shared = &self.handle.shared;
         let room = Arc::clone(&shared.room).try_acquire_owned().ok()?;
         let waiter = Waiter { outcome: None, _room: room };
-        let number = shared.window.lock().submit(op, Way::Deferred(time), waiter).ok()?;
+        let number = {
+            let mut window = shared.window.lock();
+            window.may_defer().then(|| window.submit(op, Way::Deferred(time), waiter).ok())??
+        };
         shared.wake.notify_one();
         Some(number)
     }
 
-    /// Waits until every change deferred so far has its outcome, or the session has ended.
-    pub(crate) async fn deferred(&self) {
+    /// Waits until every change deferred so far has its outcome; an error if the session has ended before.
+    pub(crate) async fn deferred(&self) -> Result<(), ChangeError> {
         let shared = &self.handle.shared;
-        let last = {
-            let window = shared.window.lock();
-            if window.deferred_until() >= window.next() {
-                return;
-            }
-            window.next()
-        };
+        let last = shared.window.lock().next();
         let mut until = shared.deferred_until.subscribe();
-        // The sender lives as long as this handle.
-        let _ended = until.wait_for(|until| *until >= last).await.is_ok();
+        loop {
+            {
+                let window = shared.window.lock();
+                if window.has_lost_deferred() {
+                    return Err(ChangeError::SessionEnded);
+                }
+                if window.deferred_until() >= last {
+                    return Ok(());
+                }
+            }
+            until.changed().await.map_err(|_| ChangeError::SessionEnded)?;
+        }
     }
 
     async fn submit_by(&self, op: Op, way: Way) -> Result<Submitted, ChangeError> {

@@ -60,6 +60,8 @@ pub(super) struct Window<W> {
     waiters: BTreeMap<u64, Waiting<W>>,
     /// Numbers of the deferred ones that have no outcome.
     deferred: BTreeSet<u64>,
+    /// The session ended before all of them had theirs.
+    lost_deferred: bool,
     /// Nothing more is taken in: the session is over.
     closed: bool,
 }
@@ -115,6 +117,7 @@ impl<W> Default for Window<W> {
             made_in_flight: false,
             waiters: BTreeMap::new(),
             deferred: BTreeSet::new(),
+            lost_deferred: false,
             closed: false,
         }
     }
@@ -171,6 +174,17 @@ impl<W> Window<W> {
     /// The number that the next operation gets.
     pub(super) fn next(&self) -> u64 {
         self.next
+    }
+
+    /// Whether one more can be deferred: what is executed already must never wait for what is asked, and has to fit
+    /// beside it.
+    pub(super) fn may_defer(&self) -> bool {
+        !self.closed && self.next < self.lowest_unanswered() + WINDOW_LEN
+    }
+
+    /// Whether deferred operations are lost with the session.
+    pub(super) fn has_lost_deferred(&self) -> bool {
+        self.lost_deferred
     }
 
     /// All deferred operations below have their outcomes.
@@ -294,6 +308,7 @@ impl<W> Window<W> {
     pub(super) fn drain(&mut self) -> Vec<W> {
         self.closed = true;
         (self.asked, self.made) = Default::default();
+        self.lost_deferred |= !self.deferred.is_empty();
         self.deferred.clear();
         std::mem::take(&mut self.waiters).into_values().map(|waiting| waiting.waiter).collect()
     }

@@ -282,6 +282,16 @@ impl Leases {
         true
     }
 
+    /// Whether all of `inodes` are leased to a session exclusively.
+    pub fn holds_exclusively(&self, session: SessionId, inodes: &[Inode]) -> bool {
+        let holder = self.holders.get(&session);
+        let holds = |inode: &Inode| {
+            let held = holder.and_then(|holder| holder.leases.get(inode));
+            held.is_some_and(|held| held.mode == LeaseMode::Exclusive)
+        };
+        inodes.iter().all(holds)
+    }
+
     pub(super) fn others_at(&self, inode: Inode, session: SessionId) -> impl Iterator<Item = SessionId> {
         let holders = self.held_by.get(&inode).into_iter().flatten();
         holders.copied().filter(move |holder| *holder != session)

@@ -27,8 +27,12 @@ use super::{
 /// Rows kept back while operations run: the session's, the removal of outcomes, and one to spare.
 const ROWS_BESIDE: usize = 16;
 
-/// Seconds by which a session's clock may differ from the leader's.
+/// Seconds that a change may wait before it is told: a session that is silent for longer has ended.
 const TOLD_LATE_MAX: u64 = 60;
+
+/// Seconds by which a session's clock may be ahead of the leader's. Were it far ahead, what others change afterwards would
+/// seem to change at the same time, for ctime never goes back.
+const TOLD_EARLY_MAX: u64 = 1;
 
 /// Rows that an operation takes beside what it does: its outcome, and the removal of an older one.
 const ROWS_OF_OUTCOME: usize = 2;
@@ -74,14 +78,29 @@ pub fn cost(op: &Op) -> usize {
     rows.min(ROWS_MAX)
 }
 
-/// Whether a time may be one at which something was made that is told now: a session that is silent for longer has ended.
+/// Whether an operation that its session has executed already may still take effect.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fence {
+    Passed,
+    /// Others may have come between.
+    Closed,
+}
+
+/// Whether a time may be one at which something was made that is told now.
 fn is_near(time: Timestamp, now: Timestamp) -> bool {
-    time.seconds().abs_diff(now.seconds()) <= TOLD_LATE_MAX
+    let most = if time > now { TOLD_EARLY_MAX } else { TOLD_LATE_MAX };
+    time.seconds().abs_diff(now.seconds()) <= most
 }
 
 impl Edit<'_> {
-    /// Applies the operations of a batch in order and answers each. `times`: when each was made, if that was before.
-    pub(super) fn batch(&mut self, client: &Peer, batch: &Batch, times: &[Timestamp]) -> Result<CommandOutcome, Fault> {
+    /// Applies the operations of a batch in order and answers each. `times`: when each was made, if that was before, or
+    /// none if the lease for it has ended.
+    pub(super) fn batch(
+        &mut self,
+        client: &Peer,
+        batch: &Batch,
+        times: &[Option<Timestamp>],
+    ) -> Result<CommandOutcome, Fault> {
         if batch.ops.len() > BATCH_OPS_MAX {
             return Ok(CommandOutcome::Refused(Refusal::Malformed));
         }
@@ -99,9 +118,14 @@ impl Edit<'_> {
         let mut recorded = 0;
         let leaders = self.stamp;
         for (place, op) in batch.ops.iter().enumerate() {
-            self.stamp = times.get(place).copied().filter(|time| is_near(*time, leaders)).unwrap_or(leaders);
+            let (fence, time) = match times.get(place) {
+                None => (Fence::Passed, None),
+                Some(None) => (Fence::Closed, None),
+                Some(Some(time)) => (Fence::Passed, Some(*time)),
+            };
+            self.stamp = time.filter(|time| is_near(*time, leaders)).unwrap_or(leaders);
             // Those before it filled the command: this one, and what may build on it, come again.
-            let outcome = match self.answer(batch, lowest, op, &mut recorded) {
+            let outcome = match self.answer(batch, lowest, (op, fence), &mut recorded) {
                 Ok(outcome) => outcome,
                 Err(Fault::Overflow) => {
                     outcomes.resize(batch.ops.len(), Err(OpError::OutOfOrder));
@@ -123,7 +147,7 @@ impl Edit<'_> {
         &mut self,
         batch: &Batch,
         lowest: u64,
-        NumberedOp { number, after, op }: &NumberedOp,
+        (NumberedOp { number, after, op }, fence): (&NumberedOp, Fence),
         recorded: &mut usize,
     ) -> Result<OpOutcome, Fault> {
         if number.0 < lowest {
@@ -140,7 +164,10 @@ impl Edit<'_> {
         }
         self.limit_to(ROWS_MAX - ROWS_BESIDE - ROWS_OF_OUTCOME * (*recorded + 1));
         let savepoint = self.savepoint();
-        let result = self.execute(batch.session, op);
+        let result = match fence {
+            Fence::Passed => self.execute(batch.session, op),
+            Fence::Closed => Err(OpError::LeaseEnded.into()),
+        };
         if result.is_err() {
             self.roll_back(savepoint);
         }

@@ -71,8 +71,9 @@ pub enum CommandBody {
         client: Peer,
         /// The operations.
         batch: Batch,
-        /// When each was made, by the session's clock.
-        times: Vec<Timestamp>,
+        /// When each was made, by the session's clock; none of one made under a lease that has ended: it is refused,
+        /// unless it was answered before.
+        times: Vec<Option<Timestamp>>,
     },
     /// Garbage: the stamp for puts becomes the one after `from`, if it is that still.
     RaiseGc {

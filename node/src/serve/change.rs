@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use wire::{
     Refusal,
     lease::{LeaseGeneration, LeaseNumber},
-    namespace::{Attr, BATCH_OPS_MAX, Batch, Inode, OpOutcome, SessionId, Timestamp},
+    namespace::{Attr, BATCH_OPS_MAX, Batch, Inode, Op, OpError, OpOutcome, SessionId, Timestamp},
 };
 
 use super::{
@@ -162,17 +162,24 @@ impl OpenChange {
     ) -> Result<Applied, Refusal> {
         let mut outcomes = Vec::with_capacity(batch.ops.len());
         let mut touched: Vec<Attr> = Vec::new();
-        let mut times = times.into_iter();
+        let (count, is_made) = (batch.ops.len(), !times.is_empty());
+        let mut times = self.fence(&batch, times)?.into_iter();
         for part in split(batch) {
-            let of_part: Vec<Timestamp> = times.by_ref().take(part.ops.len()).collect();
-            let command = match of_part.is_empty() {
-                true => CommandBody::Batch { client: asker.peer, batch: part },
-                false => CommandBody::BatchMade { client: asker.peer, batch: part, times: of_part },
+            let of_part: Vec<Option<Timestamp>> = times.by_ref().take(part.ops.len()).collect();
+            let command = match is_made {
+                false => CommandBody::Batch { client: asker.peer, batch: part },
+                true => CommandBody::BatchMade { client: asker.peer, batch: part, times: of_part },
             };
             match self.propose(command, deadline).await? {
                 CommandOutcome::Batch { outcomes: part, touched: of_part } => {
-                    outcomes.extend(part);
                     touched.extend(of_part);
+                    let is_short = part.contains(&Err(OpError::OutOfOrder));
+                    outcomes.extend(part);
+                    if is_made && is_short {
+                        // What was made keeps its order: those that follow come again, after it.
+                        outcomes.resize(count, Err(OpError::OutOfOrder));
+                        break;
+                    }
                 }
                 CommandOutcome::Refused(refusal) => return Err(refusal),
                 _ => return Err(Refusal::Internal),
@@ -191,6 +198,33 @@ impl OpenChange {
             self.desk.listen(&self.desk.node().lease_bells.freed, deadline, look).await?;
         }
         Ok(Applied { outcomes, touched })
+    }
+
+    /// Of operations that their session has executed already: the times of those whose leases it still has. Bytes are
+    /// fenced by the data version that they replace.
+    fn fence(&self, batch: &Batch, times: Vec<Timestamp>) -> Result<Vec<Option<Timestamp>>, Refusal> {
+        if times.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.desk.node().consensus.local();
+        let mut made: BTreeSet<Inode> = BTreeSet::new();
+        let mut fenced = Vec::with_capacity(times.len());
+        for (op, time) in batch.ops.iter().map(|numbered| &numbered.op).zip(times) {
+            made.extend(op.made());
+            let is_fenced_itself = matches!(
+                op,
+                Op::WriteExtents { if_version: Some(_), .. } | Op::WriteInline { if_version: Some(_), .. }
+            );
+            let mut needed: Vec<Inode> = Vec::new();
+            if !is_fenced_itself {
+                needed.extend(op.named());
+                namespace::led_to(&*rows, op, &mut needed).map_err(|error| broken(&error))?;
+            }
+            needed.retain(|inode| !made.contains(inode));
+            let held = self.desk.with(|leases| leases.holds_exclusively(batch.session, &needed))?;
+            fenced.push(held.then_some(time));
+        }
+        Ok(fenced)
     }
 
     async fn propose(&mut self, command: CommandBody, deadline: Instant) -> Result<CommandOutcome, Refusal> {

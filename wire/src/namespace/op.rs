@@ -445,4 +445,7 @@ pub enum OpError {
     /// `ENOLCK`: more locks on the inode than it may have.
     #[error("too many locks")]
     TooManyLocks,
+    /// The operation had been executed by its session under a lease that has ended before the cluster heard of it.
+    #[error("the lease under which the operation was executed has ended")]
+    LeaseEnded,
 }

@@ -585,6 +585,7 @@ pub(crate) fn op_errors() -> Vec<OpError> {
         OpError::TooLarge,
         OpError::Locked,
         OpError::TooManyLocks,
+        OpError::LeaseEnded,
     ]
 }
 

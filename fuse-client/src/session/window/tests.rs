@@ -224,8 +224,31 @@ fn a_deferred_operation_goes_again_until_the_session_ends() {
         let given_up = window.handle_given_up(made.ops.clone(), &made.times);
         assert_eq!(given_up, if made.ops.len() == 2 { vec![2] } else { vec![] }, "others are told");
     }
+    assert!(!window.has_lost_deferred());
     assert_eq!(window.drain(), [1]);
     assert_eq!(window.deferred_until(), 3);
+    assert!(window.has_lost_deferred(), "whoever waits for it must not take it for done");
+}
+
+#[test]
+fn what_is_deferred_always_fits_into_the_window_beside_what_is_asked_and_waits() {
+    let start = Instant::now();
+    let mut window: Window<u64> = Window::default();
+    window.submit(op(1), ASKED, 1).unwrap();
+    let _waits_for_another_mount = window.poll_batch(start).unwrap();
+    let mut deferred = 0;
+    while window.may_defer() {
+        deferred += 1;
+        window.submit(op(1 + deferred), Way::Deferred(time(1)), 1 + deferred).unwrap();
+    }
+    assert_eq!(deferred, WINDOW_LEN - 1);
+    let mut sent = 0;
+    while let Some(batch) = window.poll_batch(start) {
+        sent += batch.ops.len() as u64;
+        let outcomes = batch.ops.iter().map(|_| Err(OpError::NotFound)).collect();
+        window.handle_outcomes(batch.ops, &batch.times, outcomes);
+    }
+    assert_eq!((sent, window.deferred_until()), (deferred, window.next()), "all of it is told");
 }
 
 #[test]
