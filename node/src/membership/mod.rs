@@ -311,7 +311,7 @@ async fn end_silent_sessions(node: &Node) -> Result<(), Refusal> {
     let live = live_sessions(&*node.consensus.local())?;
     let now = Instant::now();
     let expired = node.with_leader_state(|leader| {
-        leader.sessions.retain(&live);
+        leader.sessions.retain(&live, now);
         leader.leases.retain(|session| live.contains_key(&session));
         leader.sessions.expired(&live, now)
     });

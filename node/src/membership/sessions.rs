@@ -78,9 +78,13 @@ impl Sessions {
         self.words.get(&session).and_then(|word| word.lowest_gc)
     }
 
-    /// Forgets what is no session any more.
-    pub fn retain(&mut self, live: &BTreeMap<SessionId, Opened>) {
+    /// Forgets what is no session any more, and meets those that are new: their silence begins now, though this leader
+    /// may have led for long. Whoever opened one may not have been answered yet.
+    pub fn retain(&mut self, live: &BTreeMap<SessionId, Opened>, now: Instant) {
         self.words.retain(|session, _| live.contains_key(session));
+        for session in live.keys() {
+            self.word(*session, now);
+        }
     }
 
     /// Those of `live` that have been silent for a lifetime.
@@ -133,7 +137,7 @@ mod tests {
         assert!(sessions.is_held(Inode(5)));
         assert!(!sessions.is_held(Inode(6)));
         assert_eq!(sessions.seen_by_all(&BTreeMap::new()), u64::MAX, "no session, nobody to ask");
-        sessions.retain(&BTreeMap::new());
+        sessions.retain(&BTreeMap::new(), start);
         assert!(!sessions.is_held(Inode(5)), "what a dead session held is free");
     }
 
@@ -164,5 +168,10 @@ mod tests {
         assert_eq!(sessions.expired(&live, start + Duration::from_secs(59)), []);
         assert_eq!(sessions.expired(&live, start + Duration::from_secs(60)), [SessionId(2)]);
         assert_eq!(sessions.expired(&live, start + Duration::from_secs(90)), [SessionId(1), SessionId(2)]);
+        // One that was opened a moment ago, and has not spoken, under a leader that has led for long.
+        let (live, now) = (BTreeMap::from([(SessionId(3), Opened(9))]), start + Duration::from_secs(100));
+        sessions.retain(&live, now);
+        assert_eq!(sessions.expired(&live, now), []);
+        assert_eq!(sessions.expired(&live, now + Duration::from_secs(60)), [SessionId(3)]);
     }
 }
