@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use wire::{
     Answer, Refusal, Request,
     cluster::{ClusterAnswer, ClusterId, ClusterMap, ClusterRequest, Peer, RaftRole, SealKey, StoreReport},
-    quic::{Credentials, Endpoint, EndpointConfig, Lane, Peers, PeersConfig, Socket},
+    quic::{CallError, ConnectError, Credentials, Endpoint, EndpointConfig, Lane, Peers, PeersConfig, Socket},
 };
 
 pub use self::addresses::{Addresses, KeepAddresses};
@@ -38,7 +38,7 @@ use crate::{
     disk::Disk,
     kv::KvStore,
     lease::Leases,
-    membership::{Detector, Founding, Sessions},
+    membership::{Detector, Founding, Moves, Sessions},
     namespace,
     repair::RepairState,
 };
@@ -179,6 +179,8 @@ pub struct LeaderState {
     pub sessions: Sessions,
     /// What sessions may cache.
     pub leases: Leases,
+    /// What nodes have taken over.
+    pub moves: Moves,
 }
 
 /// For requests that wait at the leases: the table itself is pure.
@@ -262,6 +264,8 @@ impl Node {
         node.tasks.spawn(crate::serve::accept(node.clone(), endpoint));
         node.tasks.spawn(crate::membership::run(node.clone(), parts.founding));
         node.tasks.spawn(crate::repair::run(node.clone()));
+        node.tasks.spawn(crate::repair::take_over(node.clone()));
+        node.tasks.spawn(crate::repair::drop_leftovers(node.clone()));
         node.tasks.spawn(keep_compact(node.clone()));
         node.tasks.spawn(note_addresses(node.clone(), parts.addresses, parts.keep_addresses));
         Ok(node)
@@ -392,6 +396,7 @@ impl Node {
                 detector: Detector::new(membership.down_after, now),
                 sessions: Sessions::new(membership.session_lifetime, now),
                 leases: Leases::new(term, now),
+                moves: Moves::new(membership.out_after),
             });
         }
         state.as_mut().map(f)
@@ -413,7 +418,13 @@ impl Node {
     pub async fn ask(&self, to: NodeId, request: &Request, deadline: Duration) -> Result<Answer, Refusal> {
         let address = self.map().and_then(|map| map.node(to).map(|row| row.address)).ok_or(Refusal::UnknownPeer)?;
         let call = self.peers.call(to, address, Lane::Control, request, &[], deadline).await;
-        call.map_err(|_| Refusal::NoQuorum).and_then(|(reply, _)| reply)
+        match call {
+            Ok((reply, _)) => reply,
+            Err(CallError::NotSent(ConnectError::Refused { refusal: Refusal::UnknownPeer, .. })) => {
+                Err(Refusal::UnknownPeer)
+            }
+            Err(_) => Err(Refusal::NoQuorum),
+        }
     }
 
     /// Asks the leader, which is another node.

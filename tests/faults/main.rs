@@ -8,6 +8,7 @@ mod disk_full;
 mod hosts;
 mod leader;
 mod lost_files;
+mod moves;
 mod one_node;
 mod quorum;
 mod rot;

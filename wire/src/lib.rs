@@ -27,6 +27,7 @@ pub mod cluster;
 pub mod frame;
 pub mod handshake;
 pub mod lease;
+pub mod moves;
 pub mod namespace;
 pub mod quic;
 mod refusal;

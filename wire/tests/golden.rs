@@ -20,6 +20,7 @@ use wire::{
     frame,
     handshake::{Hello, HelloReply, Welcome},
     lease::{LeaseAnswer, LeaseRequest},
+    moves::{MovesAnswer, MovesRequest},
     namespace::{NamespaceAnswer, NamespaceRequest, Op},
     token::Token,
 };
@@ -67,6 +68,7 @@ fn golden() -> Golden {
     golden.add("reply.refusal", &Reply::Err(wire::Refusal::Busy));
     golden.add("ring", &values::ring());
     golden.add("map", &values::map());
+    golden.add("node_states.leaving", &[wire::cluster::NodeState::Draining, wire::cluster::NodeState::Out]);
     for (name, newcomer) in ["redeem.node", "redeem.client"].into_iter().zip(values::newcomers()) {
         golden.add(name, &values::redeem(newcomer));
     }
@@ -142,10 +144,10 @@ fn every_variant_has_its_line() {
 
 const CHUNK_REQUESTS: u8 = 6;
 const NAMESPACE_REQUESTS: u8 = 8;
-const CLUSTER_REQUESTS: u8 = 8;
+const CLUSTER_REQUESTS: u8 = 9;
 const CHUNK_ANSWERS: u8 = 6;
 const NAMESPACE_ANSWERS: u8 = 7;
-const CLUSTER_ANSWERS: u8 = 8;
+const CLUSTER_ANSWERS: u8 = 9;
 const LEASE_REQUESTS: u8 = 7;
 const LEASE_ANSWERS: u8 = 7;
 const OPS: u8 = 16;
@@ -158,6 +160,7 @@ fn counted(
 ) {
     use {ChunkAnswer as CA, ChunkRequest as CR, ClusterAnswer as KA, ClusterRequest as KR};
     use {LeaseAnswer as LA, LeaseRequest as LR, NamespaceAnswer as NA, NamespaceRequest as NR};
+    use {MovesAnswer as MA, MovesRequest as MR};
     match asked.0 {
         CR::Put { .. } | CR::Sync { .. } | CR::Has { .. } | CR::Get { .. } | CR::List { .. } | CR::Suspect { .. } => {}
     }
@@ -172,6 +175,9 @@ fn counted(
     match asked.2 {
         KR::Map { .. } | KR::Heartbeat { .. } | KR::Status | KR::CreateToken { .. } => {}
         KR::Identify { .. } | KR::ForwardRedeem(_) | KR::TakeSeal { .. } | KR::Moved { .. } => {}
+        KR::Moves(request) => match request {
+            MR::Confirm { .. } | MR::Drain { .. } | MR::Undrain { .. } | MR::Remove { .. } | MR::Status => {}
+        },
     }
     match asked.3 {
         Op::Create { .. } | Op::CreateUnnamed { .. } | Op::Link { .. } | Op::Unlink { .. } => {}
@@ -193,6 +199,9 @@ fn counted(
     match answered.2 {
         KA::Map { .. } | KA::Heard { .. } | KA::Status(_) | KA::Token(_) => {}
         KA::Identified { .. } | KA::Redeemed(_) | KA::SealTaken | KA::MoveNoted => {}
+        KA::Moves(answer) => match answer {
+            MA::Noted | MA::Done { .. } | MA::Kept(_) | MA::Status(_) => {}
+        },
     }
 }
 

@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use super::{
-    cat::CatArguments, cp::CpArguments, dev::DevArguments, df::DfArguments, du::DuArguments, ln::LnArguments,
-    login::LoginArguments, ls::LsArguments, mkdir::MkdirArguments, mount::MountArguments, mv::MvArguments,
-    nodes::NodesArguments, ring::RingArguments, rm::RmArguments, stat::StatArguments, status::StatusArguments,
-    token::TokenArguments, transfer::download::DownloadArguments, transfer::upload::UploadArguments,
-    tree::TreeArguments, umount::UmountArguments,
+    cat::CatArguments, cp::CpArguments, dev::DevArguments, df::DfArguments, drain::DrainArguments, du::DuArguments,
+    ln::LnArguments, login::LoginArguments, ls::LsArguments, mkdir::MkdirArguments, mount::MountArguments,
+    mv::MvArguments, nodes::NodesArguments, remove::RemoveArguments, ring::RingArguments, rm::RmArguments,
+    stat::StatArguments, status::StatusArguments, token::TokenArguments, transfer::download::DownloadArguments,
+    transfer::upload::UploadArguments, tree::TreeArguments, umount::UmountArguments,
 };
 
 /// A distributed file store: put files in, list them, get them back, on one machine or a thousand.
@@ -81,6 +81,10 @@ pub(crate) enum Command {
     Nodes(NodesArguments),
     /// Show how chunks are spread over the nodes, or where one lies
     Ring(RingArguments),
+    /// Give everything that a node holds to others
+    Drain(DrainArguments),
+    /// Take a node out of the cluster
+    Remove(RemoveArguments),
     /// Make tokens, which let in new nodes and clients
     Token(TokenArguments),
     /// Become a client of a cluster, with a token from `dfs token create`

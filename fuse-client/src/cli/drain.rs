@@ -58,8 +58,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: DrainArguments) -> R
 
 async fn drain(cluster: &Cluster, screen: Screen, arguments: &DrainArguments) -> Result<(), Failure> {
     let Named { id, name } = find_member("drain", cluster, &arguments.node).await?;
-    let request =
-        if arguments.cancel { MovesRequest::Undrain { node: id } } else { MovesRequest::Drain { node: id } };
+    let request = if arguments.cancel { MovesRequest::Undrain { node: id } } else { MovesRequest::Drain { node: id } };
     let failed = |error| Line::new(format!("cannot drain node {name}")).because(&error).failed();
     match cluster.moves(request).await.map_err(failed)? {
         MovesAnswer::Done { .. } => {}

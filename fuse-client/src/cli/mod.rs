@@ -13,6 +13,7 @@ mod cat;
 mod cp;
 mod dev;
 mod df;
+mod drain;
 mod du;
 mod environment;
 mod failure;
@@ -23,6 +24,7 @@ mod ln;
 mod local_target;
 mod login;
 mod ls;
+mod member;
 mod mkdir;
 mod mount;
 mod mv;
@@ -30,6 +32,7 @@ mod nodes;
 mod owners;
 mod progress;
 mod remote_target;
+mod remove;
 mod ring;
 mod rm;
 mod screen;
@@ -137,6 +140,8 @@ async fn run(invocation: &Invocation, command: Command) -> Result<(), Failure> {
         Command::Status(arguments) => status::run(invocation, arguments).await,
         Command::Nodes(arguments) => nodes::run(invocation, arguments).await,
         Command::Ring(arguments) => ring::run(invocation, arguments).await,
+        Command::Drain(arguments) => drain::run(invocation, arguments).await,
+        Command::Remove(arguments) => remove::run(invocation, arguments).await,
         Command::Token(arguments) => token::run(invocation, arguments).await,
         Command::Login(arguments) => login::run(invocation, arguments).await,
         Command::Dev(arguments) => dev::run(invocation, arguments).await,

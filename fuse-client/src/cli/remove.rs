@@ -85,7 +85,10 @@ fn refused(name: &str, Kept { partitions, last, left }: Kept, replicas: usize) -
         if last > 0 {
             why.push_str(&format!(", {last} of which nobody else holds who is up"));
         }
-        return line.why(why).advice(format!("run dfs drain {name} --wait first, or give up replicas by --force")).failed();
+        return line
+            .why(why)
+            .advice(format!("run dfs drain {name} --wait first, or give up replicas by --force"))
+            .failed();
     }
     let nodes = counted(u64::from(left), "node", "nodes");
     line.why(format!("{nodes} would be left for {replicas} replicas")).advice("add a node first").failed()
@@ -106,7 +109,9 @@ mod tests {
             "removing node 7f3a9c21 by force: 3,072 partitions lose a replica, others of each are up; 3 nodes are left"
         );
         let text = cost("7f3a9c21", Kept { last: 1, ..kept });
-        assert!(text.ends_with("1 partition has no other replica that is up: chunks that only this node holds are lost"));
+        assert!(
+            text.ends_with("1 partition has no other replica that is up: chunks that only this node holds are lost")
+        );
         let line = refused("7f3a9c21", Kept { last: 2, ..kept }, 3).line().unwrap();
         assert!(line.contains("3,072 partitions of the ring, 2 of which nobody else holds who is up"), "{line}");
         assert!(line.contains("dfs drain 7f3a9c21 --wait"), "{line}");

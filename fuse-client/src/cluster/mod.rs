@@ -37,6 +37,7 @@ use wire::{
     Answer, Refusal, Reply, Request,
     chunk::{ChunkAnswer, ChunkRequest},
     cluster::{ClusterAnswer, ClusterMap, ClusterRequest, ClusterStatus, TokenPurpose},
+    moves::{MovesAnswer, MovesRequest},
     namespace::{NamespaceAnswer, NamespaceRequest, OpError, Query, QueryAnswer},
     quic::{CallError, Lane, Peers},
 };
@@ -179,6 +180,15 @@ impl Cluster {
         let request = Request::Cluster(ClusterRequest::Status);
         match self.call_leader(&request, self.config().deadline).await? {
             Answer::Cluster(ClusterAnswer::Status(status)) => Ok(*status),
+            _ => Err(ClusterError::Confused),
+        }
+    }
+
+    /// Asks about nodes that come and go, or for one to.
+    pub async fn moves(&self, request: MovesRequest) -> Result<MovesAnswer, ClusterError> {
+        let request = Request::Cluster(ClusterRequest::Moves(request));
+        match self.call_leader(&request, self.config().deadline).await? {
+            Answer::Cluster(ClusterAnswer::Moves(answer)) => Ok(answer),
             _ => Err(ClusterError::Confused),
         }
     }

@@ -24,6 +24,7 @@ mod garbage;
 mod inode;
 mod list;
 mod locks;
+mod moves;
 mod punch;
 mod query;
 mod reach;
@@ -41,6 +42,7 @@ pub use command::{ClusterCommand, ClusterOutcome, Command, CommandBody, CommandO
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};
 pub use locks::LOCKS_MAX;
+pub use moves::SETTLED_MAX;
 pub use reach::led_to;
 pub use row::SealedAuthority;
 pub use session::{SessionSummary, is_mount, mount_sessions, session_list, session_owner};

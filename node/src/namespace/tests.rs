@@ -7,6 +7,7 @@ mod harness;
 mod histories;
 mod locks;
 mod model;
+mod moves;
 mod names;
 mod recount;
 mod sessions;

@@ -79,9 +79,7 @@ fn plan_for(map: &ClusterMap, leaving: &BTreeSet<NodeId>, bytes: u64) -> Result<
     let failed = |why: String| Line::new("cannot plan").why(why).failed();
     let base = match &map.transition {
         None => ring.clone(),
-        Some(transition) => {
-            transition.merged(ring, transition.epoch()).map_err(|error| failed(error.to_string()))?
-        }
+        Some(transition) => transition.merged(ring, transition.epoch()).map_err(|error| failed(error.to_string()))?,
     };
     let target = map.placement().map_or(ring, |placement| placement.target());
     let next = if leaving.is_empty() { target.clone() } else { without(map, &base, target, leaving, &failed)? };
@@ -132,7 +130,11 @@ fn sentences(map: &ClusterMap, plan: &Plan) -> String {
         ("BYTES", Align::Right),
     ]);
     for ((from, to), (partitions, bytes)) in pairs(plan) {
-        let from = from.map_or("nobody".to_owned(), |from| if map.node(from).is_some() { name(from) } else { describe(map, from) });
+        let from =
+            from.map_or(
+                "nobody".to_owned(),
+                |from| if map.node(from).is_some() { name(from) } else { describe(map, from) },
+            );
         table.push(vec![from, name(to), partitions.to_string(), short_size(bytes)]);
     }
     text.push_str(&table.text());

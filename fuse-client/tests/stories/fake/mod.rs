@@ -213,6 +213,8 @@ fn map(addresses: &[SocketAddr]) -> ClusterMap {
         nodes: addresses.iter().enumerate().map(node).collect(),
         ring: Some(Ring::new(Epoch(5), bits, replicas, members, table).unwrap()),
         may_hold: Vec::new(),
+        transition: None,
+        leaving: Vec::new(),
     }
 }
 
