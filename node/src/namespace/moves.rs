@@ -169,8 +169,7 @@ impl Edit<'_> {
         if !self.exists(&table::node(node))? {
             return Ok(Err(Refusal::UnknownPeer));
         }
-        let others = members(self)?.len() - 1;
-        if others == 0 {
+        if members(self)?.len() == 1 {
             return Ok(Err(Refusal::NotAllowed));
         }
         if loss == Loss::Refused
@@ -178,7 +177,7 @@ impl Edit<'_> {
         {
             let transition = transition(self)?;
             let is_needed = Placement::new(&ring, transition.as_ref()).kept_by(node).next().is_some();
-            if is_needed || others < meta.replicas.count() {
+            if is_needed || self.holding(node)? < meta.replicas.count() {
                 return Ok(Err(Refusal::NotAllowed));
             }
         }

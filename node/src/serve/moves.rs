@@ -78,17 +78,22 @@ async fn change(node: &Node, command: ClusterCommand, deadline: Duration) -> Res
 async fn drain(node: &Node, leaving: NodeId, deadline: Duration) -> Result<MovesAnswer, Refusal> {
     let map = newest_map(node, deadline).await?;
     let kept = kept(node, &map, leaving)?;
-    if map.ring.is_some() && usize::try_from(kept.left).is_ok_and(|left| left < map.replicas.count()) {
+    if is_too_few(&map, kept) {
         return Ok(MovesAnswer::Kept(kept));
     }
     change(node, ClusterCommand::SetLeaving { node: leaving, why: Some(Leaving::Draining) }, deadline).await
+}
+
+/// Whether fewer nodes would be left to hold partitions than each has replicas.
+fn is_too_few(map: &ClusterMap, kept: Kept) -> bool {
+    map.ring.is_some() && usize::try_from(kept.left).is_ok_and(|left| left < map.replicas.count())
 }
 
 /// Takes a node out of the group of voters, and then out of the map.
 async fn remove(node: &Arc<Node>, gone: NodeId, loss: Loss, deadline: Duration) -> Result<MovesAnswer, Refusal> {
     let map = newest_map(node, deadline).await?;
     let kept = kept(node, &map, gone)?;
-    let too_few = map.ring.is_some() && map.nodes.len() <= map.replicas.count();
+    let too_few = is_too_few(&map, kept);
     if map.nodes.len() == 1 || (loss == Loss::Refused && (kept.partitions > 0 || too_few)) {
         return Ok(MovesAnswer::Kept(kept));
     }
