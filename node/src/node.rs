@@ -338,7 +338,7 @@ impl Node {
         };
         if let Ok(Answer::Cluster(ClusterAnswer::Map { map, leader })) = answer {
             if let Some(map) = map {
-                self.offer_map(map);
+                self.offer_map(*map);
             }
             if leader.is_some() {
                 *self.told_leader.lock() = leader;

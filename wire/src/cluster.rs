@@ -327,7 +327,7 @@ pub enum ClusterAnswer {
     /// To a question for the map.
     Map {
         /// The map, if newer than the asker's.
-        map: Option<ClusterMap>,
+        map: Option<Box<ClusterMap>>,
         /// Who leads, if known.
         leader: Option<NodeId>,
     },

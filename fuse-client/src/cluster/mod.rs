@@ -143,10 +143,10 @@ impl Cluster {
     }
 
     /// Takes in a map if it is newer.
-    fn learn(&self, map: Option<ClusterMap>) {
+    fn learn(&self, map: Option<Box<ClusterMap>>) {
         let mut current = self.shared.map.lock();
         if let Some(map) = map.filter(|map| map.epoch > current.epoch && map.cluster == current.cluster) {
-            *current = Arc::new(map);
+            *current = Arc::from(map);
         }
     }
 

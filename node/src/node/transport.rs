@@ -77,7 +77,7 @@ impl PeerTransport {
             let Ok((_, connection)) = self.peers.connect_seed(seed).await else { continue };
             let Ok((Ok(answer), _)) = connection.call(&request, &[], deadline).await else { continue };
             if let Answer::Cluster(ClusterAnswer::Map { map: Some(map), .. }) = answer {
-                return offer(&self.map, map);
+                return offer(&self.map, *map);
             }
         }
     }

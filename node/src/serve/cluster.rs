@@ -38,7 +38,7 @@ pub(super) async fn handle(
     let answer = match request {
         ClusterRequest::Map { known } => {
             let newer = node.map().filter(|map| known.is_none_or(|known| known < map.epoch));
-            ClusterAnswer::Map { map: newer.map(|map| ClusterMap::clone(&map)), leader: node.leader_id() }
+            ClusterAnswer::Map { map: newer.map(|map| Box::new(ClusterMap::clone(&map))), leader: node.leader_id() }
         }
         ClusterRequest::Heartbeat { store, epoch: _ } => heartbeat(node, asker, store)?,
         ClusterRequest::Status => ClusterAnswer::Status(Box::new(status(node, deadline).await?)),

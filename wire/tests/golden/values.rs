@@ -487,7 +487,7 @@ fn query_answers() -> Vec<Result<QueryAnswer, OpError>> {
 fn cluster_answers() -> Vec<(&'static str, ClusterAnswer)> {
     let identified = |access| ClusterAnswer::Identified { access };
     vec![
-        ("answer.cluster.map", ClusterAnswer::Map { map: Some(map()), leader: Some(node(1)) }),
+        ("answer.cluster.map", ClusterAnswer::Map { map: Some(Box::new(map())), leader: Some(node(1)) }),
         ("answer.cluster.map.known", ClusterAnswer::Map { map: None, leader: None }),
         ("answer.cluster.heard", ClusterAnswer::Heard { epoch: Epoch(8) }),
         ("answer.cluster.status", ClusterAnswer::Status(Box::new(status()))),
