@@ -25,11 +25,12 @@ use tracing::{info, warn};
 use wire::{
     Answer, Refusal, Request,
     cluster::{ClusterAnswer, ClusterId, ClusterMap, ClusterRequest, Peer, RaftRole, SealKey, StoreReport},
-    quic::{CallError, ConnectError, Credentials, Endpoint, EndpointConfig, Lane, Peers, PeersConfig, Socket},
+    quic::{Credentials, Endpoint, EndpointConfig, Lane, Peers, PeersConfig, Socket},
 };
 
+use self::addresses::note_addresses;
 pub use self::addresses::{Addresses, KeepAddresses};
-use self::{addresses::note_addresses, transport::PeerTransport};
+use self::transport::{PeerTransport, no_answer};
 
 use crate::{
     chunk_store::{ChunkStore, ChunkStoreConfig, Compacted},
@@ -418,13 +419,7 @@ impl Node {
     pub async fn ask(&self, to: NodeId, request: &Request, deadline: Duration) -> Result<Answer, Refusal> {
         let address = self.map().and_then(|map| map.node(to).map(|row| row.address)).ok_or(Refusal::UnknownPeer)?;
         let call = self.peers.call(to, address, Lane::Control, request, &[], deadline).await;
-        match call {
-            Ok((reply, _)) => reply,
-            Err(CallError::NotSent(ConnectError::Refused { refusal: Refusal::UnknownPeer, .. })) => {
-                Err(Refusal::UnknownPeer)
-            }
-            Err(_) => Err(Refusal::NoQuorum),
-        }
+        call.map_err(|error| no_answer(&error)).and_then(|(reply, _)| reply)
     }
 
     /// Asks the leader, which is another node.
@@ -464,14 +459,6 @@ impl Node {
     /// Notes that no leader hears this node; returns whether one did before.
     pub fn note_unheard(&self) -> bool {
         self.heard.lock().take().is_some()
-    }
-
-    /// Who is at the other end, if it is a node.
-    pub fn node_of(peer: Peer) -> Option<NodeId> {
-        match peer {
-            Peer::Node(node) => Some(node),
-            Peer::Client(_) => None,
-        }
     }
 }
 

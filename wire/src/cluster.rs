@@ -321,6 +321,16 @@ pub enum Peer {
     Client(ClientId),
 }
 
+impl Peer {
+    /// Which node it is, if it is one.
+    pub fn node(self) -> Option<NodeId> {
+        match self {
+            Self::Node(node) => Some(node),
+            Self::Client(_) => None,
+        }
+    }
+}
+
 /// What is answered about the cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ClusterAnswer {

@@ -107,7 +107,7 @@ async fn serve_connection(node: Arc<Node>, connection: Connection) {
 /// Whether the map in use lists `peer` as a node.
 fn is_listed(node: &Node, peer: Peer) -> bool {
     let map = node.map();
-    Node::node_of(peer).is_some_and(|id| map.is_some_and(|map| map.node(id).is_some()))
+    peer.node().is_some_and(|id| map.is_some_and(|map| map.node(id).is_some()))
 }
 
 /// The places for such a request: what keeps the cluster together never waits for clients.
