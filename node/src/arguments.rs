@@ -1,6 +1,6 @@
 //! The command line of `dfs-node`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
@@ -78,6 +78,9 @@ pub(crate) struct RunArguments {
     /// Another address and UDP port than the one given to init or join.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Silence after which the replicas of a node are made on others, if this node leads: 90s, 10m, 2h.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_time)]
+    pub(crate) out_after: Duration,
     /// What to log: error, warn, info, debug, trace, or a filter of tracing.
     #[arg(long, env = "DFS_LOG", default_value = "info")]
     pub(crate) log: String,
@@ -85,6 +88,20 @@ pub(crate) struct RunArguments {
 
 pub(crate) fn parse_zone(text: &str) -> Result<Zone, ring::ZoneError> {
     Zone::try_from(text.to_owned())
+}
+
+/// A number with `s`, `m`, `h` or `d`.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, &'static str> {
+    const WRONG: &str = "a time is a number with s, m, h or d: 90s, 10m, 2h";
+    let unit_s = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3600,
+        Some('d') => 86_400,
+        Some(_) | None => return Err(WRONG),
+    };
+    let number = text.get(..text.len() - 1).and_then(|number| number.parse::<u32>().ok()).filter(|number| *number > 0);
+    number.map(|number| Duration::from_secs(u64::from(number) * unit_s)).ok_or(WRONG)
 }
 
 pub(crate) fn parse_replicas(text: &str) -> Result<ReplicaCount, String> {

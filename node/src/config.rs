@@ -65,6 +65,9 @@ pub struct MembershipConfig {
     pub heartbeat: Duration,
     /// Silence after which a node is down. With the heartbeat and one status it stays below the 5 s that we promise.
     pub down_after: Duration,
+    /// Silence after which the replicas of a node are made elsewhere: longer than a machine takes to start again, as most
+    /// that fall silent do, and short beside the time until another is likely to fail.
+    pub out_after: Duration,
     /// Between the rounds of the leader's housekeeping: voters, sessions, orphans, cuts.
     pub housekeeping: Duration,
     /// Silence after which a session ends.
@@ -76,6 +79,7 @@ impl Default for MembershipConfig {
         Self {
             heartbeat: Duration::from_millis(500),
             down_after: Duration::from_secs(3),
+            out_after: Duration::from_secs(600),
             housekeeping: Duration::from_millis(500),
             session_lifetime: Duration::from_secs(60),
         }

@@ -260,7 +260,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (dir, file) = DataDir::open(&arguments.data)?;
     let _lock = lock(dir.path()).await?;
     dir.check_raft_log()?;
-    let (parts, config) = assemble(&dir, &file, arguments.listen).await?;
+    let (parts, config) = assemble(&dir, &file, &arguments).await?;
     let (id, listen) = (parts.id, config.listen);
     let first_client = parts.founding.as_ref().map(|founding| founding.client);
     let node = Node::start(parts, config).await?;
@@ -355,7 +355,8 @@ async fn signalled() -> anyhow::Result<&'static str> {
 }
 
 /// Opens everything that a node stands on.
-async fn assemble(dir: &DataDir, file: &NodeFile, listen: Option<SocketAddr>) -> anyhow::Result<(Parts, Config)> {
+async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<(Parts, Config)> {
+    let listen = arguments.listen;
     let id = file.node_id().ok_or_else(|| anyhow!("node.toml names no node"))?;
     let cluster = file.cluster_id().ok_or_else(|| anyhow!("node.toml names no cluster"))?;
     // A node that is told to listen elsewhere is reached there, unless it was told where it is reached.
@@ -401,7 +402,7 @@ async fn assemble(dir: &DataDir, file: &NodeFile, listen: Option<SocketAddr>) ->
         data: path.to_owned(),
         listen,
         serve: ServeConfig::default(),
-        membership: MembershipConfig::default(),
+        membership: MembershipConfig { out_after: arguments.out_after, ..MembershipConfig::default() },
         repair: RepairConfig::default(),
         garbage: GarbageConfig::default(),
     };

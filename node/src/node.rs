@@ -24,12 +24,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use wire::{
     Answer, Refusal, Request,
-    cluster::{ClusterAnswer, ClusterId, ClusterMap, ClusterRequest, Peer, RaftRole, SealKey, StoreReport},
+    cluster::{ClusterAnswer, ClusterId, ClusterMap, ClusterRequest, RaftRole, SealKey, StoreReport},
     quic::{Credentials, Endpoint, EndpointConfig, Lane, Peers, PeersConfig, Socket},
 };
 
+use self::addresses::note_addresses;
 pub use self::addresses::{Addresses, KeepAddresses};
-use self::{addresses::note_addresses, transport::PeerTransport};
+use self::transport::{PeerTransport, no_answer};
 
 use crate::{
     chunk_store::{ChunkStore, ChunkStoreConfig},
@@ -39,7 +40,7 @@ use crate::{
     garbage,
     kv::KvStore,
     lease::Leases,
-    membership::{Detector, Founding, Sessions},
+    membership::{Detector, Founding, Moves, Sessions},
     namespace,
     repair::RepairState,
 };
@@ -179,6 +180,8 @@ pub struct LeaderState {
     pub leases: Leases,
     /// How far nodes are with deleting.
     pub garbage: garbage::Lead,
+    /// What nodes have taken over.
+    pub moves: Moves,
 }
 
 /// For requests that wait at the leases: the table itself is pure.
@@ -264,6 +267,8 @@ impl Node {
         node.tasks.spawn(crate::repair::run(node.clone()));
         node.tasks.spawn(garbage::run(node.clone()));
         node.tasks.spawn(garbage::keep_compact(node.clone()));
+        node.tasks.spawn(crate::repair::take_over(node.clone()));
+        node.tasks.spawn(crate::repair::drop_leftovers(node.clone()));
         node.tasks.spawn(note_addresses(node.clone(), parts.addresses, parts.keep_addresses));
         Ok(node)
     }
@@ -335,7 +340,7 @@ impl Node {
         };
         if let Ok(Answer::Cluster(ClusterAnswer::Map { map, leader })) = answer {
             if let Some(map) = map {
-                self.offer_map(map);
+                self.offer_map(*map);
             }
             if leader.is_some() {
                 *self.told_leader.lock() = leader;
@@ -394,6 +399,7 @@ impl Node {
                 sessions: Sessions::new(membership.session_lifetime, now),
                 leases: Leases::new(term, now),
                 garbage: garbage::Lead::default(),
+                moves: Moves::new(membership.out_after),
             });
         }
         state.as_mut().map(f)
@@ -415,7 +421,7 @@ impl Node {
     pub async fn ask(&self, to: NodeId, request: &Request, deadline: Duration) -> Result<Answer, Refusal> {
         let address = self.map().and_then(|map| map.node(to).map(|row| row.address)).ok_or(Refusal::UnknownPeer)?;
         let call = self.peers.call(to, address, Lane::Control, request, &[], deadline).await;
-        call.map_err(|_| Refusal::NoQuorum).and_then(|(reply, _)| reply)
+        call.map_err(|error| no_answer(&error)).and_then(|(reply, _)| reply)
     }
 
     /// Asks the leader, which is another node.
@@ -455,14 +461,6 @@ impl Node {
     /// Notes that no leader hears this node; returns whether one did before.
     pub fn note_unheard(&self) -> bool {
         self.heard.lock().take().is_some()
-    }
-
-    /// Who is at the other end, if it is a node.
-    pub fn node_of(peer: Peer) -> Option<NodeId> {
-        match peer {
-            Peer::Node(node) => Some(node),
-            Peer::Client(_) => None,
-        }
     }
 }
 

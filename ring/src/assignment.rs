@@ -129,7 +129,7 @@ impl Ring {
     }
 
     /// The nodes that hold `partition`, in order of preference. No allocation.
-    pub fn owners(&self, partition: Partition) -> impl Iterator<Item = NodeId> + '_ {
+    pub fn owners(&self, partition: Partition) -> impl Iterator<Item = NodeId> + use<'_> {
         self.row(partition).iter().filter_map(|&index| self.members.get(usize::from(index))).map(|member| member.id)
     }
 }

@@ -24,6 +24,7 @@ pub mod plan;
 mod quorum;
 mod replica_set;
 pub mod solver;
+mod transition;
 
 pub use assignment::{Ring, RingError};
 pub use epoch::{Epoch, GcEpoch};
@@ -32,3 +33,4 @@ pub use member::{Member, NodeId, NodeIdError, Weight, Zone, ZoneError};
 pub use partition::{Partition, PartitionBits, PartitionBitsError};
 pub use quorum::{ReplicaCount, ReplicaCountError};
 pub use replica_set::{ReplicaSet, ReplicaSetError};
+pub use transition::{Placement, Transition, TransitionError};

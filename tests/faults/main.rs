@@ -9,6 +9,7 @@ mod garbage;
 mod hosts;
 mod leader;
 mod lost_files;
+mod moves;
 mod one_node;
 mod quorum;
 mod rot;

@@ -2,12 +2,13 @@
 
 use std::{fmt, net::SocketAddr};
 
-use ring::{Epoch, GcEpoch, Member, NodeId, Partition, ReplicaCount, Ring, Weight, Zone};
+use ring::{Epoch, GcEpoch, Member, NodeId, Partition, Placement, ReplicaCount, Ring, Transition, Weight, Zone};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     chunk::Incarnation,
     garbage::{GarbageAnswer, GarbageRequest},
+    moves::{Leave, Leaving, MovesAnswer, MovesRequest},
 };
 
 /// Identity of a cluster: random, born at `init`.
@@ -74,6 +75,15 @@ pub struct MayHold {
     pub nodes: Vec<NodeId>,
 }
 
+/// Nodes that hold a partition, or are to, and how many of them must have a chunk on stable storage before it counts.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PutRow {
+    /// Which, in order of preference. Those that were removed are not among them.
+    pub nodes: Vec<NodeId>,
+    /// How many.
+    pub quorum: usize,
+}
+
 /// Members and ring at one epoch. Replicated; the same epoch is the same map everywhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClusterMap {
@@ -89,12 +99,54 @@ pub struct ClusterMap {
     pub ring: Option<Ring>,
     /// Partitions that others than the owners may hold; those not named are clean.
     pub may_hold: Vec<MayHold>,
+    /// The change from `ring` to another that is under way.
+    pub transition: Option<Transition>,
+    /// Members that are to hold nothing.
+    pub leaving: Vec<Leave>,
 }
 
 impl ClusterMap {
     /// The node `id`, if it is a member.
     pub fn node(&self, id: NodeId) -> Option<&NodeRow> {
         self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// Who holds what; none until the ring is solved.
+    pub fn placement(&self) -> Option<Placement<'_>> {
+        self.ring.as_ref().map(|ring| Placement::new(ring, self.transition.as_ref()))
+    }
+
+    /// What a put to `partition` must reach: a write quorum of its owners, and while others are to own it one of theirs
+    /// too. Nodes that were removed are not waited for: of what is left of a row all, or a write quorum, count. None if
+    /// nobody is left.
+    pub fn put_rows(&self, partition: Partition) -> Vec<PutRow> {
+        let Some(placement) = self.placement() else { return Vec::new() };
+        let quorum = placement.replicas().write_quorum();
+        let members = |row: &mut dyn Iterator<Item = NodeId>| -> Option<PutRow> {
+            let nodes: Vec<NodeId> = row.filter(|node| self.node(*node).is_some()).collect();
+            (!nodes.is_empty()).then(|| PutRow { quorum: quorum.min(nodes.len()), nodes })
+        };
+        let owners = members(&mut placement.owners(partition));
+        let next = placement.next_owners(partition).and_then(|mut next| members(&mut next));
+        owners.into_iter().chain(next).collect()
+    }
+
+    /// Nodes beside the owners of `partition` that may hold chunks of it: those that are to own it, and those of
+    /// [`ClusterMap::may_hold`].
+    pub fn others(&self, partition: Partition) -> impl Iterator<Item = NodeId> + '_ {
+        let coming = self.placement().into_iter().flat_map(move |placement| placement.coming(partition));
+        let rows = self.may_hold.iter().filter(move |row| row.partition == partition);
+        coming.chain(rows.flat_map(|row| row.nodes.iter().copied()))
+    }
+
+    /// Why `node` is to hold nothing, if it is so.
+    pub fn leaving(&self, node: NodeId) -> Option<Leaving> {
+        self.leaving.iter().find(|leave| leave.node == node).map(|leave| leave.why)
+    }
+
+    /// Whether `node` is a member from which chunks can be expected: neither out nor removed.
+    pub fn is_in(&self, node: NodeId) -> bool {
+        self.node(node).is_some() && self.leaving(node) != Some(Leaving::Out)
     }
 
     /// Nodes that must still join before the ring is solved.
@@ -138,6 +190,10 @@ pub enum NodeState {
     CatchingUp,
     /// Silent.
     Down,
+    /// Up, and giving what it holds to others.
+    Draining,
+    /// Silent for so long that its replicas are made elsewhere.
+    Out,
 }
 
 /// A node's part in the Raft group.
@@ -245,6 +301,8 @@ pub enum ClusterRequest {
     },
     /// Leader: about garbage.
     Garbage(GarbageRequest),
+    /// Leader: about nodes that come and go.
+    Moves(MovesRequest),
 }
 
 /// Key under which the authority's private key is sealed in the replicated state. Never printed.
@@ -266,13 +324,23 @@ pub enum Peer {
     Client(ClientId),
 }
 
+impl Peer {
+    /// Which node it is, if it is one.
+    pub fn node(self) -> Option<NodeId> {
+        match self {
+            Self::Node(node) => Some(node),
+            Self::Client(_) => None,
+        }
+    }
+}
+
 /// What is answered about the cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ClusterAnswer {
     /// To a question for the map.
     Map {
         /// The map, if newer than the asker's.
-        map: Option<ClusterMap>,
+        map: Option<Box<ClusterMap>>,
         /// Who leads, if known.
         leader: Option<NodeId>,
     },
@@ -298,6 +366,8 @@ pub enum ClusterAnswer {
     MoveNoted,
     /// About garbage.
     Garbage(GarbageAnswer),
+    /// About nodes that come and go.
+    Moves(MovesAnswer),
 }
 
 /// What a known peer may do.

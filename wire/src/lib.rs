@@ -28,6 +28,7 @@ pub mod frame;
 pub mod garbage;
 pub mod handshake;
 pub mod lease;
+pub mod moves;
 pub mod namespace;
 pub mod quic;
 mod refusal;

@@ -21,6 +21,7 @@ use wire::{
     garbage::{GarbageAnswer, GarbageRequest},
     handshake::{Hello, HelloReply, Welcome},
     lease::{LeaseAnswer, LeaseRequest},
+    moves::{MovesAnswer, MovesRequest},
     namespace::{NamespaceAnswer, NamespaceRequest, Op},
     token::Token,
 };
@@ -70,6 +71,7 @@ fn golden() -> Golden {
     golden.add("reply.refusal", &Reply::Err(wire::Refusal::Busy));
     golden.add("ring", &values::ring());
     golden.add("map", &values::map());
+    golden.add("node_states.leaving", &[wire::cluster::NodeState::Draining, wire::cluster::NodeState::Out]);
     for (name, newcomer) in ["redeem.node", "redeem.client"].into_iter().zip(values::newcomers()) {
         golden.add(name, &values::redeem(newcomer));
     }
@@ -145,10 +147,10 @@ fn every_variant_has_its_line() {
 
 const CHUNK_REQUESTS: u8 = 6;
 const NAMESPACE_REQUESTS: u8 = 8;
-const CLUSTER_REQUESTS: u8 = 9;
+const CLUSTER_REQUESTS: u8 = 10;
 const CHUNK_ANSWERS: u8 = 6;
 const NAMESPACE_ANSWERS: u8 = 7;
-const CLUSTER_ANSWERS: u8 = 9;
+const CLUSTER_ANSWERS: u8 = 10;
 const LEASE_REQUESTS: u8 = 7;
 const LEASE_ANSWERS: u8 = 7;
 const OPS: u8 = 16;
@@ -162,6 +164,7 @@ fn counted(
     use {ChunkAnswer as CA, ChunkRequest as CR, ClusterAnswer as KA, ClusterRequest as KR};
     use {GarbageAnswer as GA, GarbageRequest as GR};
     use {LeaseAnswer as LA, LeaseRequest as LR, NamespaceAnswer as NA, NamespaceRequest as NR};
+    use {MovesAnswer as MA, MovesRequest as MR};
     match asked.0 {
         CR::Put { .. } | CR::Sync { .. } | CR::Has { .. } | CR::Get { .. } | CR::List { .. } | CR::Suspect { .. } => {}
     }
@@ -178,6 +181,9 @@ fn counted(
         KR::Identify { .. } | KR::ForwardRedeem(_) | KR::TakeSeal { .. } | KR::Moved { .. } => {}
         KR::Garbage(request) => match request {
             GR::Dead { .. } | GR::Judge { .. } | GR::Status => {}
+        },
+        KR::Moves(request) => match request {
+            MR::Confirm { .. } | MR::Drain { .. } | MR::Undrain { .. } | MR::Remove { .. } | MR::Status => {}
         },
     }
     match asked.3 {
@@ -202,6 +208,9 @@ fn counted(
         KA::Identified { .. } | KA::Redeemed(_) | KA::SealTaken | KA::MoveNoted => {}
         KA::Garbage(answer) => match answer {
             GA::Dead(_) | GA::Judged { .. } | GA::Status(_) => {}
+        },
+        KA::Moves(answer) => match answer {
+            MA::Noted | MA::Done { .. } | MA::Kept(_) | MA::Status(_) => {}
         },
     }
 }

@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use super::{
-    cat::CatArguments, cp::CpArguments, dev::DevArguments, df::DfArguments, du::DuArguments, gc::GcArguments,
-    ln::LnArguments, login::LoginArguments, ls::LsArguments, mkdir::MkdirArguments, mount::MountArguments,
-    mv::MvArguments, nodes::NodesArguments, ring::RingArguments, rm::RmArguments, stat::StatArguments,
-    status::StatusArguments, token::TokenArguments, transfer::download::DownloadArguments,
-    transfer::upload::UploadArguments, tree::TreeArguments, umount::UmountArguments,
+    cat::CatArguments, cp::CpArguments, dev::DevArguments, df::DfArguments, drain::DrainArguments, du::DuArguments,
+    gc::GcArguments, ln::LnArguments, login::LoginArguments, ls::LsArguments, mkdir::MkdirArguments,
+    mount::MountArguments, mv::MvArguments, nodes::NodesArguments, remove::RemoveArguments, ring::RingArguments,
+    rm::RmArguments, stat::StatArguments, status::StatusArguments, token::TokenArguments,
+    transfer::download::DownloadArguments, transfer::upload::UploadArguments, tree::TreeArguments,
+    umount::UmountArguments,
 };
 
 /// A distributed file store: put files in, list them, get them back, on one machine or a thousand.
@@ -83,6 +84,10 @@ pub(crate) enum Command {
     Ring(RingArguments),
     /// Show what becomes of the room of deleted files
     Gc(GcArguments),
+    /// Give everything that a node holds to others
+    Drain(DrainArguments),
+    /// Take a node out of the cluster
+    Remove(RemoveArguments),
     /// Make tokens, which let in new nodes and clients
     Token(TokenArguments),
     /// Become a client of a cluster, with a token from `dfs token create`

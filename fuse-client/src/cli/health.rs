@@ -86,7 +86,11 @@ pub(crate) fn examine(status: &ClusterStatus, name_of: &dyn Fn(NodeId) -> String
             ),
         });
     }
-    let down = status.nodes.iter().filter(|node| node.state == NodeState::Down && node.partitions > 0).count();
+    let down = status
+        .nodes
+        .iter()
+        .filter(|node| matches!(node.state, NodeState::Down | NodeState::Out) && node.partitions > 0)
+        .count();
     let spare = status.replicas.count() - status.replicas.write_quorum();
     if status.missing == 0 && down > spare {
         warnings.push(Warning {
@@ -122,6 +126,11 @@ fn node_warnings(node: &NodeStatus, name: &str) -> Vec<Warning> {
             let text = format!("node {name} ({}) is down: start it again, or see its log", node.row.address);
             warnings.push(warning("node-down", text));
         }
+        NodeState::Out => {
+            let text = format!("node {name} ({}) is out: others hold its share until it is back", node.row.address);
+            warnings.push(warning("node-out", text));
+        }
+        NodeState::Draining => {}
         NodeState::CatchingUp => {
             let lacking = node.store.as_ref().map_or(0, |store| store.lacking);
             let text = format!("node {name} is catching up: {} still to fetch", counted(lacking, "chunk", "chunks"));

@@ -13,6 +13,7 @@ mod cat;
 mod cp;
 mod dev;
 mod df;
+mod drain;
 mod du;
 mod environment;
 mod failure;
@@ -24,6 +25,7 @@ mod ln;
 mod local_target;
 mod login;
 mod ls;
+mod member;
 mod mkdir;
 mod mount;
 mod mv;
@@ -31,6 +33,7 @@ mod nodes;
 mod owners;
 mod progress;
 mod remote_target;
+mod remove;
 mod ring;
 mod rm;
 mod screen;
@@ -139,6 +142,8 @@ async fn run(invocation: &Invocation, command: Command) -> Result<(), Failure> {
         Command::Nodes(arguments) => nodes::run(invocation, arguments).await,
         Command::Ring(arguments) => ring::run(invocation, arguments).await,
         Command::Gc(arguments) => gc::run(invocation, arguments).await,
+        Command::Drain(arguments) => drain::run(invocation, arguments).await,
+        Command::Remove(arguments) => remove::run(invocation, arguments).await,
         Command::Token(arguments) => token::run(invocation, arguments).await,
         Command::Login(arguments) => login::run(invocation, arguments).await,
         Command::Dev(arguments) => dev::run(invocation, arguments).await,

@@ -18,9 +18,10 @@ use super::{
 /// Arguments of `dfs nodes`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-STATE is up, catching up (fetching what it missed) or down. ROLE is its part
-in the namespace: leader, voter, learner. PARTITIONS counts the parts of the
-ring it holds.
+STATE is up, catching up (fetching what it missed), draining (giving what it
+holds to others), down, or out (down for so long that others hold its share).
+ROLE is its part in the namespace: leader, voter, learner. PARTITIONS counts
+the parts of the ring it holds.
 
 Examples:
   dfs nodes
@@ -95,11 +96,8 @@ pub(crate) fn without_partitions(status: &ClusterStatus) -> Option<String> {
         status.nodes.iter().filter(|node| node.partitions == 0).map(|node| name(node.row.id)).collect();
     match names.as_slice() {
         [] => None,
-        [one] => Some(format!("Node {one} is a member without partitions: it joined after the ring was solved.")),
-        _ => Some(format!(
-            "Nodes {} are members without partitions: they joined after the ring was solved.",
-            names.join(", ")
-        )),
+        [one] => Some(format!("Node {one} holds no partitions: it is new, drained or out.")),
+        _ => Some(format!("Nodes {} hold no partitions: they are new, drained or out.", names.join(", "))),
     }
 }
 
@@ -136,6 +134,8 @@ pub(crate) fn state_word(state: NodeState) -> &'static str {
         NodeState::Up => "up",
         NodeState::CatchingUp => "catching-up",
         NodeState::Down => "down",
+        NodeState::Draining => "draining",
+        NodeState::Out => "out",
     }
 }
 

@@ -1,11 +1,13 @@
-//! `dfs ring`: how chunks are spread over the nodes, and where one lies.
+//! `dfs ring`: how chunks are spread over the nodes, where one lies, and what moves.
+
+mod plan;
 
 use std::{collections::BTreeMap, ffi::OsString, os::unix::ffi::OsStrExt};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use fuse_client::{Cluster, FilePath};
 use ring::{
-    ChunkKey, NodeId, Ring,
+    ChunkKey, NodeId, Placement, Ring,
     solver::{FairShare, fair_shares},
 };
 use serde_json::{Map, Value, json};
@@ -26,11 +28,13 @@ use super::{
 
 /// Arguments of `dfs ring`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
 Examples:
   dfs ring                       partitions of each node, and its fair share
   dfs ring /photos/sea.jpg       where the chunks of a file lie
-  dfs ring 7f3a…                 where the chunk with this key (64 digits) lies")]
+  dfs ring 7f3a…                 where the chunk with this key (64 digits) lies
+  dfs ring plan                  what moves from node to node")]
 pub(crate) struct RingArguments {
     /// A file, or the key of a chunk
     #[arg(value_name = "PATH|KEY")]
@@ -38,6 +42,14 @@ pub(crate) struct RingArguments {
     /// As a JSON object
     #[arg(long)]
     json: bool,
+    #[command(subcommand)]
+    command: Option<RingCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum RingCommand {
+    /// Show what moves from node to node, or would move
+    Plan(plan::PlanArguments),
 }
 
 /// What is asked about.
@@ -53,6 +65,9 @@ enum Subject {
 
 /// Shows the ring.
 pub(crate) async fn run(invocation: &Invocation, arguments: RingArguments) -> Result<(), Failure> {
+    if let Some(RingCommand::Plan(arguments)) = &arguments.command {
+        return plan::run(invocation, arguments).await;
+    }
     let subject = match &arguments.subject {
         None => Subject::Ring,
         Some(text) => match key_of(text.as_bytes()) {
@@ -118,12 +133,11 @@ fn ring_of(map: &ClusterMap) -> Result<&Ring, Failure> {
 
 /// Where chunks lie: owners in order of preference, then others that may hold them.
 pub(crate) fn holders(map: &ClusterMap, key: &ChunkKey) -> (Vec<NodeId>, Vec<NodeId>) {
-    let Some(ring) = &map.ring else {
+    let Some(placement) = map.placement() else {
         return (Vec::new(), Vec::new());
     };
-    let partition = ring.bits().partition_of(key);
-    let others = map.may_hold.iter().find(|may| may.partition == partition);
-    (ring.owners(partition).collect(), others.map(|may| may.nodes.clone()).unwrap_or_default())
+    let partition = placement.bits().partition_of(key);
+    (placement.owners(partition).collect(), map.others(partition).collect())
 }
 
 fn show(
@@ -183,11 +197,12 @@ pub(crate) fn describe(map: &ClusterMap, node: NodeId) -> String {
 async fn summary(invocation: &Invocation, arguments: &RingArguments, cluster: &Cluster) -> Result<(), Failure> {
     let map = newest_map(cluster).await?;
     let ring = ring_of(&map)?;
+    let placement = Placement::new(ring, map.transition.as_ref());
     let mut counts: BTreeMap<NodeId, u64> = BTreeMap::new();
-    for node in ring.bits().partitions().flat_map(|partition| ring.owners(partition)) {
+    for node in ring.bits().partitions().flat_map(|partition| placement.owners(partition)) {
         *counts.entry(node).or_default() += 1;
     }
-    let shares: BTreeMap<NodeId, FairShare> = fair_shares(ring.members(), ring.replicas(), ring.bits())
+    let shares: BTreeMap<NodeId, FairShare> = fair_shares(placement.target().members(), ring.replicas(), ring.bits())
         .map_err(|error| Line::new("cannot tell the fair shares").because(&error).failed())?
         .into_iter()
         .collect();

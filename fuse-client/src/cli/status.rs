@@ -2,7 +2,10 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use wire::cluster::{ClusterStatus, NodeState};
+use wire::{
+    cluster::{ClusterStatus, NodeState},
+    moves::{MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
+};
 
 use super::{
     failure::{Failure, Line},
@@ -30,24 +33,46 @@ pub(crate) struct StatusArguments {
 
 /// Shows how the cluster is.
 pub(crate) async fn run(invocation: &Invocation, arguments: StatusArguments) -> Result<(), Failure> {
-    let status = invocation
+    let (status, moves) = invocation
         .with_cluster(async |cluster| {
             let failed = |error| Line::new("cannot ask for the status").because(&error).failed();
-            cluster.status().await.map_err(failed)
+            let status = cluster.status().await.map_err(failed)?;
+            match cluster.moves(MovesRequest::Status).await.map_err(failed)? {
+                MovesAnswer::Status(moves) => Ok((status, *moves)),
+                MovesAnswer::Noted | MovesAnswer::Done { .. } | MovesAnswer::Kept(_) => {
+                    Err(Line::new("cannot ask for the status").why("the answer makes no sense").failed())
+                }
+            }
         })
         .await?;
-    let (health, warnings) = examine(&status, &node_names(&status));
-    if arguments.json {
-        return invocation.screen.print_json(&status_json(&status, health, &warnings));
+    let (mut health, mut warnings) = examine(&status, &node_names(&status));
+    if moves.endangered > 0 {
+        let text = format!(
+            "{} fewer replicas than wished until others have taken over",
+            counted(u64::from(moves.endangered), "partition has", "partitions have")
+        );
+        warnings.push(Warning { kind: "endangered", node: None, text });
+        health = if health == Health::Ok { Health::Degraded } else { health };
     }
-    invocation.screen.print(&sentences(&status, health, &warnings))
+    if arguments.json {
+        return invocation.screen.print_json(&status_json(&status, &moves, health, &warnings));
+    }
+    invocation.screen.print(&sentences(&status, &moves, health, &warnings))
+}
+
+/// What the replicas weigh that are still to come: what is stored, spread evenly over the partitions.
+fn bytes_left(status: &ClusterStatus, transition: &TransitionStatus) -> u64 {
+    let used: u64 = status.nodes.iter().filter_map(|node| node.store.as_ref()).map(|store| store.used).sum();
+    let places: u64 = status.nodes.iter().map(|node| u64::from(node.partitions)).sum();
+    let left = u128::from(used) * u128::from(transition.replicas_left) / u128::from(places.max(1));
+    u64::try_from(left).unwrap_or(u64::MAX)
 }
 
 /// Sentences, warnings, and the table of nodes.
-fn sentences(status: &ClusterStatus, health: Health, warnings: &[Warning]) -> String {
+fn sentences(status: &ClusterStatus, moves: &MovesStatus, health: Health, warnings: &[Warning]) -> String {
     let count = |state| status.nodes.iter().filter(|node| node.state == state).count();
     let all = status.nodes.len();
-    let up = all - count(NodeState::Down);
+    let up = all - count(NodeState::Down) - count(NodeState::Out);
     let how = match health {
         Health::Ok => "is healthy",
         Health::Degraded => "serves, but wants attention",
@@ -68,6 +93,14 @@ fn sentences(status: &ClusterStatus, health: Health, warnings: &[Warning]) -> St
         long_size(status.usage.bytes),
         long_size(room.free),
     ));
+    if let Some(transition) = &moves.transition {
+        text.push_str(&format!(
+            "The ring is changing: {} still to come to {}, about {}.\n",
+            counted(u64::from(transition.replicas_left), "replica of a partition is", "replicas of partitions are"),
+            counted(transition.coming.len() as u64, "node", "nodes"),
+            long_size(bytes_left(status, transition)),
+        ));
+    }
     for warning in warnings {
         text.push_str(&format!("Warning: {}.\n", warning.text));
     }
@@ -79,7 +112,7 @@ fn sentences(status: &ClusterStatus, health: Health, warnings: &[Warning]) -> St
     text
 }
 
-fn status_json(status: &ClusterStatus, health: Health, warnings: &[Warning]) -> Value {
+fn status_json(status: &ClusterStatus, moves: &MovesStatus, health: Health, warnings: &[Warning]) -> Value {
     let room = room(status);
     let warnings: Vec<Value> = warnings
         .iter()
@@ -99,6 +132,31 @@ fn status_json(status: &ClusterStatus, health: Health, warnings: &[Warning]) -> 
         "missing": status.missing,
         "usage": { "inodes": status.usage.inodes, "bytes": status.usage.bytes },
         "room": { "capacity": room.capacity, "used": room.used, "free": room.free },
+        "moves": moves_json(status, moves),
         "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
     })
+}
+
+fn moves_json(status: &ClusterStatus, moves: &MovesStatus) -> Value {
+    let transition = moves.transition.as_ref().map(|transition| {
+        let coming: Vec<Value> = transition
+            .coming
+            .iter()
+            .map(|coming| {
+                json!({
+                    "node": coming.node.to_string(),
+                    "partitions": coming.partitions,
+                    "confirmed": coming.confirmed,
+                })
+            })
+            .collect();
+        json!({
+            "epoch": transition.epoch.0,
+            "unsettled": transition.unsettled,
+            "replicas_left": transition.replicas_left,
+            "bytes_left": bytes_left(status, transition),
+            "coming": coming,
+        })
+    });
+    json!({ "endangered": moves.endangered, "transition": transition })
 }

@@ -79,7 +79,7 @@ impl Cluster {
         }
         match first_answer(&self.shared.peers, &self.shared.seeds, &mut attempts).await? {
             Some((map, _)) => {
-                self.learn(Some(map));
+                self.learn(Some(Box::new(map)));
                 Ok(())
             }
             None => Err(ClusterError::Unreachable { tried: attempts.to_string() }),
@@ -91,7 +91,7 @@ impl Cluster {
         let mut attempts = Attempts::default();
         let answer = first_answer(&self.shared.peers, &self.shared.seeds, &mut attempts).await;
         let (map, leader) = answer.ok().flatten()?;
-        self.learn(Some(map));
+        self.learn(Some(Box::new(map)));
         leader
     }
 
@@ -149,7 +149,7 @@ async fn first_answer(
             }
             Ok(Err(error)) => attempts.note_failure(seed, &error),
             Ok(Ok(Ok(Answer::Cluster(ClusterAnswer::Map { map: Some(map), leader })))) => {
-                return Ok(Some((map, leader)));
+                return Ok(Some((*map, leader)));
             }
             Ok(Ok(Err(refusal))) => {
                 attempts.note(seed, &refusal);

@@ -38,6 +38,7 @@ use wire::{
     chunk::{ChunkAnswer, ChunkRequest},
     cluster::{ClusterAnswer, ClusterMap, ClusterRequest, ClusterStatus, TokenPurpose},
     garbage::{GarbageAnswer, GarbageRequest, GarbageStatus},
+    moves::{MovesAnswer, MovesRequest},
     namespace::{NamespaceAnswer, NamespaceRequest, OpError, Query, QueryAnswer},
     quic::{CallError, Lane, Peers},
 };
@@ -143,10 +144,10 @@ impl Cluster {
     }
 
     /// Takes in a map if it is newer.
-    fn learn(&self, map: Option<ClusterMap>) {
+    fn learn(&self, map: Option<Box<ClusterMap>>) {
         let mut current = self.shared.map.lock();
         if let Some(map) = map.filter(|map| map.epoch > current.epoch && map.cluster == current.cluster) {
-            *current = Arc::new(map);
+            *current = Arc::from(map);
         }
     }
 
@@ -189,6 +190,15 @@ impl Cluster {
         let request = Request::Cluster(ClusterRequest::Garbage(GarbageRequest::Status));
         match self.call_leader(&request, self.config().deadline).await? {
             Answer::Cluster(ClusterAnswer::Garbage(GarbageAnswer::Status(status))) => Ok(*status),
+            _ => Err(ClusterError::Confused),
+        }
+    }
+
+    /// Asks about nodes that come and go, or for one to.
+    pub async fn moves(&self, request: MovesRequest) -> Result<MovesAnswer, ClusterError> {
+        let request = Request::Cluster(ClusterRequest::Moves(request));
+        match self.call_leader(&request, self.config().deadline).await? {
+            Answer::Cluster(ClusterAnswer::Moves(answer)) => Ok(answer),
             _ => Err(ClusterError::Confused),
         }
     }

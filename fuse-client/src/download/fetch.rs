@@ -63,12 +63,16 @@ pub(crate) async fn fetch_slice(cluster: &Cluster, slice: ChunkSlice) -> Result<
             return Ok(bytes);
         }
         let passing = failures.is_empty() || failures.iter().any(|(_, error)| error.is_passing());
-        if !passing || Instant::now() + ROUND_PAUSE >= until {
+        let late = Instant::now() + ROUND_PAUSE >= until;
+        if passing && !late {
+            sleep(ROUND_PAUSE).await;
+        }
+        // An old map may send us to the wrong nodes; without a newer one the old has to do.
+        let newer = timeout_at(until, cluster.refresh_beyond(epoch)).await;
+        let is_newer = matches!(&newer, Ok(Ok(map)) if map.epoch > epoch);
+        if late || (!passing && !is_newer) {
             return Err(ReadError::NoReplica { key: slice.key, tried: tried(cluster, &failures) });
         }
-        sleep(ROUND_PAUSE).await;
-        // An old map may send us to the wrong nodes; without a newer one the old has to do.
-        let _newer = timeout_at(until, cluster.refresh_beyond(epoch)).await.is_ok();
     }
 }
 
@@ -118,21 +122,20 @@ fn blame_the_silent(cluster: &Cluster, choice: &ReplicaChoice, answered: NodeId)
 
 fn choose(cluster: &Cluster, key: &ChunkKey) -> ReplicaChoice {
     let map = cluster.map();
-    let Some(ring) = &map.ring else {
+    let Some(placement) = map.placement() else {
         return ReplicaChoice::new(Vec::new(), Vec::new(), 0);
     };
-    let partition = ring.bits().partition_of(key);
+    let partition = placement.bits().partition_of(key);
     let candidate = |node| {
         cluster.with_health(|health| Candidate {
             node,
-            suspect: health.is_suspect(node, now()),
+            suspect: health.is_suspect(node, now()) || !map.is_in(node),
             load: health.load(node),
         })
     };
-    let owners = ring.owners(partition).map(candidate).collect();
-    let others = map.may_hold.iter().filter(|may| may.partition == partition).flat_map(|may| &may.nodes);
+    let owners = placement.owners(partition).map(candidate).collect();
     let [.., salt] = key.as_bytes();
-    ReplicaChoice::new(owners, others.copied().map(candidate).collect(), usize::from(*salt))
+    ReplicaChoice::new(owners, map.others(partition).map(candidate).collect(), usize::from(*salt))
 }
 
 async fn get(cluster: &Cluster, node: NodeId, slice: ChunkSlice) -> Result<Bytes, GetError> {

@@ -76,8 +76,8 @@ impl FileSystem {
                         writeln!(text, " {}+{}", slice.key, slice.offset).expect("a string takes everything");
                         continue;
                     }
-                    if let Some(ring) = &map.ring {
-                        for node in ring.owners(ring.bits().partition_of(&slice.key)) {
+                    if let Some(placement) = map.placement() {
+                        for node in placement.owners(placement.bits().partition_of(&slice.key)) {
                             let address = map.node(node).map(|row| row.address.to_string()).unwrap_or_default();
                             write!(text, " {address}").expect("a string takes everything");
                         }

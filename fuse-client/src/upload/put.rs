@@ -175,12 +175,14 @@ struct Put {
 
 impl Put {
     fn new(cluster: &Cluster, map: &ClusterMap, chunk: Sealed, stamp: &GcStamp, until: Instant) -> Self {
-        let ring = map.ring.as_ref().expect("a put begins with a solved ring");
+        let placement = map.placement().expect("a put begins with a solved ring");
         let subject = Subject { key: chunk.key, chunk_len: chunk.chunk_len(), epoch: map.epoch, gc: stamp.gc() };
-        let turn = |node| cluster.with_health(|health| health.admit(node, now()));
-        let row = ring.owners(ring.bits().partition_of(&chunk.key));
-        let row = row.map(|node| (node, if turn(node) { Turn::First } else { Turn::Reserve }));
-        let write = QuorumWrite::new(subject, row, ring.replicas().write_quorum(), now(), until.into_std());
+        let turn = |node| match cluster.with_health(|health| health.admit(node, now())) {
+            true if map.is_in(node) => Turn::First,
+            true | false => Turn::Reserve,
+        };
+        let rows = map.put_rows(placement.bits().partition_of(&chunk.key));
+        let write = QuorumWrite::new(subject, rows, turn, now(), until.into_std());
         Self { cluster: cluster.clone(), chunk, subject, write, events: FuturesUnordered::new(), failures: Vec::new() }
     }
 

@@ -1,10 +1,12 @@
 //! One chunk on its way to its replicas: whom to send to, whom to sync, when enough is enough. Pure.
 //!
+//! While a partition moves, enough is a write quorum of its old row and one of its new row; a node of both counts twice.
+//!
 //! A put is *accepted* by a store of some incarnation, and *stable* by a sync of the same incarnation. If the store
 //! answers the sync as another, it may have lost the put, which is sent again.
 //!
 //! # Invariants
-//! - [`Durable`] is made here alone, once a write quorum of the row is stable.
+//! - [`Durable`] is made here alone, once a write quorum of every row is stable.
 //! - A replica is sent the chunk again only if it may have lost it or may never have got it.
 
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 use ring::{ChunkKey, Epoch, GcEpoch, NodeId};
 use wire::{
     chunk::Incarnation,
+    cluster::PutRow,
     namespace::{ChunkSlice, NewExtent},
 };
 
@@ -105,11 +108,11 @@ struct Replica {
     last_failure: PutFailure,
 }
 
-/// A write of one chunk to one row of the ring.
+/// A write of one chunk to the rows of its partition.
 #[derive(Debug)]
 pub(crate) struct QuorumWrite {
     subject: Subject,
-    quorum: usize,
+    rows: Vec<PutRow>,
     replicas: Vec<Replica>,
     deadline: Instant,
     told: bool,
@@ -125,26 +128,33 @@ pub(crate) struct QuorumLost {
 }
 
 impl QuorumWrite {
-    /// A write to `row`, in order of preference, given up at `deadline`.
+    /// A write to `rows`, each in order of preference, given up at `deadline`.
     pub(crate) fn new(
         subject: Subject,
-        row: impl IntoIterator<Item = (NodeId, Turn)>,
-        quorum: usize,
+        rows: Vec<PutRow>,
+        turn: impl Fn(NodeId) -> Turn,
         now: Instant,
         deadline: Instant,
     ) -> Self {
-        let replica = |(node, turn)| Replica {
+        let replica = |node| Replica {
             node,
-            state: match turn {
+            state: match turn(node) {
                 Turn::First => State::Waiting { not_before: now },
                 Turn::Reserve => State::Reserve,
             },
             attempts: 0,
             last_failure: PutFailure::Transient,
         };
-        let replicas: Vec<Replica> = row.into_iter().map(replica).collect();
-        assert!((1..=replicas.len()).contains(&quorum), "a quorum is a part of its row");
-        Self { subject, quorum, replicas, deadline, told: false }
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for node in rows.iter().flat_map(|row| row.nodes.iter().copied()) {
+            if !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+        for row in &rows {
+            assert!((1..=row.nodes.len()).contains(&row.quorum), "a quorum is a part of its row");
+        }
+        Self { subject, rows, replicas: nodes.into_iter().map(replica).collect(), deadline, told: false }
     }
 
     /// Whom to send the chunk to now.
@@ -164,11 +174,15 @@ impl QuorumWrite {
             State::Accepted { .. } | State::Syncing { .. } | State::Stable => true,
             State::Reserve | State::Lost { .. } => false,
         };
-        let mut sound = self.replicas.iter().filter(sound).count();
+        let mut fit: Vec<NodeId> = self.replicas.iter().filter(sound).map(|replica| replica.node).collect();
         for replica in self.replicas.iter_mut().filter(|replica| replica.state == State::Reserve) {
-            if sound < self.quorum {
+            let is_needed = |row: &PutRow| {
+                row.nodes.contains(&replica.node)
+                    && row.nodes.iter().filter(|node| fit.contains(node)).count() < row.quorum
+            };
+            if self.rows.iter().any(is_needed) {
                 replica.state = State::Waiting { not_before: now };
-                sound += 1;
+                fit.push(replica.node);
             }
         }
     }
@@ -236,24 +250,35 @@ impl QuorumWrite {
         if self.told {
             return None;
         }
-        let stable = self.count(|state| state == State::Stable);
-        let lost = self.count(|state| matches!(state, State::Lost { .. }));
-        let outcome = if stable >= self.quorum {
-            let Subject { key, chunk_len, epoch, gc } = self.subject;
-            Ok(Durable { key, chunk_len, epoch, gc })
-        } else if self.replicas.len() - lost < self.quorum {
-            let full = self.count(|state| state == State::Lost { failure: PutFailure::DiskFull });
-            Err(QuorumLost { stable, quorum: self.quorum, disk_full: full > 0 && stable + full >= self.quorum })
-        } else {
-            return None;
+        let lost = self.rows.iter().find_map(|row| self.lost(row));
+        let lacks = |row: &PutRow| self.count(row, |state| state == State::Stable) < row.quorum;
+        let outcome = match lost {
+            Some(lost) => Err(lost),
+            None if self.rows.is_empty() => Err(QuorumLost { stable: 0, quorum: 1, disk_full: false }),
+            None if self.rows.iter().any(lacks) => return None,
+            None => {
+                let Subject { key, chunk_len, epoch, gc } = self.subject;
+                Ok(Durable { key, chunk_len, epoch, gc })
+            }
         };
         self.told = true;
         Some(outcome)
     }
 
+    /// That a row can have no quorum any more.
+    fn lost(&self, row: &PutRow) -> Option<QuorumLost> {
+        let lost = self.count(row, |state| matches!(state, State::Lost { .. }));
+        if row.nodes.len() - lost >= row.quorum {
+            return None;
+        }
+        let stable = self.count(row, |state| state == State::Stable);
+        let full = self.count(row, |state| state == State::Lost { failure: PutFailure::DiskFull });
+        Some(QuorumLost { stable, quorum: row.quorum, disk_full: full > 0 && stable + full >= row.quorum })
+    }
+
     /// Whether nothing more can come of it: every replica has the chunk, is lost, or was never needed.
     pub(crate) fn is_settled(&self) -> bool {
-        self.count(|state| !matches!(state, State::Stable | State::Lost { .. } | State::Reserve)) == 0
+        self.unsettled().next().is_none()
     }
 
     /// Replicas that are being written to, or will be.
@@ -263,8 +288,8 @@ impl QuorumWrite {
         self.replicas.iter().filter(unsettled).map(|replica| replica.node)
     }
 
-    fn count(&self, is: impl Fn(State) -> bool) -> usize {
-        self.replicas.iter().filter(|replica| is(replica.state)).count()
+    fn count(&self, row: &PutRow, is: impl Fn(State) -> bool) -> usize {
+        self.replicas.iter().filter(|replica| row.nodes.contains(&replica.node) && is(replica.state)).count()
     }
 }
 

@@ -42,13 +42,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::ReadPolicy;
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError,
     RaftError,
 };
 use openraft::impls::EmptyNode;
 use openraft::raft::ClientWriteResult;
+use openraft::{ChangeMembers, ReadPolicy};
 use ring::NodeId;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -110,6 +110,15 @@ struct Inner {
     view: watch::Receiver<View>,
     tasks: TaskTracker,
     cancel: CancellationToken,
+}
+
+/// What becomes of a voter that is to vote no longer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AfterVoting {
+    /// It goes on receiving the log.
+    Learns,
+    /// It has no part any more.
+    Leaves,
 }
 
 impl fmt::Debug for Consensus {
@@ -298,14 +307,38 @@ impl Consensus {
 
     /// Makes `voters` the ones that vote; each must vote already or be a learner that has caught up. Goes on behind a
     /// deadline that passes; asked again after a change of leaders, it ends what was begun.
-    pub async fn set_voters(&self, voters: BTreeSet<NodeId>, deadline: Duration) -> Result<(), MembershipError> {
+    pub async fn set_voters(
+        &self,
+        voters: BTreeSet<NodeId>,
+        after: AfterVoting,
+        deadline: Duration,
+    ) -> Result<(), MembershipError> {
         let raft = self.inner.raft.clone();
+        let retain = after == AfterVoting::Learns;
         let voters: BTreeSet<RaftId> = voters.into_iter().map(RaftId).collect();
         // A task of its own: dropped half-way, the change would stop between its two steps.
-        let change = self.inner.tasks.spawn(async move { raft.change_membership(voters, false).await });
+        let change = self.inner.tasks.spawn(async move { raft.change_membership(voters, retain).await });
         match timeout(deadline, change).await {
             Ok(Ok(result)) => result.map(drop).map_err(|error| self.membership_error(error)),
             Ok(Err(_)) => Err(MembershipError::Stopped),
+            Err(_) => Err(MembershipError::TimedOut),
+        }
+    }
+
+    /// Takes `node` out of the group, whether it votes or only receives the log. Not for the leader itself.
+    pub async fn forget_member(&self, node: NodeId, deadline: Duration) -> Result<(), MembershipError> {
+        let view = self.watch().borrow().clone();
+        if view.voters.contains(&node) {
+            let others = view.voters.iter().copied().filter(|voter| *voter != node).collect();
+            self.set_voters(others, AfterVoting::Leaves, deadline).await?;
+        }
+        if !self.watch().borrow().learners.contains(&node) {
+            return Ok(());
+        }
+        let raft = self.inner.raft.clone();
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([RaftId(node)]));
+        match timeout(deadline, raft.change_membership(change, false)).await {
+            Ok(result) => result.map(drop).map_err(|error| self.membership_error(error)),
             Err(_) => Err(MembershipError::TimedOut),
         }
     }
@@ -343,12 +376,16 @@ impl Consensus {
 
     /// Asks another voter to lead, so that the others need not wait for an election. Bounded; only a courtesy.
     async fn hand_over(&self) {
+        let voters = self.inner.view.borrow().voters.clone();
+        if let Some(next) = voters.into_iter().find(|&voter| voter != self.inner.node) {
+            self.hand_over_to(next).await;
+        }
+    }
+
+    /// Asks `next`, a voter, to lead, if this node does. Bounded; nothing is promised.
+    pub async fn hand_over_to(&self, next: NodeId) {
         let mut view = self.watch();
-        let (role, voters) = {
-            let view = view.borrow_and_update();
-            (view.role, view.voters.clone())
-        };
-        let Some(next) = voters.into_iter().find(|&voter| voter != self.inner.node) else { return };
+        let role = view.borrow_and_update().role;
         if role != RaftRole::Leader || self.inner.raft.trigger().transfer_leader(RaftId(next)).await.is_err() {
             return;
         }

@@ -34,14 +34,18 @@ impl Detector {
     /// How `node` is.
     pub fn state(&self, node: NodeId, now: Instant) -> NodeState {
         let heard = self.heard.get(&node);
-        let last = heard.map_or(self.since, |heard| heard.at);
-        if now.saturating_duration_since(last) >= self.down_after {
+        if self.silence(node, now) >= self.down_after {
             NodeState::Down
         } else if heard.is_some_and(|heard| heard.store.lacking > 0) {
             NodeState::CatchingUp
         } else {
             NodeState::Up
         }
+    }
+
+    /// How long `node` has been silent, since this leader began to listen at most.
+    pub fn silence(&self, node: NodeId, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard.get(&node).map_or(self.since, |heard| heard.at))
     }
 
     /// The last word of `node` on its store.

@@ -1,7 +1,7 @@
 //! Who is here: heartbeats to the leader, and the leader's housekeeping.
 //!
-//! Every node tells the leader every 500 ms that it is there, and how its store is. The leader makes voters of the
-//! first nodes, has the ring solved when enough have joined, ends silent sessions, and gives back what nobody holds.
+//! Every node tells the leader every 500 ms that it is there, and how its store is. The leader chooses the voters, has the ring solved when enough nodes have joined and again when some come or go, ends silent sessions, and
+//! gives back what nobody holds.
 //!
 //! # Invariants
 //! - Timers decide only when to try. What changes goes through the Raft log.
@@ -10,6 +10,7 @@
 //! What a change does (`namespace`); who lacks which chunks (`repair`); what becomes of dead ones (`garbage`).
 
 mod detector;
+mod moves;
 mod sessions;
 mod voters;
 
@@ -34,10 +35,13 @@ use wire::{
 };
 
 pub use detector::Detector;
+pub use moves::{Hearing, Moves};
 pub use sessions::{HOLDS_MAX, Opened, Sessions};
 
+use voters::VoterChange;
+
 use crate::{
-    consensus::FoundError,
+    consensus::{AfterVoting, FoundError},
     garbage,
     kv::KvRead,
     namespace::{self, ClusterCommand, CommandBody, CommandOutcome, LogIndex},
@@ -52,6 +56,9 @@ const LEARN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Follow-ups proposed in one step, and orphans given back by one command.
 const WORK_MAX: usize = 64;
+
+/// Changes of the ring proposed in one step: all partitions of an ordinary ring at once.
+const MOVES_MAX: usize = 8;
 
 /// Orphans looked at in one step: more than that many held open at once delay the others.
 const ORPHANS_LISTED_MAX: usize = 4096;
@@ -97,14 +104,14 @@ pub async fn run(node: Arc<Node>, founding: Option<Founding>) {
 async fn keep_house_always(node: &Arc<Node>) {
     let mut tick = tokio::time::interval(node.config.membership.housekeeping);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut promotion, mut walk) = (None, None);
+    let (mut step, mut walk) = (None, None);
     loop {
         tick.tick().await;
         node.refresh_local_map();
         if !node.is_leader() {
             continue;
         }
-        match keep_house(node, &mut promotion, &mut walk).await {
+        match keep_house(node, &mut step, &mut walk).await {
             Ok(Work::Done) => {}
             // A large truncation, or a folder of many files that was removed: no pause before the rest of it.
             Ok(Work::Left) => tick.reset_immediately(),
@@ -122,11 +129,16 @@ enum Work {
 
 /// Heartbeats, of which each waits for its own answer and for nothing else: silence is what makes a node count as down.
 async fn beat_always(node: &Arc<Node>, behind: &Notify) {
+    let mut told = false;
     let mut tick = tokio::time::interval(node.config.membership.heartbeat);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        beat(node, behind).await;
+        let heard = beat(node, behind).await;
+        if matches!(heard, Err(Refusal::UnknownPeer)) && !told {
+            told = true;
+            warn!("this node is not a member of the cluster any more: stop it and delete its data directory");
+        }
     }
 }
 
@@ -198,7 +210,7 @@ async fn admit_first_client(node: &Node, id: ClientId, key: KeyFingerprint) -> R
 }
 
 /// Tells the leader that this node is here, and learns whether it is behind.
-async fn beat(node: &Arc<Node>, behind: &Notify) {
+async fn beat(node: &Arc<Node>, behind: &Notify) -> Result<(), Refusal> {
     let store = node.store_report().await;
     if !store.full && !store.failed {
         node.repair.note_disk_well();
@@ -230,32 +242,58 @@ async fn beat(node: &Arc<Node>, behind: &Notify) {
             if leaders > epoch || has_moved(node) {
                 behind.notify_one();
             }
+            Ok(())
         }
         Err(refusal) => {
             if node.note_unheard() {
                 debug!(%refusal, "not heard by a leader");
             }
             behind.notify_one();
+            Err(refusal)
         }
     }
 }
 
 async fn keep_house(
     node: &Arc<Node>,
-    promotion: &mut Option<JoinHandle<()>>,
+    step: &mut Option<JoinHandle<()>>,
     walk: &mut garbage::Walk,
 ) -> Result<Work, Refusal> {
     let Some(map) = node.map() else { return Ok(Work::Done) };
-    grow_voters(node, &map, promotion);
+    tend_voters(node, &map, step);
     if map.ring.is_none() && map.missing() == 0 {
         propose(node, CommandBody::Cluster(ClusterCommand::SolveRing)).await?;
         node.refresh_local_map();
         info!("the ring is solved");
     }
+    move_partitions(node).await?;
     follow_address(node).await?;
     end_silent_sessions(node).await?;
     garbage::keep(node, walk).await?;
     finish_work(node).await
+}
+
+/// Gives up who is silent, takes back who has returned, and moves partitions accordingly.
+async fn move_partitions(node: &Node) -> Result<(), Refusal> {
+    for _command in 0..MOVES_MAX {
+        let Some(map) = node.map() else { return Ok(()) };
+        let now = Instant::now();
+        let next = node.with_leader_state(|leader| {
+            let detector = &leader.detector;
+            let hearing = |id| Hearing { heard: detector.is_heard(id, now), silent: detector.silence(id, now) };
+            leader.moves.poll(&map, hearing, now)
+        });
+        let Some(command) = next.flatten() else { return Ok(()) };
+        match &command {
+            ClusterCommand::Settle { epoch, partitions } => {
+                info!(%epoch, partitions = partitions.len(), "partitions have gone over to their new owners");
+            }
+            command => info!(?command, "the ring is to change"),
+        }
+        propose(node, CommandBody::Cluster(command)).await?;
+        node.refresh_local_map();
+    }
+    Ok(())
 }
 
 /// A leader that listens elsewhere than the map says; other nodes tell it with a request.
@@ -267,29 +305,61 @@ async fn follow_address(node: &Node) -> Result<(), Refusal> {
     propose(node, CommandBody::Cluster(command)).await.map(drop)
 }
 
-/// Makes a voter of the next node, if voters are missing: hands it the seal, lets it learn, lets it vote. One at a
-/// time, and beside the rest of the housekeeping: a newcomer may take long to learn.
-fn grow_voters(node: &Arc<Node>, map: &ClusterMap, promotion: &mut Option<JoinHandle<()>>) {
-    if promotion.as_ref().is_some_and(|promotion| !promotion.is_finished()) {
+/// Takes the next step to the voters that the cluster should have: one at a time, and beside the rest of the housekeeping,
+/// because a newcomer may take long to learn.
+fn tend_voters(node: &Arc<Node>, map: &ClusterMap, step: &mut Option<JoinHandle<()>>) {
+    if step.as_ref().is_some_and(|step| !step.is_finished()) {
         return;
     }
     let view = node.consensus.watch().borrow().clone();
     let now = Instant::now();
     let next = node.with_leader_state(|leader| {
-        voters::next_voters(&map.nodes, &view.voters, |id| leader.detector.is_heard(id, now))
+        voters::next_change(map, &view.voters, node.id, |id| leader.detector.is_heard(id, now))
     });
     let Some(next) = next.flatten() else { return };
     let node_of_task = node.clone();
-    *promotion = Some(node.tasks.spawn(async move {
-        let promoted = tokio::select! {
+    *step = Some(node.tasks.spawn(async move {
+        let done = tokio::select! {
             biased;
             () = node_of_task.stop.cancelled() => return,
-            promoted = promote(&node_of_task, next, &view.voters) => promoted,
+            done = change_voters(&node_of_task, next, view.voters) => done,
         };
-        if let Err(error) = promoted {
-            warn!(node = ?next, %error, "cannot be made a voter yet");
+        match done {
+            Ok(()) => info!(?next, "the voters have changed"),
+            Err(error) => warn!(?next, %error, "the voters cannot be changed yet"),
         }
     }));
+}
+
+async fn change_voters(node: &Node, change: VoterChange, mut voters: BTreeSet<NodeId>) -> anyhow::Result<()> {
+    match change {
+        VoterChange::Promote(next) => promote(node, next, &voters).await,
+        // A leader that is to vote no longer hands over; the next one goes on.
+        VoterChange::Demote(gone) if gone == node.id => {
+            hand_over(node).await;
+            Ok(())
+        }
+        VoterChange::Demote(gone) => {
+            voters.remove(&gone);
+            Ok(node.consensus.set_voters(voters, AfterVoting::Learns, LEARN_DEADLINE).await?)
+        }
+    }
+}
+
+/// Hands leadership to a voter that can be heard and stays.
+pub(crate) async fn hand_over(node: &Node) {
+    let voters = node.consensus.watch().borrow().voters.clone();
+    let now = Instant::now();
+    let map = node.map();
+    let stays = |id: &NodeId| map.as_ref().is_some_and(|map| map.node(*id).is_some() && map.leaving(*id).is_none());
+    let heirs = node.with_leader_state(|leader| {
+        let is_fit = |id: &NodeId| *id != node.id && stays(id) && leader.detector.is_heard(*id, now);
+        voters.into_iter().find(is_fit)
+    });
+    if let Some(heir) = heirs.flatten() {
+        info!(?heir, "leadership is handed over");
+        node.consensus.hand_over_to(heir).await;
+    }
 }
 
 async fn promote(node: &Node, next: NodeId, voters: &BTreeSet<NodeId>) -> anyhow::Result<()> {
@@ -302,9 +372,7 @@ async fn promote(node: &Node, next: NodeId, voters: &BTreeSet<NodeId>) -> anyhow
     node.consensus.add_learner(next, LEARN_DEADLINE).await?;
     let mut voters = voters.clone();
     voters.insert(next);
-    node.consensus.set_voters(voters, LEARN_DEADLINE).await?;
-    info!(node = ?next, "voter");
-    Ok(())
+    Ok(node.consensus.set_voters(voters, AfterVoting::Learns, LEARN_DEADLINE).await?)
 }
 
 async fn end_silent_sessions(node: &Node) -> Result<(), Refusal> {

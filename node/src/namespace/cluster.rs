@@ -4,6 +4,9 @@
 //! - Every change of members or ring raises the epoch; the same epoch is the same map everywhere.
 //! - A token admits one key. The same key asking again before it expires gets the same answer.
 //! - An identity or an address belongs to one key.
+//!
+//! # Not here
+//! From one ring to the next (`moves`).
 
 use std::net::SocketAddr;
 
@@ -17,6 +20,7 @@ use wire::{
 use super::{
     command::{ClientRow, ClusterCommand, ClusterOutcome, CommandOutcome},
     edit::{Edit, Fault, collect},
+    moves,
     row::{
         self, Body, Counters, InodeRow, MayHoldRow, MemberRow, MetaRow, SealedAuthority, Standing, TokenRow, TokenUse,
     },
@@ -45,6 +49,8 @@ pub fn cluster_map(rows: &dyn KvRead) -> Result<Option<ClusterMap>, KvError> {
         nodes: members(rows)?,
         ring: row::read(rows, &table::single(table::RING))?,
         may_hold,
+        transition: moves::transition(rows)?,
+        leaving: moves::leaving(rows)?,
     }))
 }
 
@@ -71,13 +77,16 @@ pub fn authority(rows: &dyn KvRead) -> Result<Option<SealedAuthority>, KvError> 
 }
 
 /// Members in the order in which they joined.
-fn members(rows: &dyn KvRead) -> Result<Vec<NodeRow>, KvError> {
+pub(super) fn members(rows: &dyn KvRead) -> Result<Vec<NodeRow>, KvError> {
     let mut members: Vec<MemberRow> = table_rows(rows, table::NODE)?.into_iter().map(|(_, member)| member).collect();
     members.sort_by_key(|member| member.place);
     Ok(members.into_iter().map(|member| member.node).collect())
 }
 
-fn table_rows<T: serde::de::DeserializeOwned>(rows: &dyn KvRead, table: u8) -> Result<Vec<(Vec<u8>, T)>, KvError> {
+pub(super) fn table_rows<T: serde::de::DeserializeOwned>(
+    rows: &dyn KvRead,
+    table: u8,
+) -> Result<Vec<(Vec<u8>, T)>, KvError> {
     let (from, to) = table::rows_of_table(table);
     let found = collect(rows, &from, &to, usize::MAX)?;
     let mut decoded = Vec::with_capacity(found.len());
@@ -129,6 +138,13 @@ impl Edit<'_> {
             }
             (ClusterCommand::SolveRing, Some(meta)) => Ok(self.solve_ring(meta)?),
             (ClusterCommand::MoveNode { node, address }, Some(meta)) => self.move_node(meta, *node, *address)?,
+            (
+                ClusterCommand::Rebalance { .. }
+                | ClusterCommand::Settle { .. }
+                | ClusterCommand::SetLeaving { .. }
+                | ClusterCommand::RemoveNode { .. },
+                Some(meta),
+            ) => return self.moves(meta, command),
         };
         Ok(match result {
             Ok(epoch) => CommandOutcome::Cluster(ClusterOutcome::Done { epoch }),
@@ -182,7 +198,7 @@ impl Edit<'_> {
     }
 
     /// The map has changed: it gets its epoch.
-    fn next_map(&mut self, meta: MetaRow) -> Result<Epoch, Fault> {
+    pub(super) fn next_map(&mut self, meta: MetaRow) -> Result<Epoch, Fault> {
         let meta = MetaRow { epoch: meta.epoch.next(), ..meta };
         self.put(table::single(table::META), &meta)?;
         Ok(meta.epoch)

@@ -1,10 +1,11 @@
 //! What the Raft log holds.
 
-use ring::{ChunkKey, Epoch, GcEpoch, NodeId, ReplicaCount};
+use ring::{ChunkKey, Epoch, GcEpoch, NodeId, Partition, ReplicaCount};
 use serde::{Deserialize, Serialize};
 use wire::{
     Refusal,
     cluster::{Access, ClientId, ClusterId, KeyFingerprint, Newcomer, NodeRow, Peer, TokenPurpose},
+    moves::{Leaving, Loss},
     namespace::{Attr, Batch, Inode, InodeRange, OpOutcome, SessionId, SessionNonce, Timestamp},
 };
 
@@ -137,6 +138,33 @@ pub enum ClusterCommand {
         node: NodeId,
         /// Its new address.
         address: std::net::SocketAddr,
+    },
+    /// Begin the change to the ring of these members: those of them that are not leaving. Changes nothing if that is
+    /// the ring there is, or the one that a change under way leads to.
+    Rebalance {
+        /// Who is to hold partitions.
+        members: Vec<NodeId>,
+    },
+    /// Every node that is to own these partitions has confirmed them: they are its now.
+    Settle {
+        /// By which transition.
+        epoch: Epoch,
+        /// At most [`super::SETTLED_MAX`]; more are left for the next command.
+        partitions: Vec<Partition>,
+    },
+    /// A member is to hold nothing, or its share again.
+    SetLeaving {
+        /// Who.
+        node: NodeId,
+        /// Why; none to take it back in.
+        why: Option<Leaving>,
+    },
+    /// A node is no member any more: unless loss is accepted, only if nothing needs it.
+    RemoveNode {
+        /// Who.
+        node: NodeId,
+        /// Whether that may cost replicas.
+        loss: Loss,
     },
 }
 

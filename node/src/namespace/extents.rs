@@ -8,13 +8,13 @@
 
 use std::ops::ControlFlow;
 
-use ring::{ChunkKey, Epoch, GcEpoch};
+use ring::{ChunkKey, Epoch, GcEpoch, Transition};
 use wire::namespace::{ChunkSlice, Inode, OpError};
 
 use super::{
     edit::{Edit, Fault, ROWS_MAX},
     file::OpenFile,
-    row,
+    moves, row,
     row::{ExtentRow, MetaRow},
     table,
 };
@@ -150,6 +150,7 @@ impl Edit<'_> {
     pub(super) fn check_put(&self, puts: impl Iterator<Item = (ChunkKey, Epoch, GcEpoch)>) -> Result<(), Fault> {
         let meta: Option<MetaRow> = self.read(&table::single(table::META))?;
         let safe = self.counters()?.map_or_else(GcEpoch::default, |counters| counters.gc_safe);
+        let mut moving = None;
         for (chunk, epoch, gc) in puts {
             if gc < safe {
                 return Err(OpError::StaleGc.into());
@@ -157,8 +158,14 @@ impl Edit<'_> {
             if let Some((bits, meta)) = meta.as_ref().and_then(|meta| meta.bits.map(|bits| (bits, meta)))
                 && epoch < meta.highest_fence
             {
-                let fence: Option<Epoch> = self.read(&table::partition(table::FENCE, bits.partition_of(&chunk)))?;
-                if fence.is_some_and(|fence| epoch < fence) {
+                let partition = bits.partition_of(&chunk);
+                let fence: Option<Epoch> = self.read(&table::partition(table::FENCE, partition))?;
+                let transition = match &moving {
+                    Some(transition) => transition,
+                    None => moving.insert(moves::transition(self)?),
+                };
+                let fence_now = transition.as_ref().filter(|transition| !transition.is_settled(partition));
+                if fence.max(fence_now.map(Transition::epoch)).is_some_and(|fence| epoch < fence) {
                     return Err(OpError::StaleEpoch.into());
                 }
             }

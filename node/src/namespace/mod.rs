@@ -25,6 +25,7 @@ mod garbage;
 mod inode;
 mod list;
 mod locks;
+mod moves;
 mod punch;
 mod query;
 mod reach;
@@ -43,6 +44,7 @@ pub use dead::{DeadLimits, DeadRows, DeadTally, FORGET_MAX, dead_rows, dead_tall
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};
 pub use locks::LOCKS_MAX;
+pub use moves::SETTLED_MAX;
 pub use reach::led_to;
 pub use row::SealedAuthority;
 pub use session::{SessionSummary, is_mount, mount_sessions, session_list, session_owner};

@@ -33,6 +33,8 @@
 //! | `TOKEN` | hash | [`super::row::TokenRow`] |
 //! | `CLIENT` | client | [`super::command::ClientRow`] |
 //! | `AUTHORITY` | | [`super::row::SealedAuthority`] |
+//! | `TRANSITION` | | [`ring::Transition`] |
+//! | `LEAVING` | node | [`wire::moves::Leaving`] |
 //!
 //! Extents are keyed by their last byte, so that a scan from an offset begins with the extent that holds it: the
 //! store scans forward only.
@@ -108,6 +110,10 @@ pub(super) const TOKEN: u8 = 0x55;
 pub(super) const CLIENT: u8 = 0x56;
 /// Row of the authority.
 pub(super) const AUTHORITY: u8 = 0x57;
+/// Row of the change of the ring that is under way.
+pub(super) const TRANSITION: u8 = 0x58;
+/// Table of members that are to hold nothing.
+pub(super) const LEAVING: u8 = 0x59;
 
 /// Key of a row.
 pub(super) type Key = Vec<u8>;
@@ -233,6 +239,10 @@ pub(super) fn orphan(index: u64, inode: Inode) -> Key {
 
 pub(super) fn node(node: NodeId) -> Key {
     key(NODE, &[node.as_bytes()])
+}
+
+pub(super) fn leaving(node: NodeId) -> Key {
+    key(LEAVING, &[node.as_bytes()])
 }
 
 pub(super) fn partition(table: u8, partition: Partition) -> Key {

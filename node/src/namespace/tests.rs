@@ -8,6 +8,7 @@ pub(crate) mod harness;
 mod histories;
 mod locks;
 mod model;
+mod moves;
 mod names;
 mod recount;
 mod sessions;

@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use ring::{Epoch, NodeId};
 use tokio::{sync::watch, time::timeout};
 use wire::{
-    Answer, Request,
+    Answer, Refusal, Request,
     cluster::{ClusterAnswer, ClusterMap, ClusterRequest},
-    quic::{Lane, Peers},
+    quic::{CallError, ConnectError, Lane, Peers},
 };
 
 use super::{Addresses, offer};
@@ -77,7 +77,7 @@ impl PeerTransport {
             let Ok((_, connection)) = self.peers.connect_seed(seed).await else { continue };
             let Ok((Ok(answer), _)) = connection.call(&request, &[], deadline).await else { continue };
             if let Answer::Cluster(ClusterAnswer::Map { map: Some(map), .. }) = answer {
-                return offer(&self.map, map);
+                return offer(&self.map, *map);
             }
         }
     }
@@ -105,5 +105,13 @@ impl RaftTransport for PeerTransport {
                 Err(_) => Err(TransportError::Unreachable),
             }
         })
+    }
+}
+
+/// What a call that brought no reply means: this node was removed, or the other cannot be reached.
+pub(super) fn no_answer(error: &CallError) -> Refusal {
+    match error {
+        CallError::NotSent(ConnectError::Refused { refusal: Refusal::UnknownPeer, .. }) => Refusal::UnknownPeer,
+        _ => Refusal::NoQuorum,
     }
 }

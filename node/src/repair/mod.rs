@@ -1,4 +1,5 @@
-//! Fetches what this node lacks: after it returns, when a copy is damaged, and now and then.
+//! Fetches what this node lacks: after it returns, when a copy is damaged, and now and then; fetches what it is to own when
+//! the ring changes; and drops what it owns no longer.
 //!
 //! A round lists the keys of this node's partitions at each other holder, fetches what is missing here, verifies it, and
 //! keeps it with the holder's stamp. Simple and complete; digests, rates and priorities come later.
@@ -8,11 +9,17 @@
 //!   listed to the end: with this node's own copy that meets every write quorum.
 //! - Nothing is kept that does not match its key.
 //! - What the namespace lists as dead is not fetched.
+//! - A copy is dropped only where it is placed no longer, and never while somebody is told that it is held.
 //!
 //! # Not here
-//! Moves between owners when the ring changes.
+//! Which partitions go where, and when they have gone over (`membership`).
 
+mod leftovers;
 mod plan;
+mod takeover;
+
+pub(crate) use leftovers::run as drop_leftovers;
+pub(crate) use takeover::run as take_over;
 
 use std::{
     collections::BTreeSet,
@@ -25,9 +32,12 @@ use std::{
 
 use futures::StreamExt;
 use parking_lot::Mutex;
-use ring::{ChunkKey, Epoch, GcEpoch, NodeId};
-use tokio::{sync::Notify, time::Instant};
-use tracing::{info, warn};
+use ring::{ChunkKey, Epoch, GcEpoch, NodeId, Partition};
+use tokio::{
+    sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Instant,
+};
+use tracing::{debug, info, warn};
 use wire::{
     Answer, Refusal, Request,
     chunk::{ChunkAnswer, ChunkRequest, Durability},
@@ -57,6 +67,8 @@ pub struct RepairState {
     missed: AtomicBool,
     lacking: AtomicU64,
     repaired: AtomicU64,
+    /// Held for reading while somebody is told that a copy is held here, for writing while copies are dropped.
+    copies: RwLock<()>,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +113,16 @@ impl RepairState {
     /// Damaged copies replaced since the start.
     pub fn repaired(&self) -> u64 {
         self.repaired.load(Ordering::Relaxed)
+    }
+
+    /// As long as this is held, no copy is dropped because it is placed elsewhere.
+    pub async fn vouch(&self) -> RwLockReadGuard<'_, ()> {
+        self.copies.read().await
+    }
+
+    /// As long as this is held, nobody is told that a copy is held here.
+    async fn may_drop(&self) -> RwLockWriteGuard<'_, ()> {
+        self.copies.write().await
     }
 
     fn take(&self, comparison: Comparison) -> Suspects {
@@ -210,17 +232,18 @@ async fn replace_damaged(node: &Arc<Node>, map: &Arc<ClusterMap>, keys: BTreeSet
 
 /// Lists this node's partitions at the other holders and fetches what is missing: false unless complete.
 async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> bool {
-    let Some(ring) = &map.ring else { return true };
-    let mut listed = plan::Coverage::new(ring, node.id);
+    let Some(placement) = map.placement() else { return true };
+    let ours = || placement.bits().partitions().filter(|partition| placement.is_owner(*partition, node.id));
+    let mut listed = plan::Coverage::new(ours(), node.id);
     let mut fetched = 0u64;
     let mut failed = 0u64;
-    for (holder, spans) in plan::spans(ring, node.id) {
+    for (holder, spans) in plan::spans(map, ours(), node.id) {
         for span in spans {
-            match take_over(node, map, holder, span).await {
+            match fetch_span(node, map, holder, span, |partition| placement.is_owner(partition, node.id)).await {
                 Ok(taken) => {
                     fetched += taken.fetched;
                     failed += taken.failed;
-                    listed.handle_listed(ring, holder, span);
+                    listed.handle_listed(map, holder, span);
                 }
                 Err(refusal) => {
                     info!(?holder, %refusal, "cannot be listed now");
@@ -233,7 +256,7 @@ async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> bool {
     if fetched > 0 {
         info!(fetched, failed, "fetched what was missed");
     }
-    failed == 0 && listed.is_complete(ring)
+    failed == 0 && listed.is_complete(map)
 }
 
 /// What came of a span.
@@ -241,23 +264,25 @@ async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> bool {
 struct Taken {
     fetched: u64,
     failed: u64,
+    /// Partitions of those that failed.
+    incomplete: BTreeSet<Partition>,
 }
 
-/// Lists one span of partitions at `holder`, page by page, and fetches what is missing here.
-async fn take_over(
+/// Lists one span of partitions at `holder`, page by page, and fetches what is missing here of those that are `wanted`.
+async fn fetch_span(
     node: &Arc<Node>,
     map: &Arc<ClusterMap>,
     holder: NodeId,
     span: plan::Span,
+    wanted: impl Fn(Partition) -> bool,
 ) -> Result<Taken, Refusal> {
+    let bits = map.placement().ok_or(Refusal::NotServing)?.bits();
     let mut taken = Taken::default();
     let mut after = None;
     loop {
         let page = list(node, map, holder, span, after).await?;
-        let ring = map.ring.as_ref().ok_or(Refusal::NotServing)?;
-        let ours = |key: &ChunkKey| ring.owners(ring.bits().partition_of(key)).any(|owner| owner == node.id);
         let mut missing = Vec::new();
-        for &(key, gc) in page.keys.iter().filter(|(key, _)| ours(key)) {
+        for &(key, gc) in page.keys.iter().filter(|(key, _)| wanted(bits.partition_of(key))) {
             match node.chunks.holds(&key) {
                 Ok(true) => {}
                 Ok(false) => missing.push((key, gc)),
@@ -269,10 +294,18 @@ async fn take_over(
         }
         let missing = crate::garbage::worth_fetching(node, missing).await;
         node.repair.lacking.store(taken.failed + missing.len() as u64, Ordering::Relaxed);
-        let fetches = futures::stream::iter(missing.into_iter().map(|(key, gc)| fetch(node, map, key, gc, Copy::Keep)));
-        let results: Vec<_> = fetches.buffer_unordered(node.config.repair.fetches).collect().await;
-        taken.fetched += results.iter().filter(|result| result.is_ok()).count() as u64;
-        taken.failed += results.iter().filter(|result| result.is_err()).count() as u64;
+        let fetches = missing.into_iter().map(async |(key, gc)| (key, fetch(node, map, key, gc, Copy::Keep).await));
+        let mut fetches = futures::stream::iter(fetches).buffer_unordered(node.config.repair.fetches);
+        while let Some((key, result)) = fetches.next().await {
+            match result {
+                Ok(()) => taken.fetched += 1,
+                Err(refusal) => {
+                    debug!(%key, %refusal, "cannot be fetched now");
+                    taken.failed += 1;
+                    taken.incomplete.insert(bits.partition_of(&key));
+                }
+            }
+        }
         after = page.keys.last().map(|(key, _)| *key);
         if page.end || after.is_none() {
             return Ok(taken);
@@ -311,11 +344,14 @@ enum Copy {
 
 /// Fetches one chunk from any other holder that has a sound copy, and keeps it.
 async fn fetch(node: &Arc<Node>, map: &ClusterMap, key: ChunkKey, gc: GcEpoch, copy: Copy) -> Result<(), Refusal> {
-    let ring = map.ring.as_ref().ok_or(Refusal::NotServing)?;
-    let partition = ring.bits().partition_of(&key);
-    let beside = map.may_hold.iter().filter(|row| row.partition == partition).flat_map(|row| row.nodes.iter().copied());
+    let placement = map.placement().ok_or(Refusal::NotServing)?;
+    let partition = placement.bits().partition_of(&key);
     let mut last = Refusal::UnknownChunk;
-    for holder in ring.owners(partition).chain(beside).filter(|holder| *holder != node.id) {
+    let mut holders: Vec<NodeId> = placement.owners(partition).chain(map.others(partition)).collect();
+    holders.retain(|holder| *holder != node.id && map.node(*holder).is_some());
+    // Whoever is out would be waited for in vain.
+    holders.sort_by_key(|holder| !map.is_in(*holder));
+    for holder in holders {
         match fetch_from(node, map, holder, key).await {
             Ok((chunk, theirs)) => {
                 let gc = gc.max(theirs);

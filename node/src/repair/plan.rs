@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ring::{NodeId, Partition, Ring};
+use ring::{NodeId, Partition};
+use wire::cluster::ClusterMap;
 
 /// Consecutive partitions listed in one go: bounds what one request walks through.
 const SPAN_LEN_MAX: u32 = 256;
@@ -22,14 +23,16 @@ impl Span {
     }
 }
 
-/// For each other holder of partitions of `node`, the spans that cover what both hold.
-pub(crate) fn spans(ring: &Ring, node: NodeId) -> BTreeMap<NodeId, Vec<Span>> {
+/// For each other holder of `partitions`, the spans that cover what it owns of them. Nodes that were removed hold nothing.
+pub(crate) fn spans(
+    map: &ClusterMap,
+    partitions: impl Iterator<Item = Partition>,
+    node: NodeId,
+) -> BTreeMap<NodeId, Vec<Span>> {
     let mut spans: BTreeMap<NodeId, Vec<Span>> = BTreeMap::new();
-    for partition in ring.bits().partitions() {
-        if !ring.owners(partition).any(|owner| owner == node) {
-            continue;
-        }
-        for holder in ring.owners(partition).filter(|owner| *owner != node) {
+    let Some(placement) = map.placement() else { return spans };
+    for partition in partitions {
+        for holder in placement.owners(partition).filter(|owner| *owner != node && map.node(*owner).is_some()) {
             let of_holder = spans.entry(holder).or_default();
             match of_holder.last_mut() {
                 Some(span) if span.last.0 + 1 == partition.0 && partition.0 - span.first.0 < SPAN_LEN_MAX => {
@@ -50,32 +53,39 @@ pub(crate) struct Coverage {
 }
 
 impl Coverage {
-    /// Nothing listed yet for `node`.
-    pub(crate) fn new(ring: &Ring, node: NodeId) -> Self {
-        let ours = ring.bits().partitions().filter(|partition| ring.owners(*partition).any(|owner| owner == node));
-        Self { node, listed: ours.map(|partition| (partition, BTreeSet::new())).collect() }
+    /// Nothing of `partitions` listed yet for `node`.
+    pub(crate) fn new(partitions: impl Iterator<Item = Partition>, node: NodeId) -> Self {
+        Self { node, listed: partitions.map(|partition| (partition, BTreeSet::new())).collect() }
     }
 
     /// `span` was listed to its end at `holder`.
-    pub(crate) fn handle_listed(&mut self, ring: &Ring, holder: NodeId, span: Span) {
+    pub(crate) fn handle_listed(&mut self, map: &ClusterMap, holder: NodeId, span: Span) {
+        let Some(placement) = map.placement() else { return };
         for partition in span.partitions() {
             if let Some(holders) = self.listed.get_mut(&partition)
                 && holder != self.node
-                && ring.owners(partition).any(|owner| owner == holder)
+                && placement.is_owner(partition, holder)
             {
                 holders.insert(holder);
             }
         }
     }
 
-    /// Whether what was listed meets every write quorum.
+    /// Whether what was listed of everything meets every write quorum.
+    pub(crate) fn is_complete(&self, map: &ClusterMap) -> bool {
+        self.listed.keys().all(|partition| self.is_covered(map, *partition))
+    }
+
+    /// Whether what was listed of `partition` meets every write quorum.
     ///
-    /// An acknowledged chunk lies on `write_quorum` of the replicas. If this node is not one of them, they are among
-    /// the other `replicas − 1`, of which `replicas − write_quorum` listed ones must meet them.
-    pub(crate) fn is_complete(&self, ring: &Ring) -> bool {
-        let replicas = ring.replicas();
-        let needed = replicas.count() - replicas.write_quorum();
-        self.listed.values().all(|holders| holders.len() >= needed)
+    /// An acknowledged chunk lies on `write_quorum` of the owners, so of any `read_quorum` of them at least one has it;
+    /// this node's own word counts if it is an owner. Where owners were removed, all that are left are asked, if they
+    /// are fewer: what nobody of them has was given up with the others.
+    pub(crate) fn is_covered(&self, map: &ClusterMap, partition: Partition) -> bool {
+        let (Some(placement), Some(listed)) = (map.placement(), self.listed.get(&partition)) else { return false };
+        let left = placement.owners(partition).filter(|owner| map.node(*owner).is_some()).count();
+        let own = usize::from(placement.is_owner(partition, self.node));
+        listed.len() + own >= placement.replicas().read_quorum().min(left)
     }
 }
 
@@ -83,7 +93,8 @@ impl Coverage {
 mod tests {
     use std::num::NonZeroU32;
 
-    use ring::{Epoch, Member, NodeId, Partition, PartitionBits, ReplicaCount, Ring, Weight};
+    use ring::{Epoch, Member, NodeId, Partition, PartitionBits, ReplicaCount, Ring, Transition, Weight};
+    use wire::cluster::{ClusterId, ClusterMap, KeyFingerprint, NodeRow};
 
     use super::{Coverage, Span, spans};
 
@@ -91,17 +102,46 @@ mod tests {
         NodeId::from_bytes([id; 16])
     }
 
+    fn ring(epoch: u64, members: &[u8], table: &[u16]) -> Ring {
+        let weight = Weight(NonZeroU32::MIN);
+        let members = members.iter().map(|n| Member { id: id(*n), zone: None, weight }).collect();
+        let (bits, replicas) = (PartitionBits::new(2).unwrap(), ReplicaCount::new(3).unwrap());
+        Ring::new(Epoch(epoch), bits, replicas, members, table.to_vec()).unwrap()
+    }
+
     /// Four partitions over four nodes, three replicas: node 4 lacks partition 0, node 1 partition 3.
-    fn ring() -> Ring {
-        let members = [1, 2, 3, 4].map(|n| Member { id: id(n), zone: None, weight: Weight(NonZeroU32::MIN) }).to_vec();
-        let table = vec![0, 1, 2, 0, 1, 3, 0, 2, 3, 1, 2, 3];
-        Ring::new(Epoch(1), PartitionBits::new(2).unwrap(), ReplicaCount::new(3).unwrap(), members, table).unwrap()
+    fn map() -> ClusterMap {
+        let row = |n: u8| NodeRow {
+            id: id(n),
+            address: ([127, 0, 0, 1], 7000 + u16::from(n)).into(),
+            zone: None,
+            weight: Weight(NonZeroU32::MIN),
+            key: KeyFingerprint([n; 32]),
+        };
+        ClusterMap {
+            cluster: ClusterId([1; 16]),
+            epoch: Epoch(1),
+            replicas: ReplicaCount::new(3).unwrap(),
+            nodes: (1..=5).map(row).collect(),
+            ring: Some(ring(1, &[1, 2, 3, 4], &[0, 1, 2, 0, 1, 3, 0, 2, 3, 1, 2, 3])),
+            may_hold: Vec::new(),
+            transition: None,
+            leaving: Vec::new(),
+        }
+    }
+
+    fn kept(map: &ClusterMap, node: u8) -> Vec<Partition> {
+        map.placement().unwrap().kept_by(id(node)).collect()
+    }
+
+    fn span(first: u32, last: u32) -> Span {
+        Span { first: Partition(first), last: Partition(last) }
     }
 
     #[test]
     fn spans_cover_exactly_what_both_hold() {
-        let spans = spans(&ring(), id(1));
-        let span = |first, last| Span { first: Partition(first), last: Partition(last) };
+        let map = map();
+        let spans = spans(&map, kept(&map, 1).into_iter(), id(1));
         assert_eq!(spans.get(&id(2)).map(Vec::as_slice), Some([span(0, 1)].as_slice()));
         assert_eq!(spans.get(&id(3)).map(Vec::as_slice), Some([span(0, 0), span(2, 2)].as_slice()));
         assert_eq!(spans.get(&id(4)).map(Vec::as_slice), Some([span(1, 2)].as_slice()));
@@ -110,16 +150,37 @@ mod tests {
 
     #[test]
     fn a_round_is_complete_when_the_listed_holders_meet_every_write_quorum() {
-        let ring = ring();
-        let mut coverage = Coverage::new(&ring, id(1));
-        let all = Span { first: Partition(0), last: Partition(3) };
-        assert!(!coverage.is_complete(&ring));
+        let map = map();
+        let mut coverage = Coverage::new(kept(&map, 1).into_iter(), id(1));
+        assert!(!coverage.is_complete(&map));
         // Node 2 holds partitions 0 and 1 with node 1: partition 2 is still not covered.
-        coverage.handle_listed(&ring, id(2), all);
-        assert!(!coverage.is_complete(&ring));
-        coverage.handle_listed(&ring, id(1), all);
-        assert!(!coverage.is_complete(&ring), "a node does not vouch for itself");
-        coverage.handle_listed(&ring, id(4), all);
-        assert!(coverage.is_complete(&ring));
+        coverage.handle_listed(&map, id(2), span(0, 3));
+        assert!(!coverage.is_complete(&map));
+        coverage.handle_listed(&map, id(1), span(0, 3));
+        assert!(!coverage.is_complete(&map), "a node does not vouch for itself");
+        coverage.handle_listed(&map, id(4), span(0, 3));
+        assert!(coverage.is_complete(&map));
+    }
+
+    /// "… of every acting set since the partition was last clean, at least `replicas − write_quorum + 1` nodes have …
+    /// been listed to the end".
+    #[test]
+    fn a_node_that_is_to_own_a_partition_needs_one_more_than_an_owner_and_only_owners_count() {
+        let mut map = map();
+        let next = ring(2, &[1, 2, 3, 5], &[0, 1, 3, 0, 1, 2, 0, 1, 2, 0, 1, 2]);
+        map.transition = Some(Transition::begin(map.ring.as_ref().unwrap(), next).unwrap());
+        let first = Partition(0);
+        let mut coverage = Coverage::new(std::iter::once(first), id(5));
+        coverage.handle_listed(&map, id(1), span(0, 0));
+        coverage.handle_listed(&map, id(4), span(0, 0));
+        assert!(!coverage.is_covered(&map, first), "node 4 owns nothing of it");
+        coverage.handle_listed(&map, id(3), span(0, 0));
+        assert!(coverage.is_covered(&map, first));
+        // Of three owners, one is left.
+        map.nodes.retain(|row| row.id != id(1) && row.id != id(3));
+        let mut coverage = Coverage::new(std::iter::once(first), id(5));
+        assert!(!coverage.is_covered(&map, first));
+        coverage.handle_listed(&map, id(2), span(0, 0));
+        assert!(coverage.is_covered(&map, first));
     }
 }

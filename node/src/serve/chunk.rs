@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ring::{ChunkKey, Epoch, GcEpoch, Partition, Ring};
+use ring::{ChunkKey, Epoch, GcEpoch, Partition};
+use tokio::sync::RwLockReadGuard;
 use tracing::warn;
 use wire::{
     Answer, Refusal,
     chunk::{ChunkAnswer, ChunkRequest, Durability, Incarnation, KEYS_MAX},
+    cluster::ClusterMap,
     quic::Exchange,
     tree::{GROUP_LEN, ReceivedChunk},
 };
@@ -30,12 +32,12 @@ pub(super) async fn handle(
     let answer = match request {
         ChunkRequest::Put { key, epoch, gc, durability } => {
             asker.may_write()?;
-            must_be_replica(&*ring_at(node, epoch).await?, node, &[key])?;
+            must_be_replica(&*map_at(node, epoch).await?, node, &[key])?;
             ChunkAnswer::Put { incarnation: put(node, exchange, key, gc, durability).await? }
         }
         ChunkRequest::Sync { epoch } => {
             asker.may_write()?;
-            ring_at(node, epoch).await?;
+            map_at(node, epoch).await?;
             let incarnation = node.chunks.sync().await.map_err(|error| sync_refusal(&error))?;
             ChunkAnswer::Synced { incarnation }
         }
@@ -44,21 +46,21 @@ pub(super) async fn handle(
             if keys.len() > KEYS_MAX {
                 return Err(Refusal::Malformed);
             }
-            must_be_replica(&*ring_at(node, epoch).await?, node, &keys)?;
+            map_at(node, epoch).await?;
+            let _vouching = vouch(node, &keys).await?;
             let (held, incarnation) = node.chunks.has(&keys, gc).await.map_err(|error| put_refusal(&error))?;
             ChunkAnswer::Has { held, incarnation }
         }
         ChunkRequest::Get { key, offset, len } => return get(node, key, offset, len).await,
         ChunkRequest::List { first, last, after, epoch } => {
             asker.must_be_node()?;
-            list(node, &*ring_at(node, epoch).await?, first, last, after).await?
+            list(node, &*map_at(node, epoch).await?, first, last, after).await?
         }
         ChunkRequest::Suspect { key } => {
             // Whatever else a stranger to this node names would only fill the list of those that are read again.
             let map = node.map();
-            let is_owned =
-                map.as_ref().and_then(|map| map.ring.as_ref()).is_some_and(|ring| is_owner(ring, node, &key));
-            if is_owned || node.chunks.holds(&key).map_err(|error| put_refusal(&error))? {
+            let is_kept = map.is_some_and(|map| must_be_replica(&map, node, &[key]).is_ok());
+            if is_kept || node.chunks.holds(&key).map_err(|error| put_refusal(&error))? {
                 node.repair.suspect(key);
             }
             ChunkAnswer::Noted
@@ -81,6 +83,7 @@ async fn put(
     std::mem::forget(missed);
     let body = read_body(node, exchange).await?;
     let chunk = ReceivedChunk::new(body).verify(key).map_err(|_| Refusal::KeyMismatch)?;
+    let _vouching = vouch(node, &[key]).await?;
     let missed = MissedUnlessKept(node);
     let incarnation = node.chunks.put(chunk, gc, durability).await.map_err(|error| put_refusal(&error))?;
     std::mem::forget(missed);
@@ -98,32 +101,30 @@ impl Drop for MissedUnlessKept<'_> {
     }
 }
 
-/// The ring, if the sender knows the one in force and this node can learn of the sender's.
-async fn ring_at(node: &Node, epoch: Epoch) -> Result<impl std::ops::Deref<Target = Ring> + use<>, Refusal> {
-    struct InMap(Arc<wire::cluster::ClusterMap>);
-    impl std::ops::Deref for InMap {
-        type Target = Ring;
-        fn deref(&self) -> &Ring {
-            self.0.ring.as_ref().expect("checked when the value was made")
-        }
-    }
+/// The map, if the sender knows every row that a put must reach now, and this node can learn of the sender's map.
+async fn map_at(node: &Node, epoch: Epoch) -> Result<Arc<ClusterMap>, Refusal> {
     if !node.catch_up_to(epoch, CATCH_UP_DEADLINE).await {
         return Err(Refusal::Busy);
     }
     let map = node.map().ok_or(Refusal::NotServing)?;
-    let Some(ring) = &map.ring else { return Err(Refusal::TooFewNodes { missing: map.missing() }) };
-    if epoch < ring.epoch() {
+    let Some(placement) = map.placement() else { return Err(Refusal::TooFewNodes { missing: map.missing() }) };
+    if epoch < placement.epoch() {
         return Err(Refusal::StaleEpoch { ours: map.epoch });
     }
-    Ok(InMap(map))
+    Ok(map)
 }
 
-fn must_be_replica(ring: &Ring, node: &Node, keys: &[ChunkKey]) -> Result<(), Refusal> {
-    if keys.iter().all(|key| is_owner(ring, node, key)) { Ok(()) } else { Err(Refusal::NotReplica) }
+/// Keeps what lies here from being dropped as long as it is held, if the keys are still placed here.
+async fn vouch<'a>(node: &'a Node, keys: &[ChunkKey]) -> Result<RwLockReadGuard<'a, ()>, Refusal> {
+    let vouching = node.repair.vouch().await;
+    must_be_replica(&*node.map().ok_or(Refusal::NotServing)?, node, keys)?;
+    Ok(vouching)
 }
 
-fn is_owner(ring: &Ring, node: &Node, key: &ChunkKey) -> bool {
-    ring.owners(ring.bits().partition_of(key)).any(|owner| owner == node.id)
+fn must_be_replica(map: &ClusterMap, node: &Node, keys: &[ChunkKey]) -> Result<(), Refusal> {
+    let placement = map.placement().ok_or(Refusal::NotReplica)?;
+    let is_kept = |key: &ChunkKey| placement.keeps(placement.bits().partition_of(key), node.id);
+    if keys.iter().all(is_kept) { Ok(()) } else { Err(Refusal::NotReplica) }
 }
 
 async fn get(node: &Node, key: ChunkKey, offset: u32, len: u32) -> Result<Served, Refusal> {
@@ -148,15 +149,20 @@ async fn get(node: &Node, key: ChunkKey, offset: u32, len: u32) -> Result<Served
     Ok(Served { answer: Answer::Chunk(answer), body: vec![range.proof, range.data], room: Some(room) })
 }
 
-/// Keys of the partitions `first..=last`, as many as fit a page.
+/// Keys of the partitions `first..=last`, as many as fit a page. Only an owner's word counts for all of a partition.
 async fn list(
     node: &Node,
-    ring: &Ring,
+    map: &ClusterMap,
     first: Partition,
     last: Partition,
     after: Option<ChunkKey>,
 ) -> Result<ChunkAnswer, Refusal> {
-    let bits = ring.bits();
+    let placement = map.placement().ok_or(Refusal::NotReplica)?;
+    let bits = placement.bits();
+    let asked = |partition: &Partition| (first..=last).contains(partition);
+    if !bits.partitions().filter(asked).all(|partition| placement.is_owner(partition, node.id)) {
+        return Err(Refusal::NotReplica);
+    }
     let from = after.map_or(first, |key| bits.partition_of(&key).max(first));
     let mut keys = Vec::new();
     for partition in bits.partitions().skip_while(|partition| *partition < from).take_while(|part| *part <= last) {

@@ -7,14 +7,16 @@ use tracing::warn;
 use wire::{
     Answer, Refusal,
     cluster::{
-        ClusterAnswer, ClusterMap, ClusterRequest, ClusterStatus, NodeStatus, RaftRole, StoreReport, TokenPurpose,
+        ClusterAnswer, ClusterMap, ClusterRequest, ClusterStatus, NodeState, NodeStatus, RaftRole, StoreReport,
+        TokenPurpose,
     },
+    moves::Leaving,
     namespace::{Query, QueryAnswer, Timestamp, Usage},
     quic::Authority,
     token::Token,
 };
 
-use super::{Asker, Served, garbage, namespace::propose, redeem};
+use super::{Asker, Served, garbage, moves, namespace::propose, redeem};
 use crate::{
     namespace::{self, ClusterCommand, CommandBody},
     node::Node,
@@ -36,7 +38,7 @@ pub(super) async fn handle(
     let answer = match request {
         ClusterRequest::Map { known } => {
             let newer = node.map().filter(|map| known.is_none_or(|known| known < map.epoch));
-            ClusterAnswer::Map { map: newer.map(|map| ClusterMap::clone(&map)), leader: node.leader_id() }
+            ClusterAnswer::Map { map: newer.map(|map| Box::new(ClusterMap::clone(&map))), leader: node.leader_id() }
         }
         ClusterRequest::Heartbeat { store, epoch: _ } => heartbeat(node, asker, store)?,
         ClusterRequest::Status => ClusterAnswer::Status(Box::new(status(node, deadline).await?)),
@@ -72,6 +74,7 @@ pub(super) async fn handle(
         ClusterRequest::Garbage(request) => {
             ClusterAnswer::Garbage(garbage::handle(node, asker, request, deadline).await?)
         }
+        ClusterRequest::Moves(request) => ClusterAnswer::Moves(moves::handle(node, asker, request, deadline).await?),
     };
     Ok(Answer::Cluster(answer).into())
 }
@@ -99,7 +102,11 @@ async fn status(node: &Node, deadline: Duration) -> Result<ClusterStatus, Refusa
         leader.detector.handle_heartbeat(node.id, ours, now);
         let status = |row: &wire::cluster::NodeRow| NodeStatus {
             row: row.clone(),
-            state: leader.detector.state(row.id, now),
+            state: match (leader.detector.state(row.id, now), map.leaving(row.id)) {
+                (NodeState::Down, Some(Leaving::Out)) => NodeState::Out,
+                (NodeState::Up, Some(Leaving::Draining)) => NodeState::Draining,
+                (state, _) => state,
+            },
             role: if view.leader == Some(row.id) {
                 RaftRole::Leader
             } else if view.voters.contains(&row.id) {
@@ -128,8 +135,8 @@ async fn status(node: &Node, deadline: Duration) -> Result<ClusterStatus, Refusa
 }
 
 fn partitions_of(map: &ClusterMap, node: ring::NodeId) -> u32 {
-    let Some(ring) = &map.ring else { return 0 };
-    let held = ring.bits().partitions().filter(|partition| ring.owners(*partition).any(|owner| owner == node)).count();
+    let Some(placement) = map.placement() else { return 0 };
+    let held = placement.bits().partitions().filter(|partition| placement.is_owner(*partition, node)).count();
     u32::try_from(held).expect("a ring has at most 2^20 partitions")
 }
 

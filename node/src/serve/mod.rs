@@ -15,6 +15,7 @@ mod cluster;
 mod desk;
 pub(crate) mod garbage;
 mod lease;
+mod moves;
 mod namespace;
 mod question;
 mod redeem;
@@ -73,11 +74,20 @@ async fn serve_connection(node: Arc<Node>, connection: Connection) {
             return connection.refuse(refusal);
         }
     };
+    let mut maps = node.watch_map();
+    let mut is_member = false;
     loop {
+        // A removal holds as soon as it is known here.
+        let was_member = std::mem::replace(&mut is_member, is_listed(&node, connection.peer()));
+        if was_member && !is_member {
+            info!(peer = ?connection.peer(), "it was removed: its connection ends");
+            return connection.refuse(Refusal::UnknownPeer);
+        }
         let exchange = tokio::select! {
             biased;
             () = node.stop.cancelled() => return connection.close(),
             exchange = connection.accept() => exchange,
+            changed = maps.changed() => if changed.is_ok() { continue } else { return connection.close() },
         };
         let Some(exchange) = exchange else { return };
         let asker = Asker { peer: connection.peer(), access };
@@ -93,6 +103,12 @@ async fn serve_connection(node: Arc<Node>, connection: Connection) {
         let request = serve_exchange(node.clone(), asker, exchange, permit);
         node.tasks.spawn(request.in_current_span());
     }
+}
+
+/// Whether the map in use lists `peer` as a node.
+fn is_listed(node: &Node, peer: Peer) -> bool {
+    let map = node.map();
+    peer.node().is_some_and(|id| map.is_some_and(|map| map.node(id).is_some()))
 }
 
 /// The places for such a request: what keeps the cluster together never waits for clients.

@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, num::NonZeroU32};
 
-use ring::{ChunkKey, Epoch, GcEpoch, Member, NodeId, Partition, PartitionBits, ReplicaCount, Ring, Weight, Zone};
+use ring::{
+    ChunkKey, Epoch, GcEpoch, Member, NodeId, Partition, PartitionBits, ReplicaCount, Ring, Transition, Weight, Zone,
+};
 use wire::{
     Answer, Refusal, Request,
     chunk::{ChunkAnswer, ChunkRequest, Durability, Incarnation},
@@ -13,6 +15,7 @@ use wire::{
     },
     garbage::{Claim, DeadPage, GarbageAnswer, GarbageRequest, GarbageStatus, NodeHold, SessionHold, Standing},
     lease::{LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, Recall, Release},
+    moves::{Coming, Kept, Leave, Leaving, Loss, MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
     namespace::{
         AppendData, Attr, Batch, ChunkSlice, Content, Cookie, Entry, Extent, ExtentBody, FileLock, FileType,
         InlineData, Inode, InodeRange, ListWant, LockKind, LockOwner, Mode, Name, NamespaceAnswer, NamespaceRequest,
@@ -82,6 +85,15 @@ pub(crate) fn ring() -> Ring {
     Ring::new(Epoch(7), PartitionBits::new(1).unwrap(), ReplicaCount::new(3).unwrap(), members, table).unwrap()
 }
 
+fn transition() -> Transition {
+    let members = [1, 2, 4].map(member).to_vec();
+    let (bits, replicas) = (ring().bits(), ring().replicas());
+    let next = Ring::new(Epoch(8), bits, replicas, members, vec![0, 1, 2, 1, 0, 2]).unwrap();
+    let mut transition = Transition::begin(&ring(), next).unwrap();
+    transition.settle(Partition(1));
+    transition
+}
+
 fn row(number: u8) -> NodeRow {
     let Member { id, zone, weight } = member(number);
     NodeRow { id, address: address(), zone, weight, key: KeyFingerprint([0xf1; 32]) }
@@ -95,6 +107,8 @@ pub(crate) fn map() -> ClusterMap {
         nodes: vec![row(1), row(2), row(3)],
         ring: Some(ring()),
         may_hold: vec![MayHold { partition: Partition(1), nodes: vec![node(9)] }],
+        transition: Some(transition()),
+        leaving: vec![Leave { node: node(2), why: Leaving::Out }, Leave { node: node(3), why: Leaving::Draining }],
     }
 }
 
@@ -372,7 +386,26 @@ fn cluster_requests() -> Vec<(&'static str, ClusterRequest)> {
         ("request.cluster.garbage.dead.after", garbage(GarbageRequest::Dead { after: Some(KEY), claim: CLAIM })),
         ("request.cluster.garbage.judge", garbage(GarbageRequest::Judge { copies: vec![(KEY, GcEpoch(300))] })),
         ("request.cluster.garbage.status", garbage(GarbageRequest::Status)),
+        (
+            "request.cluster.moves.confirm",
+            moves(MovesRequest::Confirm { epoch: Epoch(8), partitions: vec![Partition(300)] }),
+        ),
+        ("request.cluster.moves.drain", moves(MovesRequest::Drain { node: node(3) })),
+        ("request.cluster.moves.undrain", moves(MovesRequest::Undrain { node: node(3) })),
+        ("request.cluster.moves.remove", moves(MovesRequest::Remove { node: node(3), loss: Loss::Refused })),
+        ("request.cluster.moves.remove.loss", moves(MovesRequest::Remove { node: node(3), loss: Loss::Accepted })),
+        ("request.cluster.moves.status", moves(MovesRequest::Status)),
     ]
+}
+
+fn moves(request: MovesRequest) -> ClusterRequest {
+    ClusterRequest::Moves(request)
+}
+
+fn moves_status() -> MovesStatus {
+    let coming = vec![Coming { node: node(4), partitions: 300, confirmed: 5 }];
+    let transition = TransitionStatus { epoch: Epoch(8), unsettled: 300, replicas_left: 295, coming };
+    MovesStatus { transition: Some(transition), endangered: 7 }
 }
 
 pub(crate) fn answers() -> Vec<(&'static str, Answer)> {
@@ -461,7 +494,7 @@ fn query_answers() -> Vec<Result<QueryAnswer, OpError>> {
 fn cluster_answers() -> Vec<(&'static str, ClusterAnswer)> {
     let identified = |access| ClusterAnswer::Identified { access };
     vec![
-        ("answer.cluster.map", ClusterAnswer::Map { map: Some(map()), leader: Some(node(1)) }),
+        ("answer.cluster.map", ClusterAnswer::Map { map: Some(Box::new(map())), leader: Some(node(1)) }),
         ("answer.cluster.map.known", ClusterAnswer::Map { map: None, leader: None }),
         ("answer.cluster.heard", ClusterAnswer::Heard { epoch: Epoch(8) }),
         ("answer.cluster.status", ClusterAnswer::Status(Box::new(status()))),
@@ -475,6 +508,13 @@ fn cluster_answers() -> Vec<(&'static str, ClusterAnswer)> {
         ("answer.cluster.garbage.dead", ClusterAnswer::Garbage(GarbageAnswer::Dead(dead_page()))),
         ("answer.cluster.garbage.judged", ClusterAnswer::Garbage(judged())),
         ("answer.cluster.garbage.status", ClusterAnswer::Garbage(GarbageAnswer::Status(Box::new(garbage_status())))),
+        ("answer.cluster.moves.noted", ClusterAnswer::Moves(MovesAnswer::Noted)),
+        ("answer.cluster.moves.done", ClusterAnswer::Moves(MovesAnswer::Done { epoch: Epoch(9) })),
+        (
+            "answer.cluster.moves.kept",
+            ClusterAnswer::Moves(MovesAnswer::Kept(Kept { partitions: 300, last: 2, left: 3 })),
+        ),
+        ("answer.cluster.moves.status", ClusterAnswer::Moves(MovesAnswer::Status(Box::new(moves_status())))),
     ]
 }
 

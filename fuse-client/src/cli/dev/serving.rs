@@ -110,7 +110,9 @@ fn lacking(status: &ClusterStatus, state: &DevState) -> Option<String> {
         return Some(format!("{} more node(s) must join", status.missing));
     }
     let seen = |address: &str| {
-        status.nodes.iter().any(|node| node.row.address.to_string() == address && node.state != NodeState::Down)
+        status.nodes.iter().any(|node| {
+            node.row.address.to_string() == address && !matches!(node.state, NodeState::Down | NodeState::Out)
+        })
     };
     if let Some(node) = state.nodes.iter().find(|node| !seen(&node.address)) {
         return Some(format!("the node at {} is down", node.address));

@@ -7,7 +7,7 @@ use std::{
 
 use proptest::prelude::{any, prop_assert, proptest};
 use ring::{ChunkKey, Epoch, GcEpoch, NodeId};
-use wire::chunk::Incarnation;
+use wire::{chunk::Incarnation, cluster::PutRow};
 
 use super::{PutFailure, QuorumLost, QuorumWrite, Subject, Turn};
 
@@ -20,8 +20,9 @@ fn subject() -> Subject {
 }
 
 fn write(turns: &[Turn], quorum: usize, now: Instant) -> QuorumWrite {
-    let row = turns.iter().enumerate().map(|(number, turn)| (node(number), *turn));
-    QuorumWrite::new(subject(), row, quorum, now, now + Duration::from_secs(15))
+    let row = PutRow { nodes: (0..turns.len()).map(node).collect(), quorum };
+    let turn = |of: NodeId| turns[usize::from(of.as_bytes()[0])];
+    QuorumWrite::new(subject(), vec![row], turn, now, now + Duration::from_secs(15))
 }
 
 /// A store that may lose what it has not synced.
@@ -172,7 +173,8 @@ fn full_disks_are_named_only_if_they_are_what_is_missing() {
 fn a_store_that_fails_for_a_while_is_tried_again_with_growing_pauses_and_not_for_ever() {
     let start = Instant::now();
     let mut now = start;
-    let mut write = QuorumWrite::new(subject(), [(node(0), Turn::First)], 1, now, now + Duration::from_secs(3600));
+    let row = PutRow { nodes: vec![node(0)], quorum: 1 };
+    let mut write = QuorumWrite::new(subject(), vec![row], |_| Turn::First, now, now + Duration::from_secs(3600));
     let mut sent = 0;
     while !write.is_settled() {
         if write.poll_send(now).is_some() {
@@ -185,4 +187,30 @@ fn a_store_that_fails_for_a_while_is_tried_again_with_growing_pauses_and_not_for
     }
     assert_eq!(sent, 12);
     assert!(matches!(write.poll_outcome(), Some(Err(QuorumLost { stable: 0, .. }))));
+}
+
+/// While a partition moves, "a put is stable only with a write quorum in the old *and* in the new set (a shared node counts
+/// in both)".
+#[test]
+fn while_a_partition_moves_a_put_needs_a_quorum_of_the_old_row_and_one_of_the_new() {
+    let now = Instant::now();
+    let row = |nodes: [usize; 3]| PutRow { nodes: nodes.map(node).to_vec(), quorum: 2 };
+    let outcome = |stable: &[usize], failed: &[usize]| {
+        let rows = vec![row([0, 1, 2]), row([0, 3, 4])];
+        let mut write = QuorumWrite::new(subject(), rows, |_| Turn::First, now, now + Duration::from_secs(15));
+        while write.poll_send(now).is_some() {}
+        for number in stable {
+            write.handle_accepted(node(*number), Incarnation(1));
+        }
+        while write.poll_sync().is_some() {}
+        stable.iter().for_each(|number| write.handle_synced(node(*number), Incarnation(1), now));
+        failed.iter().for_each(|number| write.handle_failure(node(*number), PutFailure::Permanent, now));
+        write.poll_outcome().map(|outcome| outcome.is_ok())
+    };
+    assert_eq!(outcome(&[0, 1], &[]), None, "the old row alone");
+    assert_eq!(outcome(&[0, 3, 4], &[]), None, "the new row alone");
+    assert_eq!(outcome(&[0, 1, 3], &[]), Some(true));
+    assert_eq!(outcome(&[1, 2, 3, 4], &[]), Some(true));
+    assert_eq!(outcome(&[0, 1], &[3, 4]), Some(false), "the new row cannot have a quorum any more");
+    assert_eq!(outcome(&[0, 3, 4], &[1, 2]), Some(false));
 }

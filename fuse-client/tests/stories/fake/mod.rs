@@ -213,6 +213,8 @@ fn map(addresses: &[SocketAddr]) -> ClusterMap {
         nodes: addresses.iter().enumerate().map(node).collect(),
         ring: Some(Ring::new(Epoch(5), bits, replicas, members, table).unwrap()),
         may_hold: Vec::new(),
+        transition: None,
+        leaving: Vec::new(),
     }
 }
 
@@ -290,7 +292,7 @@ async fn answer(index: usize, connection: Connection, mut exchange: Exchange, st
 fn cluster(request: ClusterRequest, state: &State) -> Reply {
     match request {
         ClusterRequest::Map { known } => Ok(Answer::Cluster(ClusterAnswer::Map {
-            map: (known < Some(state.map.epoch)).then(|| state.map.clone()),
+            map: (known < Some(state.map.epoch)).then(|| Box::new(state.map.clone())),
             leader: Some(node_id(state.leader)),
         })),
         _ => Err(Refusal::NotAllowed),

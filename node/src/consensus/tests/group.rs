@@ -7,7 +7,7 @@ use wire::Refusal;
 use wire::cluster::RaftRole;
 
 use super::harness::{Group, SECOND, add_one, id, read_counter, value_of};
-use crate::consensus::ProposeError;
+use crate::consensus::{AfterVoting, ProposeError};
 
 #[tokio::test(start_paused = true)]
 async fn a_group_of_one_is_founded_and_counts() {
@@ -175,7 +175,7 @@ async fn voters_are_replaced_one_by_one_and_a_removed_leader_steps_down() {
     assert!(group.view(leader).learners.contains(&id(4)));
     let voters: std::collections::BTreeSet<_> =
         [id(1), id(2), id(3), id(4)].into_iter().filter(|&node| node != leader).collect();
-    group.member(leader).set_voters(voters.clone(), 10 * SECOND).await.unwrap();
+    group.member(leader).set_voters(voters.clone(), AfterVoting::Leaves, 10 * SECOND).await.unwrap();
     let other = *voters.first().unwrap();
     let mut view = group.member(other).watch();
     let seen = tokio::time::timeout(

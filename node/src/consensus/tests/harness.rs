@@ -21,7 +21,8 @@ use wire::namespace::Timestamp;
 
 use crate::append_log::LogConfig;
 use crate::consensus::{
-    Consensus, ConsensusConfig, OpenError, ProposeError, RaftTransport, Retention, TransportError, View, WallClock,
+    AfterVoting, Consensus, ConsensusConfig, OpenError, ProposeError, RaftTransport, Retention, TransportError, View,
+    WallClock,
 };
 use crate::disk::{SimDisk, SimOptions};
 use crate::kv::{KvError, KvRead, KvStore, MemoryKv, WriteBatch};
@@ -283,7 +284,7 @@ impl Group {
             group.start(id(number)).await.unwrap();
             first.add_learner(id(number), 10 * SECOND).await.unwrap();
         }
-        first.set_voters((1..=count).map(id).collect(), 10 * SECOND).await.unwrap();
+        first.set_voters((1..=count).map(id).collect(), AfterVoting::Leaves, 10 * SECOND).await.unwrap();
         group
     }
 

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::harness::{Net, SECOND, ZeroClock, add_one, apply, founding, id, read_counter, value_of};
 use crate::append_log::LogConfig;
-use crate::consensus::{Consensus, ConsensusConfig};
+use crate::consensus::{AfterVoting, Consensus, ConsensusConfig};
 use crate::disk::{FileDisk, FileDiskConfig};
 use crate::kv::{FjallConfig, FjallKv};
 
@@ -34,7 +34,7 @@ async fn three_members_on_files_count_for_many_at_once_and_again_after_a_restart
         start(&net, &dirs[usize::from(number) - 1], number).await;
         first.add_learner(id(number), 20 * SECOND).await.unwrap();
     }
-    first.set_voters([id(1), id(2), id(3)].into(), 20 * SECOND).await.unwrap();
+    first.set_voters([id(1), id(2), id(3)].into(), AfterVoting::Leaves, 20 * SECOND).await.unwrap();
 
     let askers: Vec<_> = (0..32)
         .map(|_| {

@@ -1,0 +1,133 @@
+//! `dfs drain`: gives everything that a node holds to others.
+
+use std::time::Duration;
+
+use clap::Args;
+use fuse_client::Cluster;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ring::NodeId;
+use tokio::time::{Instant, sleep};
+use wire::{
+    cluster::ClusterMap,
+    moves::{Kept, MovesAnswer, MovesRequest},
+};
+
+use super::{
+    failure::{Failure, Line},
+    invocation::Invocation,
+    member::{Named, find_member},
+    screen::{Screen, say},
+    text::number::{counted, thousands},
+};
+
+/// Between two looks at the map.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Between two lines where there is no bar: few enough for a log file.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the cluster may be silent while it is waited for: a leader that dies is replaced long before.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Arguments of `dfs drain`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The node goes on serving until others hold what it holds; nothing is at risk
+on the way, and an interrupted drain goes on by itself. Afterwards dfs remove
+takes the node out of the cluster.
+
+Examples:
+  dfs drain 10.0.0.3:7400 --wait
+  dfs drain 7f3a9c21 --cancel      it is to hold its share again")]
+pub(crate) struct DrainArguments {
+    /// The node: its address, or the first digits of its id, as dfs nodes shows them
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// Wait until it holds nothing any more
+    #[arg(long)]
+    wait: bool,
+    /// Take back an earlier drain
+    #[arg(long, conflicts_with = "wait")]
+    cancel: bool,
+}
+
+/// Drains a node.
+pub(crate) async fn run(invocation: &Invocation, arguments: DrainArguments) -> Result<(), Failure> {
+    invocation.with_cluster(async |cluster| drain(cluster, invocation.screen, &arguments).await).await
+}
+
+async fn drain(cluster: &Cluster, screen: Screen, arguments: &DrainArguments) -> Result<(), Failure> {
+    let Named { id, name } = find_member("drain", cluster, &arguments.node).await?;
+    let request = if arguments.cancel { MovesRequest::Undrain { node: id } } else { MovesRequest::Drain { node: id } };
+    let failed = |error| Line::new(format!("cannot drain node {name}")).because(&error).failed();
+    match cluster.moves(request).await.map_err(failed)? {
+        MovesAnswer::Done { .. } => {}
+        MovesAnswer::Kept(Kept { left, .. }) => {
+            let nodes = counted(u64::from(left), "other node", "other nodes");
+            let why = format!("only {nodes} would be left to hold {} of each chunk", replicas(&cluster.map()));
+            let line = Line::new(format!("cannot drain node {name}")).why(why);
+            return Err(line.advice("add a node first, see dfs token create --for node").failed());
+        }
+        MovesAnswer::Noted | MovesAnswer::Status(_) => {
+            return Err(Line::new(format!("cannot drain node {name}")).why("the answer makes no sense").failed());
+        }
+    }
+    if arguments.cancel {
+        return screen.print(&format!("Node {name} is to hold its share again.\n"));
+    }
+    if !arguments.wait {
+        return screen.print(&format!("Node {name} is being drained; dfs status tells how far it is.\n"));
+    }
+    wait(cluster, screen, id, &name).await?;
+    screen.print(&format!("Node {name} holds nothing any more; dfs remove {name} takes it out of the cluster.\n"))
+}
+
+fn replicas(map: &ClusterMap) -> String {
+    counted(u64::try_from(map.replicas.count()).expect("at most 7"), "replica", "replicas")
+}
+
+/// Waits until the map gives `node` nothing.
+async fn wait(cluster: &Cluster, screen: Screen, node: NodeId, name: &str) -> Result<(), Failure> {
+    let bar = screen.stderr_terminal.then(bar);
+    let (mut all, mut heard, mut said) = (None, Instant::now(), Instant::now());
+    loop {
+        match cluster.refresh().await {
+            Ok(map) => {
+                heard = Instant::now();
+                let left = map.placement().map_or(0, |placement| placement.kept_by(node).count());
+                let left = u64::try_from(left).expect("a ring has at most 2^20 partitions");
+                let all = *all.get_or_insert(left);
+                let done = all.saturating_sub(left);
+                if left == 0 || map.node(node).is_none() {
+                    return Ok(());
+                }
+                let text = format!("{} of {}", thousands(done), counted(all, "partition", "partitions"));
+                match &bar {
+                    Some(bar) => {
+                        bar.set_length(all);
+                        bar.set_position(done);
+                        bar.set_message(text);
+                    }
+                    None if said.elapsed() >= LINE_EVERY => {
+                        said = Instant::now();
+                        say(&format!("drained {text} of node {name}"));
+                    }
+                    None => {}
+                }
+            }
+            Err(error) if heard.elapsed() >= SILENCE_MAX => {
+                let line = Line::new(format!("cannot see whether node {name} is drained")).because(&error);
+                return Err(line.advice("the drain goes on by itself; dfs status tells how far it is").failed());
+            }
+            Err(_) => {}
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// A bar with room for the message at 80 columns; gone when the wait is over.
+fn bar() -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{wide_bar} {msg}").expect("the template is sound").progress_chars("█▉▊▋▌▍▎▏ ");
+    ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr()).with_style(style)
+}

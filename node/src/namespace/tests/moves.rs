@@ -1,0 +1,513 @@
+//! Nodes that come and go while chunks are put: the state machine, the leader's decider and nodes that hold chunks, under
+//! random schedules in virtual time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use proptest::{prelude::*, test_runner::Config};
+use ring::{ChunkKey, Epoch, GcEpoch, NodeId, Partition, PartitionBits, ReplicaCount, solver};
+use tokio::time::Instant;
+use wire::{
+    Refusal,
+    cluster::{ClusterMap, KeyFingerprint, Newcomer, NodeRow, TokenPurpose},
+    moves::{Leaving, Loss},
+    namespace::Timestamp,
+};
+
+use super::harness::{Machine, found, node_row};
+use crate::{
+    kv::{KvStore, WriteBatch},
+    membership::{Hearing, Moves},
+    namespace::{
+        ClusterCommand, ClusterOutcome, CommandBody, CommandOutcome, LogIndex, cluster_map,
+        edit::Edit,
+        row::{self, MetaRow},
+        table,
+    },
+};
+
+const BITS: PartitionBits = match PartitionBits::new(4) {
+    Ok(bits) => bits,
+    Err(_) => panic!("few partitions"),
+};
+const REPLICAS: ReplicaCount = match ReplicaCount::new(3) {
+    Ok(replicas) => replicas,
+    Err(_) => panic!("three replicas"),
+};
+const OUT_AFTER: Duration = Duration::from_secs(600);
+const DOWN_AFTER: Duration = Duration::from_secs(3);
+
+fn id(number: u8) -> NodeId {
+    NodeId::from_bytes([number; 16])
+}
+
+/// A cluster of the nodes 1 to `count`, with a ring of few partitions.
+fn cluster(count: u8) -> Machine {
+    let mut machine = Machine::empty();
+    let ClusterCommand::Found { cluster, node, authority, sealed_key, owner, .. } = found() else {
+        panic!("no founding")
+    };
+    let command = ClusterCommand::Found { cluster, replicas: REPLICAS, node, authority, sealed_key, owner };
+    machine.propose(CommandBody::Cluster(command));
+    (2..=count).for_each(|number| join(&mut machine, number));
+    let members: Vec<_> = map(&machine).nodes.iter().map(NodeRow::member).collect();
+    let meta_key = table::single(table::META);
+    let meta: MetaRow = row::read(&machine.rows, &meta_key).unwrap().unwrap();
+    let epoch = meta.epoch.next();
+    let ring = solver::solve(None, &members, REPLICAS, BITS, epoch).unwrap();
+    let mut batch = WriteBatch::default();
+    batch.put(meta_key, row::encode(&MetaRow { epoch, bits: Some(BITS), ..meta }));
+    batch.put(table::single(table::RING), row::encode(&ring));
+    machine.rows.commit(batch).unwrap();
+    machine
+}
+
+fn join(machine: &mut Machine, number: u8) {
+    let expires = Timestamp::new(machine.clock + 100, 0).unwrap();
+    let (hash, key, row) = ([number; 32], KeyFingerprint([number; 32]), node_row(number));
+    propose(machine, ClusterCommand::CreateToken { hash, purpose: TokenPurpose::Node, expires }).unwrap();
+    let newcomer = Newcomer::Node { id: row.id, address: row.address, zone: row.zone, weight: row.weight };
+    propose(machine, ClusterCommand::RedeemToken { hash, key, newcomer }).unwrap();
+}
+
+fn propose(machine: &mut Machine, command: ClusterCommand) -> Result<(), Refusal> {
+    match machine.propose(CommandBody::Cluster(command)) {
+        CommandOutcome::Cluster(ClusterOutcome::Done { .. } | ClusterOutcome::Admitted { .. }) => Ok(()),
+        CommandOutcome::Refused(refusal) => Err(refusal),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn map(machine: &Machine) -> ClusterMap {
+    cluster_map(&machine.rows).unwrap().unwrap()
+}
+
+fn partition_of(chunk: u64) -> Partition {
+    BITS.partition_of(&key_of(chunk))
+}
+
+fn key_of(chunk: u64) -> ChunkKey {
+    ChunkKey::of(&chunk.to_le_bytes())
+}
+
+/// A node with its disk.
+struct Host {
+    up: bool,
+    map: ClusterMap,
+    chunks: BTreeSet<u64>,
+    /// What it knows to hold whole, of which transition.
+    confirmed: (Epoch, BTreeSet<Partition>),
+}
+
+/// A chunk that is stable on its quorums and not yet part of a file.
+struct Put {
+    chunk: u64,
+    epoch: Epoch,
+}
+
+struct World {
+    machine: Machine,
+    now: Instant,
+    /// Since when the leader leads, and whom it has heard when.
+    since: Instant,
+    heard: BTreeMap<NodeId, Instant>,
+    moves: Moves,
+    hosts: BTreeMap<NodeId, Host>,
+    next_node: u8,
+    next_chunk: u64,
+    puts: Vec<Put>,
+    committed: BTreeSet<u64>,
+    /// Maps that clients may still have.
+    maps: Vec<ClusterMap>,
+    epoch: Epoch,
+}
+
+impl World {
+    fn new(count: u8) -> Self {
+        let machine = cluster(count);
+        let map = map(&machine);
+        let host = |row: &NodeRow| (row.id, Host::new(map.clone()));
+        let now = Instant::now();
+        Self {
+            now,
+            since: now,
+            heard: BTreeMap::new(),
+            moves: Moves::new(OUT_AFTER),
+            hosts: map.nodes.iter().map(host).collect(),
+            next_node: count + 1,
+            next_chunk: 0,
+            puts: Vec::new(),
+            committed: BTreeSet::new(),
+            maps: vec![map.clone()],
+            epoch: map.epoch,
+            machine,
+        }
+    }
+
+    fn propose(&mut self, command: ClusterCommand) -> Result<(), Refusal> {
+        let outcome = propose(&mut self.machine, command);
+        let map = map(&self.machine);
+        assert!(map.epoch >= self.epoch, "epochs only rise");
+        if map.epoch > self.epoch {
+            self.epoch = map.epoch;
+            self.maps.push(map);
+        }
+        outcome
+    }
+
+    fn map(&self) -> ClusterMap {
+        self.maps.last().unwrap().clone()
+    }
+
+    /// Heartbeats, and time.
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        for (node, _) in self.hosts.iter().filter(|(_, host)| host.up) {
+            self.heard.insert(*node, self.now);
+        }
+    }
+
+    fn lead(&mut self) -> bool {
+        let map = self.map();
+        let (now, since, heard) = (self.now, self.since, &self.heard);
+        let hearing = |node: NodeId| {
+            let silent = now.duration_since(heard.get(&node).copied().unwrap_or(since));
+            Hearing { heard: heard.contains_key(&node) && silent < DOWN_AFTER, silent }
+        };
+        let Some(command) = self.moves.poll(&map, hearing, now) else { return false };
+        self.propose(command).unwrap();
+        true
+    }
+
+    fn change_leader(&mut self) {
+        self.moves = Moves::new(OUT_AFTER);
+        self.since = self.now;
+        self.heard.clear();
+    }
+
+    fn join(&mut self) {
+        let number = self.next_node;
+        self.next_node += 1;
+        join(&mut self.machine, number);
+        let map = map(&self.machine);
+        self.epoch = map.epoch;
+        self.maps.push(map.clone());
+        self.hosts.insert(id(number), Host::new(map));
+    }
+
+    /// At most one node is down that anything depends on: more than that is not promised.
+    fn stop(&mut self, node: NodeId) {
+        let map = self.map();
+        let placement = map.placement().unwrap();
+        let needed = |node: NodeId| placement.kept_by(node).next().is_some();
+        if self.hosts.iter().all(|(other, host)| host.up || !needed(*other)) {
+            self.hosts.get_mut(&node).unwrap().up = false;
+        }
+    }
+
+    fn start(&mut self, node: NodeId) {
+        let host = self.hosts.get_mut(&node).unwrap();
+        host.up = true;
+        host.confirmed = (Epoch::default(), BTreeSet::new());
+    }
+
+    /// Puts a chunk by the map `age` versions ago, to quorums that `choice` decides.
+    fn put(&mut self, age: usize, choice: u64) {
+        let map = self.maps[self.maps.len().saturating_sub(1 + age)].clone();
+        let (chunk, newest) = (self.next_chunk, self.map());
+        self.next_chunk += 1;
+        let rows = map.put_rows(partition_of(chunk));
+        let mut stable: BTreeSet<NodeId> = BTreeSet::new();
+        for row in &rows {
+            let mut takers: Vec<NodeId> =
+                row.nodes.iter().copied().filter(|node| self.takes(*node, &map, &newest, chunk)).collect();
+            if takers.len() < row.quorum {
+                return;
+            }
+            let turn = choice as usize % takers.len();
+            takers.rotate_left(turn);
+            stable.extend(takers.into_iter().take(row.quorum));
+        }
+        for node in stable {
+            self.hosts.get_mut(&node).unwrap().chunks.insert(chunk);
+        }
+        self.puts.push(Put { chunk, epoch: map.epoch });
+    }
+
+    /// Whether `node` takes a put made by `map`: it catches up to it, and refuses one that is too old.
+    fn takes(&mut self, node: NodeId, map: &ClusterMap, newest: &ClusterMap, chunk: u64) -> bool {
+        let Some(host) = self.hosts.get_mut(&node).filter(|host| host.up) else { return false };
+        host.catch_up(map.epoch, newest);
+        let placement = host.map.placement().unwrap();
+        map.epoch >= placement.epoch() && placement.keeps(partition_of(chunk), node)
+    }
+
+    /// A put becomes part of a file, if the state machine lets it.
+    fn commit(&mut self, which: usize) {
+        if self.puts.is_empty() {
+            return;
+        }
+        let put = self.puts.swap_remove(which % self.puts.len());
+        let edit = Edit::new(&self.machine.rows, LogIndex(1), Timestamp::new(1, 0).unwrap());
+        if edit.check_put(std::iter::once((key_of(put.chunk), put.epoch, GcEpoch(1)))).is_ok() {
+            self.committed.insert(put.chunk);
+        }
+    }
+
+    /// A node takes over what it can from the owners that `choice` does not hide, and tells the leader.
+    fn take_over(&mut self, node: NodeId, choice: u64) {
+        let newest = self.map();
+        let Some(host) = self.hosts.get_mut(&node).filter(|host| host.up) else { return };
+        host.catch_up(newest.epoch, &newest);
+        let map = host.map.clone();
+        let placement = map.placement().unwrap();
+        if host.confirmed.0 != placement.epoch() {
+            host.confirmed = (placement.epoch(), BTreeSet::new());
+        }
+        for partition in placement.coming_to(node) {
+            let mut listed = 0;
+            for (at, owner) in placement.owners(partition).enumerate() {
+                let hidden = choice >> ((partition.0 as usize + at) % 64) & 1 == 1;
+                let holder = self.hosts.get(&owner).filter(|host| host.up && !hidden);
+                let Some(found) = holder.map(|holder| holder.of(partition)) else { continue };
+                self.hosts.get_mut(&node).unwrap().chunks.extend(found);
+                listed += 1;
+            }
+            if listed >= REPLICAS.read_quorum() {
+                self.hosts.get_mut(&node).unwrap().confirmed.1.insert(partition);
+            }
+        }
+        let (epoch, confirmed) = &self.hosts[&node].confirmed;
+        self.moves.handle_confirm(node, *epoch, &confirmed.iter().copied().collect::<Vec<_>>());
+    }
+
+    /// A node drops what is placed elsewhere.
+    fn drop_leftovers(&mut self, node: NodeId) {
+        let newest = self.map();
+        let Some(host) = self.hosts.get_mut(&node).filter(|host| host.up) else { return };
+        host.catch_up(newest.epoch, &newest);
+        if host.map.leaving(node) != Some(Leaving::Out) {
+            let placement = host.map.placement().unwrap();
+            host.chunks.retain(|chunk| placement.keeps(partition_of(*chunk), node));
+        }
+    }
+
+    fn drain(&mut self, node: NodeId) {
+        let drained = self.propose(ClusterCommand::SetLeaving { node, why: Some(Leaving::Draining) });
+        assert!(matches!(drained, Ok(()) | Err(Refusal::TooFewNodes { .. })), "{drained:?}");
+    }
+
+    fn remove(&mut self, node: NodeId) {
+        match self.propose(ClusterCommand::RemoveNode { node, loss: Loss::Refused }) {
+            Ok(()) => drop(self.hosts.remove(&node)),
+            Err(Refusal::NotAllowed) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    /// Every chunk of a file lies with a write quorum of its owners, whatever else has happened.
+    fn check(&self) {
+        let map = self.map();
+        let placement = map.placement().unwrap();
+        for chunk in &self.committed {
+            let owners: Vec<NodeId> = placement.owners(partition_of(*chunk)).collect();
+            assert_eq!(owners.iter().collect::<BTreeSet<_>>().len(), REPLICAS.count(), "owners are distinct");
+            let held =
+                owners.iter().filter(|owner| self.hosts.get(owner).is_some_and(|host| host.chunks.contains(chunk)));
+            let held = held.count();
+            assert!(held >= REPLICAS.write_quorum(), "chunk {chunk} lies with {held} of {owners:?} at {}", map.epoch);
+        }
+    }
+
+    /// Members that are to hold partitions.
+    fn holding(&self) -> BTreeSet<NodeId> {
+        let map = self.map();
+        map.nodes.iter().map(|row| row.id).filter(|node| map.leaving(*node).is_none()).collect()
+    }
+
+    /// Without new events, all moves come to their end, and everything lies where the ring of the members that are there
+    /// says. A node that cannot be given up, because too few others are left, is waited for.
+    fn settle(&mut self) {
+        self.pass(DOWN_AFTER);
+        self.pass(OUT_AFTER);
+        self.work();
+        for node in self.holding().into_iter().filter(|node| !self.hosts[node].up).collect::<Vec<_>>() {
+            assert_eq!(self.holding().len(), REPLICAS.count(), "{node:?} is silent, and not given up");
+            self.start(node);
+        }
+        self.work();
+        let (map, holding) = (self.map(), self.holding());
+        assert_eq!(map.transition, None, "moves end");
+        let members: BTreeSet<NodeId> = map.ring.as_ref().unwrap().members().iter().map(|member| member.id).collect();
+        if holding.len() >= REPLICAS.count() {
+            assert_eq!(members, holding, "the ring is that of the members that are to hold something");
+        }
+        for node in self.hosts.keys().copied().collect::<Vec<_>>() {
+            self.drop_leftovers(node);
+        }
+        self.check();
+    }
+
+    /// The leader and the nodes do what they can.
+    fn work(&mut self) {
+        for _round in 0..32 {
+            self.pass(Duration::from_secs(1));
+            while self.lead() {}
+            for node in self.hosts.keys().copied().collect::<Vec<_>>() {
+                self.take_over(node, 0);
+            }
+            self.check();
+        }
+    }
+
+    fn step(&mut self, event: u8, who: u8, choice: u64) {
+        let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
+        let node = nodes[usize::from(who) % nodes.len()];
+        match event % 20 {
+            0 if nodes.len() < 7 => self.join(),
+            1 => self.stop(node),
+            2 => self.start(node),
+            3 => self.pass(Duration::from_millis(500)),
+            4 => self.pass(OUT_AFTER),
+            5 => self.change_leader(),
+            6 => self.drain(node),
+            7 => {
+                self.propose(ClusterCommand::SetLeaving { node, why: None }).unwrap();
+            }
+            8 => self.remove(node),
+            9 => self.drop_leftovers(node),
+            10 | 11 => self.put(usize::from(who) % 4, choice),
+            12 => self.put(0, choice),
+            13 | 14 => self.commit(choice as usize),
+            15 | 16 => drop(self.lead()),
+            17 => {
+                self.pass(Duration::from_secs(1));
+                while self.lead() {}
+            }
+            _ => self.take_over(node, choice),
+        }
+        self.check();
+    }
+}
+
+impl Host {
+    fn new(map: ClusterMap) -> Self {
+        Self { up: true, map, chunks: BTreeSet::new(), confirmed: (Epoch::default(), BTreeSet::new()) }
+    }
+
+    fn catch_up(&mut self, to: Epoch, newest: &ClusterMap) {
+        if self.map.epoch < to {
+            self.map = newest.clone();
+        }
+    }
+
+    fn of(&self, partition: Partition) -> Vec<u64> {
+        self.chunks.iter().copied().filter(|chunk| partition_of(*chunk) == partition).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 192, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn whatever_comes_and_goes_every_chunk_of_a_file_lies_with_a_quorum_of_its_owners_and_moves_end(
+        count in 3u8..6,
+        events in proptest::collection::vec((any::<u8>(), any::<u8>(), any::<u64>()), 0..300),
+    ) {
+        let mut world = World::new(count);
+        for (event, who, choice) in events {
+            world.step(event, who, choice);
+        }
+        world.settle();
+    }
+}
+
+#[test]
+fn a_change_of_the_ring_begins_with_a_fence_and_each_partition_is_settled_by_itself() {
+    let mut machine = cluster(3);
+    let before = map(&machine);
+    join(&mut machine, 4);
+    let all: Vec<NodeId> = (1..=4).map(id).collect();
+    propose(&mut machine, ClusterCommand::Rebalance { members: all.clone() }).unwrap();
+    let begun = map(&machine);
+    let transition = begun.transition.clone().unwrap();
+    assert_eq!((begun.ring.as_ref(), transition.epoch()), (before.ring.as_ref(), begun.epoch));
+    let moving: Vec<Partition> = transition.unsettled().collect();
+    assert_eq!(moving.len(), 12, "a quarter of 16 partitions of three replicas");
+    // Begun again, nothing changes.
+    propose(&mut machine, ClusterCommand::Rebalance { members: all.clone() }).unwrap();
+    assert_eq!(map(&machine), begun);
+    let check = |machine: &Machine, partition: Partition, epoch: Epoch| {
+        let chunk = (0..).find(|chunk| partition_of(*chunk) == partition).unwrap();
+        let edit = Edit::new(&machine.rows, LogIndex(1), Timestamp::new(1, 0).unwrap());
+        edit.check_put(std::iter::once((key_of(chunk), epoch, GcEpoch(1)))).is_ok()
+    };
+    let staying = BITS.partitions().find(|partition| transition.is_settled(*partition)).unwrap();
+    assert!(check(&machine, staying, before.epoch) && !check(&machine, moving[0], before.epoch));
+    assert!(check(&machine, moving[0], begun.epoch));
+    // Meant for another transition, nothing is settled.
+    let settle = |epoch, partitions: &[Partition]| ClusterCommand::Settle { epoch, partitions: partitions.to_vec() };
+    propose(&mut machine, settle(before.epoch, &moving)).unwrap();
+    assert_eq!(map(&machine), begun);
+    propose(&mut machine, settle(begun.epoch, &moving[..3])).unwrap();
+    let settled = map(&machine);
+    assert_eq!((settled.epoch, settled.transition.as_ref().unwrap().unsettled().count()), (begun.epoch.next(), 9));
+    assert!(!check(&machine, moving[0], before.epoch) && check(&machine, moving[0], begun.epoch));
+    propose(&mut machine, settle(begun.epoch, &moving)).unwrap();
+    let done = map(&machine);
+    assert_eq!((done.transition, done.ring.as_ref()), (None, Some(transition.next())));
+    assert!(!check(&machine, moving[5], before.epoch), "the fence stays");
+}
+
+#[test]
+fn a_second_change_begins_where_the_first_was_given_up() {
+    let mut machine = cluster(3);
+    join(&mut machine, 4);
+    propose(&mut machine, ClusterCommand::Rebalance { members: (1..=4).map(id).collect() }).unwrap();
+    let first = map(&machine);
+    let moving: Vec<Partition> = first.transition.as_ref().unwrap().unsettled().collect();
+    propose(&mut machine, ClusterCommand::Settle { epoch: first.epoch, partitions: moving[..2].to_vec() }).unwrap();
+    let settled = map(&machine);
+    join(&mut machine, 5);
+    propose(&mut machine, ClusterCommand::Rebalance { members: (1..=5).map(id).collect() }).unwrap();
+    let second = map(&machine);
+    let (before, after) = (settled.placement().unwrap(), second.placement().unwrap());
+    for partition in BITS.partitions() {
+        let owners: BTreeSet<_> = before.owners(partition).collect();
+        if after.next_owners(partition).is_some() {
+            assert_eq!(after.owners(partition).collect::<BTreeSet<_>>(), owners, "{partition:?} has not gone over");
+        } else {
+            assert_eq!(after.owners(partition).collect::<BTreeSet<_>>(), owners, "{partition:?} stays");
+        }
+    }
+    assert!(after.epoch() > settled.epoch && second.epoch == after.epoch());
+}
+
+#[test]
+fn a_node_leaves_only_while_enough_others_hold_partitions_and_goes_only_when_nothing_needs_it() {
+    let mut machine = cluster(4);
+    let leave = |node, why| ClusterCommand::SetLeaving { node: id(node), why };
+    let remove = |node, loss| ClusterCommand::RemoveNode { node: id(node), loss };
+    propose(&mut machine, leave(1, Some(Leaving::Draining))).unwrap();
+    let refused = propose(&mut machine, leave(2, Some(Leaving::Out)));
+    assert_eq!(refused, Err(Refusal::TooFewNodes { missing: 1 }));
+    assert_eq!(propose(&mut machine, leave(9, Some(Leaving::Out))), Err(Refusal::UnknownPeer));
+    assert_eq!(propose(&mut machine, remove(1, Loss::Refused)), Err(Refusal::NotAllowed));
+    // A leaving node is no part of the next ring, whoever asks for it.
+    propose(&mut machine, ClusterCommand::Rebalance { members: (1..=4).map(id).collect() }).unwrap();
+    let begun = map(&machine);
+    assert!(begun.placement().unwrap().target().members().iter().all(|member| member.id != id(1)));
+    let partitions = begun.transition.as_ref().unwrap().unsettled().collect();
+    propose(&mut machine, ClusterCommand::Settle { epoch: begun.epoch, partitions }).unwrap();
+    propose(&mut machine, remove(1, Loss::Refused)).unwrap();
+    let gone = map(&machine);
+    assert_eq!((gone.node(id(1)), gone.leaving.len(), gone.nodes.len()), (None, 0, 3));
+    // Below the replicas that are wished only by force.
+    assert_eq!(propose(&mut machine, remove(2, Loss::Refused)), Err(Refusal::NotAllowed));
+    propose(&mut machine, remove(2, Loss::Accepted)).unwrap();
+    let forced = map(&machine);
+    let rows = forced.put_rows(Partition(0));
+    assert_eq!(rows.iter().map(|row| (row.nodes.len(), row.quorum)).collect::<Vec<_>>(), [(2, 2)]);
+}
