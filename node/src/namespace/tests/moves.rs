@@ -216,13 +216,13 @@ impl World {
     /// Puts a chunk by the map `age` versions ago, to quorums that `choice` decides.
     fn put(&mut self, age: usize, choice: u64) {
         let map = self.maps[self.maps.len().saturating_sub(1 + age)].clone();
-        let (chunk, newest) = (self.next_chunk, self.map());
+        let chunk = self.next_chunk;
         self.next_chunk += 1;
         let rows = map.put_rows(partition_of(chunk));
         let mut stable: BTreeSet<NodeId> = BTreeSet::new();
         for row in &rows {
             let mut takers: Vec<NodeId> =
-                row.nodes.iter().copied().filter(|node| self.takes(*node, &map, &newest, chunk)).collect();
+                row.nodes.iter().copied().filter(|node| self.takes(*node, &map, chunk)).collect();
             if takers.len() < row.quorum {
                 return;
             }
@@ -236,10 +236,11 @@ impl World {
         self.puts.push(Put { chunk, epoch: map.epoch });
     }
 
-    /// Whether `node` takes a put made by `map`: it catches up to it, and refuses one that is too old.
-    fn takes(&mut self, node: NodeId, map: &ClusterMap, newest: &ClusterMap, chunk: u64) -> bool {
+    /// Whether `node` takes a put made by `map`: it catches up to it, though maybe no further, and refuses one that is too
+    /// old.
+    fn takes(&mut self, node: NodeId, map: &ClusterMap, chunk: u64) -> bool {
         let Some(host) = self.hosts.get_mut(&node).filter(|host| host.up) else { return false };
-        host.catch_up(map.epoch, newest);
+        host.catch_up(map.epoch, map);
         let placement = host.map.placement().unwrap();
         map.epoch >= placement.epoch() && placement.keeps(partition_of(chunk), node)
     }
@@ -259,6 +260,10 @@ impl World {
     /// A node takes over what it can from the owners that `choice` does not hide, and tells the leader.
     fn take_over(&mut self, node: NodeId, choice: u64) {
         let newest = self.map();
+        if newest.placement().unwrap().coming_to(node).next().is_none() {
+            // Whom a change does not concern may learn of it late.
+            return;
+        }
         let Some(host) = self.hosts.get_mut(&node).filter(|host| host.up) else { return };
         host.catch_up(newest.epoch, &newest);
         let map = host.map.clone();
@@ -283,11 +288,9 @@ impl World {
         self.moves.handle_confirm(node, *epoch, &confirmed.iter().copied().collect::<Vec<_>>());
     }
 
-    /// A node drops what is placed elsewhere.
+    /// A node drops what is placed elsewhere, by the map that it has.
     fn drop_leftovers(&mut self, node: NodeId) {
-        let newest = self.map();
         let Some(host) = self.hosts.get_mut(&node).filter(|host| host.up) else { return };
-        host.catch_up(newest.epoch, &newest);
         if host.map.leaving(node) != Some(Leaving::Out) {
             let placement = host.map.placement().unwrap();
             host.chunks.retain(|chunk| placement.keeps(partition_of(*chunk), node));
@@ -378,7 +381,12 @@ impl World {
             }
             8 => self.remove(node),
             9 => self.drop_leftovers(node),
-            10 | 11 => self.put(usize::from(who) % 4, choice),
+            10 => self.put(usize::from(who) % 4, choice),
+            // A client that has not heard of the change, and is quick.
+            11 => {
+                self.put(1 + usize::from(who) % 3, choice);
+                self.commit(self.puts.len().saturating_sub(1));
+            }
             12 => self.put(0, choice),
             13 | 14 => self.commit(choice as usize),
             15 | 16 => drop(self.lead()),
@@ -409,7 +417,7 @@ impl Host {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 192, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 256, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn whatever_comes_and_goes_every_chunk_of_a_file_lies_with_a_quorum_of_its_owners_and_moves_end(
@@ -459,6 +467,30 @@ fn a_change_of_the_ring_begins_with_a_fence_and_each_partition_is_settled_by_its
     let done = map(&machine);
     assert_eq!((done.transition, done.ring.as_ref()), (None, Some(transition.next())));
     assert!(!check(&machine, moving[5], before.epoch), "the fence stays");
+}
+
+/// Nodes that have not heard of a change take puts of clients that have not either, after a new owner has listed them.
+#[test]
+fn what_is_put_by_an_old_map_behind_the_back_of_a_listing_becomes_no_part_of_a_file() {
+    let mut world = World::new(3);
+    world.join();
+    world.pass(Duration::from_secs(1));
+    assert!(world.lead(), "the newcomer is to have its share");
+    let moving: BTreeSet<Partition> = world.map().transition.unwrap().unsettled().collect();
+    world.take_over(id(4), 0);
+    let mut refused = 0;
+    for choice in 0..200 {
+        world.put(1, choice);
+        let chunk = world.puts.last().unwrap().chunk;
+        world.commit(world.puts.len() - 1);
+        let is_moving = moving.contains(&partition_of(chunk));
+        assert_eq!(world.committed.contains(&chunk), !is_moving);
+        refused += usize::from(is_moving);
+    }
+    assert!((50..200).contains(&refused), "{refused} of 200 in three quarters of the partitions");
+    while world.lead() {}
+    assert_eq!(world.map().transition, None);
+    world.check();
 }
 
 #[test]
