@@ -264,13 +264,18 @@ impl Node {
         node.refresh_local_map();
         node.tasks.spawn(crate::serve::accept(node.clone(), endpoint));
         node.tasks.spawn(crate::membership::run(node.clone(), parts.founding));
-        node.tasks.spawn(crate::repair::run(node.clone()));
-        node.tasks.spawn(garbage::run(node.clone()));
-        node.tasks.spawn(garbage::keep_compact(node.clone()));
-        node.tasks.spawn(crate::repair::take_over(node.clone()));
-        node.tasks.spawn(crate::repair::drop_leftovers(node.clone()));
+        node.tend_copies();
         node.tasks.spawn(note_addresses(node.clone(), parts.addresses, parts.keep_addresses));
         Ok(node)
+    }
+
+    /// Sees to it that the right copies are here, and no others.
+    fn tend_copies(self: &Arc<Self>) {
+        self.tasks.spawn(crate::repair::run(self.clone()));
+        self.tasks.spawn(crate::repair::take_over(self.clone()));
+        self.tasks.spawn(crate::repair::drop_leftovers(self.clone()));
+        self.tasks.spawn(garbage::run(self.clone()));
+        self.tasks.spawn(garbage::keep_compact(self.clone()));
     }
 
     /// Stops serving, tells the peers, and waits for everything to end.
