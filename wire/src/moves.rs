@@ -95,6 +95,8 @@ pub struct Kept {
 /// How far the moves are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MovesStatus {
+    /// Epoch of the newest map: there was no newer one when this was asked.
+    pub epoch: Epoch,
     /// The transition under way.
     pub transition: Option<TransitionStatus>,
     /// Partitions of which some owner is out, or was removed: they have fewer replicas than they should.

@@ -114,7 +114,8 @@ impl Moves {
 
     /// How far the moves are.
     pub fn status(&self, map: &ClusterMap) -> MovesStatus {
-        let Some(placement) = map.placement() else { return MovesStatus::default() };
+        let epoch = map.epoch;
+        let Some(placement) = map.placement() else { return MovesStatus { epoch, ..MovesStatus::default() } };
         let is_endangered = |partition: &Partition| placement.owners(*partition).any(|owner| !map.is_in(owner));
         let endangered = count(placement.bits().partitions().filter(is_endangered).count());
         let transition = placement.transition().map(|transition| {
@@ -133,7 +134,7 @@ impl Moves {
                 coming: coming.into_values().collect(),
             }
         });
-        MovesStatus { transition, endangered }
+        MovesStatus { epoch, transition, endangered }
     }
 }
 

@@ -117,10 +117,20 @@ impl Edit<'_> {
             return Ok(Ok(meta.epoch));
         };
         let bits = transition.next().bits();
+        // Whoever was removed meanwhile holds nothing that counts, whatever it has confirmed.
+        let mut gone: BTreeSet<Partition> = BTreeSet::new();
+        for partition in partitions.iter().filter(|partition| (partition.0 as usize) < bits.count()) {
+            for owner in transition.next().owners(*partition) {
+                if !self.exists(&table::node(owner))? {
+                    gone.insert(*partition);
+                }
+            }
+        }
         let settled: BTreeSet<Partition> = partitions
             .iter()
             .copied()
             .filter(|partition| (partition.0 as usize) < bits.count() && !transition.is_settled(*partition))
+            .filter(|partition| !gone.contains(partition))
             .take(SETTLED_MAX)
             .collect();
         if settled.is_empty() {

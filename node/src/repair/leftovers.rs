@@ -4,6 +4,7 @@
 //! readers with an older map find the new owners, which that map names as well, or ask for a newer one.
 //!
 //! # Invariants
+//! - Nothing is dropped by a map that is older than the newest, as the leader knows it at the beginning of a round.
 //! - Whether a copy is placed here is looked up again, by the newest map, while nobody can be told that it is held.
 //! - A node that is out, or was removed, drops nothing: what it holds may soon be wanted again.
 
@@ -11,7 +12,11 @@ use std::{sync::Arc, time::Duration};
 
 use ring::{ChunkKey, Epoch, GcEpoch, Partition};
 use tracing::{info, warn};
-use wire::moves::Leaving;
+use wire::{
+    Answer, Request,
+    cluster::{ClusterAnswer, ClusterRequest},
+    moves::{Leaving, MovesAnswer, MovesRequest},
+};
 
 use crate::node::Node;
 
@@ -20,6 +25,9 @@ const DROPPED_MAX: usize = 256;
 
 /// Between two looks at a map that is new. A partition that goes away and comes back at once has not been dropped then.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the leader may take to say which map is the newest.
+const ASK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Drops what is left over until the node stops.
 pub(crate) async fn run(node: Arc<Node>) {
@@ -31,6 +39,10 @@ pub(crate) async fn run(node: Arc<Node>) {
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         let Some(map) = node.map().filter(|map| map.epoch > looked_at && map.ring.is_some()) else { continue };
+        // A node that was restarted, or cut off, may hear of an older map first.
+        if newest_epoch(&node).await.is_none_or(|newest| map.epoch < newest) {
+            continue;
+        }
         let dropped = tokio::select! {
             biased;
             () = node.stop.cancelled() => return,
@@ -42,6 +54,20 @@ pub(crate) async fn run(node: Arc<Node>) {
                 info!(dropped, "copies of partitions that others own now");
             }
         }
+    }
+}
+
+/// Epoch of the newest map, by the word of a leader that has made sure that it still leads.
+async fn newest_epoch(node: &Arc<Node>) -> Option<Epoch> {
+    if node.is_leader() {
+        node.consensus.read(ASK_DEADLINE).await.ok()?;
+        node.refresh_local_map();
+        return node.map().map(|map| map.epoch);
+    }
+    let request = Request::Cluster(ClusterRequest::Moves(MovesRequest::Status));
+    match node.ask_leader(&request, ASK_DEADLINE).await.ok()? {
+        Answer::Cluster(ClusterAnswer::Moves(MovesAnswer::Status(status))) => Some(status.epoch),
+        _ => None,
     }
 }
 

@@ -405,7 +405,7 @@ fn moves(request: MovesRequest) -> ClusterRequest {
 fn moves_status() -> MovesStatus {
     let coming = vec![Coming { node: node(4), partitions: 300, confirmed: 5 }];
     let transition = TransitionStatus { epoch: Epoch(8), unsettled: 300, replicas_left: 295, coming };
-    MovesStatus { transition: Some(transition), endangered: 7 }
+    MovesStatus { epoch: Epoch(9), transition: Some(transition), endangered: 7 }
 }
 
 pub(crate) fn answers() -> Vec<(&'static str, Answer)> {
