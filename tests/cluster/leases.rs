@@ -144,18 +144,9 @@ impl Mount {
     }
 
     async fn create(&self, number: u64, inode: Inode, name: &str) {
-        let new = NewInode {
-            inode,
-            kind: NewKind::File(NewContent::Empty),
-            mode: Mode::new(0o644),
-            uid: 0,
-            gid: NewGroup::Caller(0),
-            times: None,
-            xattrs: Vec::new(),
-        };
-        let name = Name::new(name.as_bytes()).unwrap();
-        let op = Op::Create { dir: Inode::ROOT, name, new, replace: Replace::No };
-        let LeaseAnswer::Changed { outcomes, touched, unleased, .. } = self.change(number, op).await else {
+        let LeaseAnswer::Changed { outcomes, touched, unleased, .. } =
+            self.change(number, file(inode, name, Replace::No)).await
+        else {
             panic!("it changes")
         };
         assert!(outcomes[0].is_ok());
@@ -180,21 +171,7 @@ fn what_a_mount_did_under_a_lease_that_has_ended_is_refused_and_what_was_told_in
         // One is silent; the other replaces the file that it has removed without telling.
         let begun = Instant::now();
         let new = Inode(other.first.0);
-        let made = Op::Create {
-            dir: Inode::ROOT,
-            name: name("file"),
-            new: NewInode {
-                inode: new,
-                kind: NewKind::File(NewContent::Empty),
-                mode: Mode::new(0o644),
-                uid: 0,
-                gid: NewGroup::Caller(0),
-                times: None,
-                xattrs: Vec::new(),
-            },
-            replace: Replace::File,
-        };
-        let answer = other.change(1, made).await;
+        let answer = other.change(1, self::file(new, "file", Replace::File)).await;
         assert!(matches!(&answer, LeaseAnswer::Changed { outcomes, .. } if outcomes[0].is_ok()), "{answer:?}");
         assert!(begun.elapsed() >= TERM, "it waits for the term of the silent one");
         let held = vec![(Inode::ROOT, LeaseMode::Exclusive), (file, LeaseMode::Exclusive)];
@@ -212,6 +189,20 @@ fn what_a_mount_did_under_a_lease_that_has_ended_is_refused_and_what_was_told_in
         };
         assert_eq!(answers.iter().map(found).collect::<Vec<_>>(), [Some(new), Some(file)]);
     });
+}
+
+/// Makes a file at the root.
+fn file(inode: Inode, name: &str, replace: Replace) -> Op {
+    let new = NewInode {
+        inode,
+        kind: NewKind::File(NewContent::Empty),
+        mode: Mode::new(0o644),
+        uid: 0,
+        gid: NewGroup::Caller(0),
+        times: None,
+        xattrs: Vec::new(),
+    };
+    Op::Create { dir: Inode::ROOT, name: Name::new(name.as_bytes()).unwrap(), new, replace }
 }
 
 fn write(inode: Inode, bytes: &[u8]) -> Op {

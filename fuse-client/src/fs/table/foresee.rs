@@ -120,25 +120,13 @@ impl Table {
     fn foresee_unlink(&self, dir: Inode, name: &Name, at: Timestamp) -> Option<Foreseen> {
         let (dir_attr, node) = self.our_dir(dir)?;
         let known = self.ours(node.children.get(name)??).filter(|attr| attr.file_type != FileType::Directory)?;
-        let mut foreseen = Foreseen::default();
-        lose_name(foreseen.attr_mut(known), at);
-        let dir_attr = foreseen.attr_mut(dir_attr);
-        leave(dir_attr, known.file_type)?;
-        touch_entries(dir_attr, at);
-        foreseen.names.push((dir, name.clone(), None));
-        Some(foreseen)
+        take_away((dir_attr, name), known, at)
     }
 
     fn foresee_remove_directory(&self, dir: Inode, name: &Name, at: Timestamp) -> Option<Foreseen> {
         let (dir_attr, node) = self.our_dir(dir)?;
         let (known, _) = self.our_dir(node.children.get(name)??).filter(|(attr, _)| attr.size == 0)?;
-        let mut foreseen = Foreseen::default();
-        lose_name(foreseen.attr_mut(known), at);
-        let dir_attr = foreseen.attr_mut(dir_attr);
-        leave(dir_attr, known.file_type)?;
-        touch_entries(dir_attr, at);
-        foreseen.names.push((dir, name.clone(), None));
-        Some(foreseen)
+        take_away((dir_attr, name), known, at)
     }
 
     fn foresee_rename(&self, from: (Inode, &Name), to: (Inode, &Name), at: Timestamp) -> Option<Foreseen> {
@@ -273,6 +261,17 @@ fn touch_entries(dir: &mut Attr, at: Timestamp) {
     touch(dir, at);
     dir.data_version += 1;
     dir.modified = dir.changed;
+}
+
+/// A name of `known` in a directory goes.
+fn take_away((dir_attr, name): (&Attr, &Name), known: &Attr, at: Timestamp) -> Option<Foreseen> {
+    let mut foreseen = Foreseen::default();
+    lose_name(foreseen.attr_mut(known), at);
+    foreseen.names.push((dir_attr.inode, name.clone(), None));
+    let dir_attr = foreseen.attr_mut(dir_attr);
+    leave(dir_attr, known.file_type)?;
+    touch_entries(dir_attr, at);
+    Some(foreseen)
 }
 
 /// One name of the inode goes.
