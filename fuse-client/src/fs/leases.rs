@@ -10,7 +10,7 @@ use wire::{
 };
 
 use super::{FsError, OP_DEADLINE, Shared};
-use crate::cluster::ClusterError;
+use crate::{cluster::ClusterError, session::NOT_CURRENT_PAUSE};
 
 /// How long a question may take: a change of leader, and the reclaim after it, twice.
 const ASK_DEADLINE: Duration = Duration::from_secs(12);
@@ -59,7 +59,7 @@ impl Shared {
                 }
                 Ok(NamespaceAnswer::Lease(LeaseAnswer::NotCurrent)) => {
                     self.keeper.notify_one();
-                    leasing.renewed_since(generation, left).await;
+                    leasing.renewed_since(generation, left.min(NOT_CURRENT_PAUSE)).await;
                 }
                 Err(ClusterError::Refused(Refusal::UnknownSession)) => {
                     session.handle_unknown();

@@ -16,7 +16,7 @@ use wire::{
 
 use super::{
     CLOSE_DEADLINE, ChangeError, Shared,
-    leasing::{Changed, Leasing, Told},
+    leasing::{Changed, Leasing, NOT_CURRENT_PAUSE, Told},
     window::Packed,
 };
 use crate::cluster::{ClusterError, now};
@@ -130,7 +130,8 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch,
         let outcome = match answer {
             Ok(NamespaceAnswer::Lease(LeaseAnswer::NotCurrent)) => {
                 let left = until.saturating_duration_since(Instant::now());
-                if !left.is_zero() && leasing.renewed_since(generation, left).await {
+                if !left.is_zero() {
+                    leasing.renewed_since(generation, left.min(NOT_CURRENT_PAUSE)).await;
                     batch = Batch { session: shared.id, lowest_unanswered: lowest, ops, want: Want::Outcome };
                     continue;
                 }

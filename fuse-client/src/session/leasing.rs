@@ -8,6 +8,10 @@ use wire::{
     namespace::{Attr, Inode, NumberedOp, OpOutcome},
 };
 
+/// How long a new generation is waited for, when a leader says that the one at hand is not current, before it is asked
+/// again: one that was replaced while it hung may say so of a generation that its successor has begun.
+pub(crate) const NOT_CURRENT_PAUSE: Duration = Duration::from_millis(200);
+
 /// What changes made of the inodes that they touched.
 #[derive(Debug)]
 pub(crate) struct Changed {

@@ -36,7 +36,7 @@ use wire::namespace::{
 };
 
 use crate::cluster::{Cluster, ClusterError};
-pub(crate) use leasing::{Changed, Leasing, OnChanged, Told};
+pub(crate) use leasing::{Changed, Leasing, NOT_CURRENT_PAUSE, OnChanged, Told};
 pub(crate) use stamps::GcStamp;
 use stamps::Stamps;
 use window::{Way, Window};
