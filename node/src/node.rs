@@ -353,6 +353,7 @@ impl Node {
         }
     }
 
+    /// The first of the members and seeds that has anything to say.
     async fn ask_anybody(&self, request: &Request, deadline: Duration) -> Result<Answer, Refusal> {
         let members = self.map().map(|map| map.nodes.iter().map(|row| row.address).collect::<Vec<_>>());
         let addresses = members.unwrap_or_default().into_iter().chain(self.seeds.iter().copied());
@@ -362,7 +363,12 @@ impl Node {
                 continue;
             }
             let Ok((_, connection)) = self.peers.connect_seed(address).await else { continue };
-            if let Ok((Ok(answer), _)) = connection.call(request, &[], deadline).await {
+            let nothing = |answer: &Answer| {
+                matches!(answer, Answer::Cluster(ClusterAnswer::Map { map: None, leader: None }))
+            };
+            if let Ok((Ok(answer), _)) = connection.call(request, &[], deadline).await
+                && !nothing(&answer)
+            {
                 return Ok(answer);
             }
         }

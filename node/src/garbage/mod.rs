@@ -83,13 +83,14 @@ async fn forget_deleted(node: &Node, walk: &mut Walk) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Every node that may hold a chunk.
+/// Every node that may hold a chunk. Those that were removed never come back: nobody waits for their word.
 pub(crate) fn holders<'a>(map: &'a ClusterMap, key: &ChunkKey) -> impl Iterator<Item = NodeId> + 'a {
     let ring = map.ring.as_ref();
     let partition = ring.map(|ring| ring.bits().partition_of(key));
     let owners = ring.zip(partition).map(|(ring, partition)| ring.owners(partition));
     let beside = map.may_hold.iter().filter(move |row| Some(row.partition) == partition);
-    owners.into_iter().flatten().chain(beside.flat_map(|row| row.nodes.iter().copied()))
+    let all = owners.into_iter().flatten().chain(beside.flat_map(|row| row.nodes.iter().copied()));
+    all.filter(|node| map.node(*node).is_some())
 }
 
 fn counters(node: &Node) -> Result<(ring::GcEpoch, ring::GcEpoch), Refusal> {

@@ -122,6 +122,7 @@ impl Edit<'_> {
                     joined: 0,
                     bits: None,
                     highest_fence: Epoch::default(),
+                    floor: Epoch::default(),
                 };
                 let authority = SealedAuthority { certificate: authority.clone(), sealed_key: sealed_key.clone() };
                 Ok(self.found(meta, node, &authority, *owner)?)
@@ -270,6 +271,9 @@ impl Edit<'_> {
     }
 
     fn admit_node(&mut self, meta: MetaRow, node: NodeRow) -> Result<Result<(), Refusal>, Fault> {
+        if self.exists(&table::removed(node.id))? {
+            return Ok(Err(Refusal::UnknownPeer));
+        }
         let members = members(self)?;
         let same = members.iter().find(|member| member.id == node.id);
         let address_taken = members.iter().any(|member| member.id != node.id && member.address == node.address);

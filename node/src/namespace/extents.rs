@@ -155,6 +155,9 @@ impl Edit<'_> {
             if gc < safe {
                 return Err(OpError::StaleGc.into());
             }
+            if meta.as_ref().is_some_and(|meta| epoch < meta.floor) {
+                return Err(OpError::StaleEpoch.into());
+            }
             if let Some((bits, meta)) = meta.as_ref().and_then(|meta| meta.bits.map(|bits| (bits, meta)))
                 && epoch < meta.highest_fence
             {

@@ -4,6 +4,8 @@
 //! - A partition goes over to its new row only by [`ClusterCommand::Settle`], which names the transition it is meant for.
 //! - From the command that begins a transition on, no chunk becomes part of a file that was put at a lower epoch to a
 //!   partition that moves: whatever a file names was stable with the old owners before, or is with old and new ones.
+//! - From the command on that removes a node with what it holds, no chunk becomes part of a file that was put by a map in
+//!   which that node counted. It never comes back under the same name: what it holds is old.
 //!
 //! # Not here
 //! When to begin, to settle, to give a node up (`membership`). Who has confirmed what is soft state of the leader:
@@ -182,16 +184,20 @@ impl Edit<'_> {
         if members(self)?.len() == 1 {
             return Ok(Err(Refusal::NotAllowed));
         }
-        if loss == Loss::Refused
-            && let Some(ring) = self.read::<Ring>(&table::single(table::RING))?
-        {
+        let mut meta = meta;
+        if let Some(ring) = self.read::<Ring>(&table::single(table::RING))? {
             let transition = transition(self)?;
             let is_needed = Placement::new(&ring, transition.as_ref()).kept_by(node).next().is_some();
-            if is_needed || self.holding(node)? < meta.replicas.count() {
+            if loss == Loss::Refused && (is_needed || self.holding(node)? < meta.replicas.count()) {
                 return Ok(Err(Refusal::NotAllowed));
+            }
+            if is_needed {
+                // By an older map its word still counts: whoever has it puts again, by the map that begins here.
+                meta.floor = meta.epoch.next();
             }
         }
         self.remove(table::node(node))?;
+        self.put(table::removed(node), &())?;
         let leaving = table::leaving(node);
         if self.exists(&leaving)? {
             self.remove(leaving)?;

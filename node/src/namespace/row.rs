@@ -270,6 +270,9 @@ pub(super) struct MetaRow {
     pub(super) bits: Option<PartitionBits>,
     /// No fence is higher: what was put at or above it needs no look at its partition's.
     pub(super) highest_fence: Epoch,
+    /// What was put below it becomes part of no file, wherever it lies: a node whose word counted then was removed with
+    /// what it held.
+    pub(super) floor: Epoch,
 }
 
 /// A member, with its place in the order of joining.

@@ -35,6 +35,7 @@
 //! | `AUTHORITY` | | [`super::row::SealedAuthority`] |
 //! | `TRANSITION` | | [`ring::Transition`] |
 //! | `LEAVING` | node | [`wire::moves::Leaving`] |
+//! | `REMOVED` | node | nothing: it was a member, and never is one again |
 //!
 //! Extents are keyed by their last byte, so that a scan from an offset begins with the extent that holds it: the
 //! store scans forward only.
@@ -114,6 +115,8 @@ pub(super) const AUTHORITY: u8 = 0x57;
 pub(super) const TRANSITION: u8 = 0x58;
 /// Table of members that are to hold nothing.
 pub(super) const LEAVING: u8 = 0x59;
+/// Table of nodes that were removed.
+pub(super) const REMOVED: u8 = 0x5a;
 
 /// Key of a row.
 pub(super) type Key = Vec<u8>;
@@ -243,6 +246,10 @@ pub(super) fn node(node: NodeId) -> Key {
 
 pub(super) fn leaving(node: NodeId) -> Key {
     key(LEAVING, &[node.as_bytes()])
+}
+
+pub(super) fn removed(node: NodeId) -> Key {
+    key(REMOVED, &[node.as_bytes()])
 }
 
 pub(super) fn partition(table: u8, partition: Partition) -> Key {

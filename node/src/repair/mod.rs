@@ -22,7 +22,7 @@ pub(crate) use leftovers::run as drop_leftovers;
 pub(crate) use takeover::run as take_over;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -281,17 +281,8 @@ async fn fetch_span(
     let mut after = None;
     loop {
         let page = list(node, map, holder, span, after).await?;
-        let mut missing = Vec::new();
-        for &(key, gc) in page.keys.iter().filter(|(key, _)| wanted(bits.partition_of(key))) {
-            match node.chunks.holds(&key) {
-                Ok(true) => {}
-                Ok(false) => missing.push((key, gc)),
-                Err(error) => {
-                    warn!(%error, "the chunk index cannot be read");
-                    return Err(Refusal::DiskFailed);
-                }
-            }
-        }
+        let listed = page.keys.iter().copied().filter(|(key, _)| wanted(bits.partition_of(key)));
+        let missing = missing_here(node, listed).await?;
         let missing = crate::garbage::worth_fetching(node, missing).await;
         node.repair.lacking.store(taken.failed + missing.len() as u64, Ordering::Relaxed);
         let fetches = missing.into_iter().map(async |(key, gc)| (key, fetch(node, map, key, gc, Copy::Keep).await));
@@ -311,6 +302,26 @@ async fn fetch_span(
             return Ok(taken);
         }
     }
+}
+
+/// Of copies elsewhere, those that are not held here. What is held is stable when this returns, and has their stamps, if
+/// those are higher: it would be deleted here otherwise while it counts there.
+async fn missing_here(
+    node: &Node,
+    listed: impl Iterator<Item = (ChunkKey, GcEpoch)>,
+) -> Result<Vec<(ChunkKey, GcEpoch)>, Refusal> {
+    let mut by_stamp: BTreeMap<GcEpoch, Vec<ChunkKey>> = BTreeMap::new();
+    for (key, gc) in listed {
+        by_stamp.entry(gc).or_default().push(key);
+    }
+    let mut missing = Vec::new();
+    for (gc, keys) in by_stamp {
+        let (held, _) = node.chunks.has(&keys, gc).await.map_err(|error| crate::serve::put_refusal(&error))?;
+        missing.extend(keys.into_iter().zip(held).filter(|(_, held)| !held).map(|(key, _)| (key, gc)));
+    }
+    // Neighbours stay together, in the order in which they were listed.
+    missing.sort_unstable();
+    Ok(missing)
 }
 
 struct ListedPage {

@@ -15,7 +15,7 @@ use std::{
 
 use ring::{Epoch, NodeId, Partition};
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 use wire::{
     Answer, Refusal, Request,
     cluster::{ClusterAnswer, ClusterMap, ClusterRequest},
@@ -95,12 +95,7 @@ impl Takeover {
         open.sort_unstable();
         let mut pause = Duration::ZERO;
         if !open.is_empty() {
-            let mut whole = self.fetch(node, &map, &open).await;
-            // Some of it may have been here already, put by a client that has not synced it.
-            if let Err(error) = node.chunks.sync().await {
-                warn!(%error, "what was taken over is not on stable storage");
-                whole.clear();
-            }
+            let whole = self.fetch(node, &map, &open).await;
             if whole.is_empty() {
                 pause = RETRY_AFTER;
             } else {

@@ -543,3 +543,25 @@ fn a_node_leaves_only_while_enough_others_hold_partitions_and_goes_only_when_not
     let rows = forced.put_rows(Partition(0));
     assert_eq!(rows.iter().map(|row| (row.nodes.len(), row.quorum)).collect::<Vec<_>>(), [(2, 2)]);
 }
+
+#[test]
+fn what_a_node_that_was_removed_by_force_has_acknowledged_is_put_again_and_it_never_comes_back() {
+    let mut machine = cluster(4);
+    let before = map(&machine).epoch;
+    let check = |machine: &Machine, epoch| {
+        let edit = Edit::new(&machine.rows, LogIndex(1), Timestamp::new(1, 0).unwrap());
+        (0..64).all(|chunk| edit.check_put([(key_of(chunk), epoch, GcEpoch(1))].into_iter()).is_ok())
+    };
+    assert!(check(&machine, before));
+    propose(&mut machine, ClusterCommand::RemoveNode { node: id(2), loss: Loss::Accepted }).unwrap();
+    let after = map(&machine).epoch;
+    assert!(after > before && !check(&machine, before) && check(&machine, after));
+    // With its old directory it would count for what it has missed.
+    let expires = Timestamp::new(machine.clock + 100, 0).unwrap();
+    let (hash, key, row) = ([77; 32], KeyFingerprint([2; 32]), node_row(2));
+    propose(&mut machine, ClusterCommand::CreateToken { hash, purpose: TokenPurpose::Node, expires }).unwrap();
+    let newcomer = Newcomer::Node { id: row.id, address: row.address, zone: row.zone, weight: row.weight };
+    let redeem = ClusterCommand::RedeemToken { hash, key, newcomer };
+    assert_eq!(propose(&mut machine, redeem), Err(Refusal::UnknownPeer));
+    assert_eq!(map(&machine).node(id(2)), None);
+}
