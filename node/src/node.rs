@@ -363,9 +363,8 @@ impl Node {
                 continue;
             }
             let Ok((_, connection)) = self.peers.connect_seed(address).await else { continue };
-            let nothing = |answer: &Answer| {
-                matches!(answer, Answer::Cluster(ClusterAnswer::Map { map: None, leader: None }))
-            };
+            let nothing =
+                |answer: &Answer| matches!(answer, Answer::Cluster(ClusterAnswer::Map { map: None, leader: None }));
             if let Ok((Ok(answer), _)) = connection.call(request, &[], deadline).await
                 && !nothing(&answer)
             {

@@ -1,67 +1,10 @@
-//! Several hosts: network namespaces with addresses of their own, joined by a bridge.
+//! A cluster over several hosts.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
-use harness::{Cluster, NodeProcess, cluster::run, node::program, tree, wait::until};
+use harness::{Cluster, Hosts, NodeProcess, cluster::run, hosts::command_in, tree, wait::until};
 
 use crate::store::Files;
-
-/// Hosts on one bridge inside a namespace of its own, all gone with the value.
-struct Hosts {
-    name: String,
-    count: usize,
-}
-
-fn ip(arguments: &[&str]) {
-    run(Command::new("ip").args(arguments)).ok();
-}
-
-impl Hosts {
-    /// `count` hosts, 10.73.0.1 and on, that reach each other.
-    fn make(count: usize) -> Self {
-        let hosts = Self { name: format!("dfs{}", std::process::id()), count };
-        let switch = hosts.switch();
-        ip(&["netns", "add", &switch]);
-        ip(&["-n", &switch, "link", "add", "bridge", "type", "bridge"]);
-        ip(&["-n", &switch, "link", "set", "bridge", "up"]);
-        for index in 0..count {
-            let (host, port) = (hosts.host(index), format!("port{index}"));
-            ip(&["netns", "add", &host]);
-            ip(&["-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &host]);
-            ip(&["-n", &switch, "link", "set", &port, "master", "bridge", "up"]);
-            ip(&["-n", &host, "address", "add", &format!("10.73.0.{}/24", index + 1), "dev", "eth0"]);
-            ip(&["-n", &host, "link", "set", "lo", "up"]);
-            ip(&["-n", &host, "link", "set", "eth0", "up"]);
-        }
-        hosts
-    }
-
-    fn switch(&self) -> String {
-        format!("{}-switch", self.name)
-    }
-
-    fn host(&self, index: usize) -> String {
-        format!("{}-host{index}", self.name)
-    }
-
-    fn address(index: usize) -> SocketAddr {
-        SocketAddr::from(([10, 73, 0, u8::try_from(index + 1).unwrap()], 7400))
-    }
-
-    /// Pulls or plugs the cable of a host.
-    fn cable(&self, index: usize, state: &str) {
-        ip(&["-n", &self.switch(), "link", "set", &format!("port{index}"), state]);
-    }
-}
-
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        let names = (0..self.count).map(|index| self.host(index)).chain([self.switch()]);
-        for name in names {
-            drop(Command::new("ip").args(["netns", "delete", &name]).status());
-        }
-    }
-}
 
 fn add(cluster: &mut Cluster, hosts: &Hosts, index: usize) {
     let data = cluster.path(&format!("host-{index}")).join("srv");
@@ -72,8 +15,7 @@ fn add(cluster: &mut Cluster, hosts: &Hosts, index: usize) {
 
 /// A command on a host of its own that is no node, with the profile that `dfs login` made there.
 fn on(cluster: &Cluster, hosts: &Hosts, index: usize) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &hosts.host(index)]).arg(program("dfs"));
+    let mut command = command_in(Some(&hosts.host(index)), "dfs");
     command.env("XDG_CONFIG_HOME", cluster.path("laptop"));
     command
 }

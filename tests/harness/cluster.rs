@@ -10,6 +10,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
+    hosts::command_in,
     node::{NodeProcess, free_address},
     wait::until,
 };
@@ -174,7 +175,12 @@ impl Cluster {
 
     /// A `dfs` command with the first client's profile.
     pub fn command(&self) -> Command {
-        let mut command = self.nodes.first().unwrap().command("dfs");
+        self.command_in(self.nodes.first().unwrap().network.as_deref())
+    }
+
+    /// As [`Cluster::command`], in another network.
+    pub fn command_in(&self, network: Option<&str>) -> Command {
+        let mut command = command_in(network, "dfs");
         command.env("XDG_CONFIG_HOME", self.dir().join("config")).env("XDG_STATE_HOME", self.dir().join("state"));
         command.arg("--profile").arg(self.profile());
         command

@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod dev;
+pub mod hosts;
 pub mod invariants;
 pub mod mount;
 pub mod node;
@@ -15,5 +16,6 @@ pub mod wait;
 
 pub use cluster::{Cluster, Ran};
 pub use dev::Dev;
+pub use hosts::Hosts;
 pub use mount::Mount;
 pub use node::NodeProcess;

@@ -29,6 +29,8 @@ const END_DEADLINE: Duration = Duration::from_secs(40);
 pub struct Mount {
     dir: PathBuf,
     log: PathBuf,
+    /// Network namespace that it runs in, if it is not that of the first node.
+    network: Option<String>,
     child: Option<Child>,
 }
 
@@ -40,9 +42,18 @@ impl Mount {
 
     /// Mounts with more options.
     pub fn with(cluster: &Cluster, name: &str, options: &[&str]) -> Self {
+        Self::begin(cluster, name, options, None)
+    }
+
+    /// Mounts on a host of its own.
+    pub fn on(cluster: &Cluster, name: &str, network: &str) -> Self {
+        Self::begin(cluster, name, &[], Some(network.to_owned()))
+    }
+
+    fn begin(cluster: &Cluster, name: &str, options: &[&str], network: Option<String>) -> Self {
         let dir = cluster.path(name);
         fs::create_dir_all(&dir).unwrap();
-        let mut mount = Self { dir, log: cluster.path(&format!("{name}.log")), child: None };
+        let mut mount = Self { dir, log: cluster.path(&format!("{name}.log")), network, child: None };
         mount.start(cluster, options);
         mount
     }
@@ -52,7 +63,10 @@ impl Mount {
         assert!(self.child.is_none(), "{} is mounted already", self.dir.display());
         let ready = self.log.with_extension("ready");
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let mut command = cluster.command();
+        let mut command = match &self.network {
+            None => cluster.command(),
+            Some(network) => cluster.command_in(Some(network)),
+        };
         command.env("DFS_LOG", "info").arg("mount").arg(&self.dir).args(["--foreground", "--report"]);
         if rustix::process::geteuid().is_root() {
             command.args(["-o", "allow_other"]);

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait::until;
+use crate::{hosts::command_in, wait::until};
 
 /// How long a node may take to say that it is ready.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -53,14 +53,7 @@ impl NodeProcess {
 
     /// A command in the node's network.
     pub fn command(&self, name: &str) -> Command {
-        match &self.network {
-            None => Command::new(program(name)),
-            Some(network) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", network]).arg(program(name));
-                command
-            }
-        }
+        command_in(self.network.as_deref(), name)
     }
 
     /// Where its standard error goes.

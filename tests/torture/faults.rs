@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Cluster, Mount};
+use harness::{Cluster, Hosts, Mount};
 use rand::{Rng, rngs::StdRng, seq::IteratorRandom};
 use rustix::process::Signal;
 
@@ -27,6 +27,10 @@ pub(crate) enum Fault {
     StopMount(usize),
     /// Nodes, and a mount, at once.
     KillAll(usize),
+    /// The cables of hosts are pulled, and plugged in later: nodes come first, then mounts.
+    Unplug(Vec<usize>),
+    /// What a host sends to some others is lost, and what they send to it arrives.
+    Deafen(usize, Vec<usize>),
 }
 
 /// A fault, how long it lasts, and how long it is quiet afterwards.
@@ -37,12 +41,13 @@ pub(crate) struct Scene {
     pub(crate) quiet: Duration,
 }
 
-/// The next scene with `nodes` nodes, of which any may suffer, and mounts of which the first `mortal` may.
-pub(crate) fn next(random: &mut StdRng, nodes: usize, mortal: usize) -> Scene {
+/// The next scene with `nodes` nodes, of which any may suffer, and mounts of which the first `mortal` may; with `hosts`,
+/// their network may as well.
+pub(crate) fn next(random: &mut StdRng, nodes: usize, mortal: usize, hosts: bool) -> Scene {
     let node = random.random_range(0..nodes);
     let mount = random.random_range(0..mortal);
     let several = |random: &mut StdRng, count| (0..nodes).choose_multiple(random, count);
-    let fault = match random.random_range(0..100) {
+    let fault = match random.random_range(0..if hosts { 150 } else { 100 }) {
         0..25 => Fault::KillNodes(vec![node]),
         25..40 => Fault::StopNodes(vec![node]),
         40..50 => Fault::RestartNode(node),
@@ -50,14 +55,23 @@ pub(crate) fn next(random: &mut StdRng, nodes: usize, mortal: usize) -> Scene {
         60..68 => Fault::StopNodes(several(random, 2)),
         68..82 => Fault::KillMount(mount),
         82..92 => Fault::StopMount(mount),
-        _ => Fault::KillAll(mount),
+        92..100 => Fault::KillAll(mount),
+        100..115 => Fault::Unplug(vec![node]),
+        115..122 => Fault::Unplug(several(random, 2)),
+        122..130 => Fault::Unplug(vec![nodes + mount]),
+        _ => {
+            let count = random.random_range(1..nodes + mortal);
+            let from = random.random_range(0..nodes + mortal);
+            let others = (0..nodes + mortal).filter(|other| *other != from);
+            Fault::Deafen(from, others.choose_multiple(random, count))
+        }
     };
     let lasts = Duration::from_millis(random.random_range(50..8_000));
     Scene { fault, lasts, quiet: Duration::from_millis(random.random_range(0..6_000)) }
 }
 
 /// Lets a scene happen.
-pub(crate) fn play(scene: &Scene, cluster: &mut Cluster, mounts: &mut [Mount], stage: &Stage) {
+pub(crate) fn play(scene: &Scene, cluster: &mut Cluster, mounts: &mut [Mount], hosts: Option<&Hosts>, stage: &Stage) {
     let dies = |mount: usize| stage.deaths[mount].fetch_add(1, Ordering::AcqRel);
     match &scene.fault {
         Fault::KillNodes(nodes) => {
@@ -90,6 +104,18 @@ pub(crate) fn play(scene: &Scene, cluster: &mut Cluster, mounts: &mut [Mount], s
             mounts[*mount].kill();
             cluster.nodes.iter_mut().for_each(harness::NodeProcess::start);
             mounts[*mount].start(cluster, &[]);
+        }
+        Fault::Unplug(at) => {
+            let hosts = hosts.unwrap();
+            at.iter().for_each(|host| hosts.cable(*host, "down"));
+            pause(scene.lasts, stage);
+            at.iter().for_each(|host| hosts.cable(*host, "up"));
+        }
+        Fault::Deafen(from, others) => {
+            let hosts = hosts.unwrap();
+            others.iter().for_each(|other| hosts.cut(*from, *other));
+            pause(scene.lasts, stage);
+            others.iter().for_each(|other| hosts.mend(*from, *other));
         }
     }
     pause(scene.quiet, stage);

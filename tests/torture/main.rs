@@ -1,4 +1,4 @@
-//! Programs at work on mounts while nodes and mounts are killed and stopped at random: nothing that was acknowledged is
+//! Programs at work on mounts while nodes and mounts are killed, stopped and, as root, cut off at random: nothing that was acknowledged is
 //! lost or wrong, what is shared behaves as one register, and every operation ends.
 //!
 //! `DFS_TORTURE_SECONDS` lets it run longer, `DFS_TORTURE_SEED` repeats the faults and the work of one run in their order
@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Cluster, Mount, wait::until};
+use harness::{Cluster, Hosts, Mount, NodeProcess, wait::until};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
     watch::Watch,
     worker::{Report, Stage, Worker, use_register},
 };
+
+const NODES: usize = 3;
 
 /// Mounts that may be killed and stopped; the last two, with the register, may not.
 const MORTAL: usize = 2;
@@ -46,7 +48,13 @@ struct Outcome {
     scenes: usize,
 }
 
-fn torture(cluster: &mut Cluster, mounts: &mut [Mount], stage: &Stage, (seed, long): (u64, Duration)) -> Outcome {
+fn torture(
+    cluster: &mut Cluster,
+    mounts: &mut [Mount],
+    hosts: Option<&Hosts>,
+    stage: &Stage,
+    (seed, long): (u64, Duration),
+) -> Outcome {
     let mut random = StdRng::seed_from_u64(seed);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..6)
@@ -73,9 +81,9 @@ fn torture(cluster: &mut Cluster, mounts: &mut [Mount], stage: &Stage, (seed, lo
         });
         let mut scenes = 0;
         while stage.begun.elapsed() < long && !workers.iter().any(|worker| worker.is_finished()) {
-            let scene = faults::next(&mut random, cluster.nodes.len(), MORTAL);
+            let scene = faults::next(&mut random, cluster.nodes.len(), MORTAL, hosts.is_some());
             eprintln!("{:7.1?} {scene:?}", stage.begun.elapsed());
-            faults::play(&scene, cluster, mounts, stage);
+            faults::play(&scene, cluster, mounts, hosts, stage);
             scenes += 1;
         }
         stage.stop.store(true, Ordering::Release);
@@ -84,6 +92,18 @@ fn torture(cluster: &mut Cluster, mounts: &mut [Mount], stage: &Stage, (seed, lo
         watcher.join().unwrap();
         Outcome { reports, events, scenes }
     })
+}
+
+/// Each node on a host of its own, if there are hosts.
+fn start(hosts: Option<&Hosts>) -> Cluster {
+    let Some(hosts) = hosts else { return Cluster::start() };
+    let mut cluster = Cluster::empty(3);
+    for index in 0..NODES {
+        let data = cluster.path(&format!("node-{}", index + 1));
+        cluster.add_node_with(NodeProcess::new(data, Hosts::address(index), Some(hosts.host(index))), &[]);
+    }
+    cluster.wait_healthy();
+    cluster
 }
 
 /// After everything is quiet: what the ledgers say is there, on a mount that knows nothing yet.
@@ -114,8 +134,16 @@ fn nothing_acknowledged_is_lost_or_wrong_while_nodes_and_mounts_are_killed_and_s
     let seed = environment("DFS_TORTURE_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let long = Duration::from_secs(environment("DFS_TORTURE_SECONDS").unwrap_or(60));
     eprintln!("seed {seed}");
-    let mut cluster = Cluster::start();
-    let mut mounts: Vec<Mount> = (0..MORTAL + 2).map(|number| Mount::new(&cluster, &format!("mnt-{number}"))).collect();
+    let hosts = rustix::process::geteuid().is_root().then(|| Hosts::make(NODES + MORTAL + 1));
+    let mut cluster = start(hosts.as_ref());
+    let mount = |number: usize| {
+        let name = format!("mnt-{number}");
+        match &hosts {
+            Some(hosts) => Mount::on(&cluster, &name, &hosts.host(NODES + number.min(MORTAL))),
+            None => Mount::new(&cluster, &name),
+        }
+    };
+    let mut mounts: Vec<Mount> = (0..MORTAL + 2).map(mount).collect();
     let stage = Stage {
         mounts: mounts.iter().map(|mount| mount.dir().to_owned()).collect(),
         deaths: mounts.iter().map(|_| AtomicU64::new(0)).collect(),
@@ -123,7 +151,7 @@ fn nothing_acknowledged_is_lost_or_wrong_while_nodes_and_mounts_are_killed_and_s
         begun: Instant::now(),
         watch: Watch::default(),
     };
-    let outcome = torture(&mut cluster, &mut mounts, &stage, (seed, long));
+    let outcome = torture(&mut cluster, &mut mounts, hosts.as_ref(), &stage, (seed, long));
     cluster.wait_healthy();
     let mut wrong = audit(&cluster, &outcome);
     let pids = cluster.nodes.iter().filter_map(harness::NodeProcess::pid);

@@ -308,6 +308,11 @@ pub(crate) fn read(path: &Path) -> io::Result<Content> {
     }
 }
 
+/// What a register file says; half of it says what nobody wrote.
+fn value_of(bytes: &[u8]) -> u64 {
+    std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
+}
+
 /// A program that replaces and reads a file that others replace and read, too. Its mount is not killed.
 pub(crate) fn use_register(stage: &Stage, mount: usize, seed: u64) -> Vec<Event> {
     let mut random = StdRng::seed_from_u64(seed);
@@ -327,8 +332,11 @@ pub(crate) fn use_register(stage: &Stage, mount: usize, seed: u64) -> Vec<Event>
                     .and_then(|()| fs::rename(&own, &path))
                     .map_or((value, false), |()| (value, true))
             } else {
-                let value = read(&path).ok().map(|bytes| String::from_utf8(bytes.unwrap_or_default()).unwrap());
-                value.map_or((0, false), |text| (text.parse().unwrap_or(0), true))
+                match read(&path) {
+                    Ok(None) => (0, true),
+                    Ok(Some(bytes)) => (value_of(&bytes), true),
+                    Err(_) => (0, false),
+                }
             }
         });
         let ended = if done.1 { stage.begun.elapsed() } else { Duration::MAX };
