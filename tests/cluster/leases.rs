@@ -10,7 +10,7 @@ use harness::Cluster;
 use wire::{
     Answer, Refusal, Request,
     cluster::ClusterRequest,
-    lease::{GRACE, LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, Recall, Release, TERM},
+    lease::{GRACE, LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, MadeAt, Recall, Release, TERM},
     namespace::{
         Batch, FileLock, InlineData, Inode, LockKind, LockOwner, Mode, Name, NamespaceAnswer, NamespaceRequest,
         NewContent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpError, OpNumber, Query, QueryAnswer, Replace,
@@ -106,13 +106,26 @@ impl Mount {
     }
 
     /// An operation that was executed before it is told of.
-    async fn made(&self, number: u64, op: Op) -> Result<Inode, OpError> {
+    async fn made(&self, number: u64, op: Op, before: Vec<(Inode, u64)>) -> Result<Inode, OpError> {
         let ops = vec![NumberedOp { number: OpNumber(number), after: None, op }];
         let batch = Batch { session: self.session, lowest_unanswered: OpNumber(number), ops, want: Want::Outcome };
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let times = vec![Timestamp::new(i64::try_from(since.as_secs()).unwrap(), since.subsec_nanos()).unwrap()];
-        match self.lease(LeaseRequest::ChangeMade { generation: self.generation, batch, times }).await {
+        let time = Timestamp::new(i64::try_from(since.as_secs()).unwrap(), since.subsec_nanos()).unwrap();
+        let made = vec![MadeAt { time, before }];
+        match self.lease(LeaseRequest::ChangeMade { generation: self.generation, batch, made }).await {
             LeaseAnswer::Changed { outcomes, .. } => outcomes[0].map(|answer| answer.done.inode),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How often an inode has changed.
+    async fn changes(&self, inode: Inode) -> u64 {
+        let (session, generation, queries) = (self.session, self.generation, vec![Query::Attr { inode }]);
+        match self.lease(LeaseRequest::Ask { session, generation, exclusive: vec![inode], queries }).await {
+            LeaseAnswer::Asked { answers, .. } => match &answers[..] {
+                [Ok(QueryAnswer::Attr(attr))] => attr.change,
+                other => panic!("{other:?}"),
+            },
             other => panic!("{other:?}"),
         }
     }
@@ -166,8 +179,9 @@ fn what_a_mount_did_under_a_lease_that_has_ended_is_refused_and_what_was_told_in
         assert_eq!(one.attr(vec![Inode::ROOT, file], Inode::ROOT).await.1, []);
         let link = |to: &str| Op::Link { inode: file, dir: Inode::ROOT, name: name(to), replace: Replace::No };
         let unlink = || Op::Unlink { dir: Inode::ROOT, name: name("file") };
-        let told = one.made(2, link("in-time")).await;
+        let told = one.made(2, link("in-time"), Vec::new()).await;
         assert!(told.is_ok(), "{told:?}");
+        let before = vec![(Inode::ROOT, one.changes(Inode::ROOT).await), (file, one.changes(file).await)];
         // One is silent; the other replaces the file that it has removed without telling.
         let begun = Instant::now();
         let new = Inode(other.first.0);
@@ -176,9 +190,9 @@ fn what_a_mount_did_under_a_lease_that_has_ended_is_refused_and_what_was_told_in
         assert!(begun.elapsed() >= TERM, "it waits for the term of the silent one");
         let held = vec![(Inode::ROOT, LeaseMode::Exclusive), (file, LeaseMode::Exclusive)];
         assert_eq!(one.reclaim(held).await, [Inode::ROOT, file]);
-        assert_eq!(one.made(3, unlink()).await, Err(OpError::LeaseEnded));
-        assert_eq!(one.made(3, unlink()).await, Err(OpError::LeaseEnded), "answered from memory");
-        let again = one.made(2, link("in-time")).await;
+        assert_eq!(one.made(3, unlink(), before.clone()).await, Err(OpError::LeaseEnded));
+        assert_eq!(one.made(3, unlink(), before).await, Err(OpError::LeaseEnded), "answered from memory");
+        let again = one.made(2, link("in-time"), Vec::new()).await;
         assert!(again.is_ok() || again == Err(OpError::BelowWindow), "{again:?}");
         let queries = ["file", "in-time"].map(|at| Query::Walk { from: Inode::ROOT, path: vec![name(at)] }).to_vec();
         let asked = ask(&connect(&cluster).await, NamespaceRequest::Query(queries)).await;
@@ -188,6 +202,39 @@ fn what_a_mount_did_under_a_lease_that_has_ended_is_refused_and_what_was_told_in
             other => panic!("{other:?}"),
         };
         assert_eq!(answers.iter().map(found).collect::<Vec<_>>(), [Some(new), Some(file)]);
+    });
+}
+
+#[test]
+fn what_a_mount_did_under_a_lease_that_has_ended_is_done_all_the_same_if_nothing_has_changed_meanwhile() {
+    let cluster = Cluster::with(1, 1);
+    block_on(async {
+        let (mut one, mut other) = (Mount::open(&cluster, 1).await, Mount::open(&cluster, 2).await);
+        let file = one.first;
+        one.create(1, file, "file").await;
+        let link = |to: &str| {
+            let name = Name::new(to.as_bytes()).unwrap();
+            Op::Link { inode: file, dir: Inode::ROOT, name, replace: Replace::No }
+        };
+        let (root, of_file) = (one.changes(Inode::ROOT).await, one.changes(file).await);
+        // One is silent until its leases have ended; the other has looked, and changed nothing.
+        assert_eq!(other.attr(vec![Inode::ROOT], Inode::ROOT).await.1, []);
+        assert_eq!(one.reclaim(vec![(Inode::ROOT, LeaseMode::Exclusive)]).await, [Inode::ROOT]);
+        let unnamed = one.made(2, link("unnamed"), vec![(file, of_file)]).await;
+        assert_eq!(unnamed, Err(OpError::LeaseEnded), "it does not say what it rests on");
+        other.reclaim(Vec::new()).await;
+        assert_eq!(other.attr(vec![Inode::ROOT], Inode::ROOT).await.1, []);
+        assert_eq!(one.renew().await, LeaseAnswer::Renewed);
+        let obedient = async {
+            let recalls = other.recalls(LeaseNumber::default()).await;
+            other.obey(&recalls).await;
+        };
+        let late = one.made(3, link("late"), vec![(Inode::ROOT, root), (file, of_file)]);
+        let (late, ()) = tokio::join!(late, obedient);
+        assert!(late.is_ok(), "{late:?}");
+        // Those that follow rest on it.
+        let next = one.made(4, link("next"), vec![(Inode::ROOT, root + 1), (file, of_file + 1)]).await;
+        assert!(next.is_ok(), "{next:?}");
     });
 }
 

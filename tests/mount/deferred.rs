@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Cluster, Mount};
+use harness::{Cluster, Mount, wait::until};
+use rustix::process::Signal;
+use wire::lease::TERM;
 
 /// Changes in one directory, in an order that can be told from what is there afterwards.
 const CHANGES: usize = 3_000;
@@ -217,4 +219,39 @@ fn a_leader_that_is_killed_loses_no_change_that_was_answered_and_makes_none_twic
     mount.kill();
     mount.start(&cluster, &[]);
     assert_eq!(look(&dir).into_keys().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn changes_that_were_answered_are_made_though_the_cluster_was_away_for_longer_than_the_leases() {
+    let cluster = Cluster::start();
+    let mounts = [Mount::new(&cluster, "a"), Mount::new(&cluster, "b")];
+    let dir = mounts[0].path("own");
+    fs::create_dir(&dir).unwrap();
+    let path = |name: &str| dir.join(name);
+    for number in 0..16 {
+        File::create(path(&format!("before-{number}"))).unwrap();
+    }
+    File::open(&dir).unwrap().sync_all().unwrap();
+    cluster.nodes.iter().for_each(|node| node.signal(Signal::STOP));
+    let away = Instant::now();
+    fs::create_dir(path("made")).unwrap();
+    for number in 0..16 {
+        File::create(path(&format!("made/new-{number}"))).unwrap();
+        fs::rename(path(&format!("before-{number}")), path(&format!("made/old-{number}"))).unwrap();
+    }
+    fs::hard_link(path("made/old-3"), path("second")).unwrap();
+    fs::remove_file(path("made/new-5")).unwrap();
+    assert!(away.elapsed() < TERM, "they were answered by the mount alone");
+    until("the leases have ended", TERM * 4, || away.elapsed() > TERM * 2);
+    cluster.nodes.iter().for_each(|node| node.signal(Signal::CONT));
+    File::open(&dir).unwrap().sync_all().unwrap();
+    for mount in &mounts {
+        let seen = look(&mount.path("own"));
+        assert_eq!(seen.keys().collect::<Vec<_>>(), ["made", "second"]);
+        assert_eq!(seen["second"].1, 2);
+        let made = look(&mount.path("own/made"));
+        let names = (0..16).flat_map(|number| [format!("new-{number}"), format!("old-{number}")]);
+        let expected: std::collections::BTreeSet<_> = names.filter(|name| name != "new-5").collect();
+        assert_eq!(made.keys().cloned().collect::<std::collections::BTreeSet<_>>(), expected);
+    }
 }

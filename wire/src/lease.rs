@@ -141,10 +141,20 @@ pub enum LeaseRequest {
         generation: LeaseGeneration,
         /// The changes.
         batch: Batch,
-        /// When each was made, by the session's clock. A time more than a minute from the leader's clock does not
-        /// count: the leader's takes its place.
-        times: Vec<Timestamp>,
+        /// How each was made.
+        made: Vec<MadeAt>,
     },
+}
+
+/// How an operation was executed by its session, before the leader heard of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct MadeAt {
+    /// When, by the session's clock. A time more than a minute from the leader's clock does not count: the leader's
+    /// takes its place.
+    pub time: Timestamp,
+    /// On what: the inodes that it changes, each with its count of changes ([`Attr::change`](crate::namespace::Attr))
+    /// before. Should the leases have ended meanwhile, it is executed all the same if those are still as they were.
+    pub before: Vec<(Inode, u64)>,
 }
 
 /// What the leader answers.

@@ -13,8 +13,11 @@
 use std::sync::Arc;
 
 use tracing::{debug, error, warn};
-use wire::namespace::{
-    Attr, Inode, Name, NewGroup, NewInode, Op, Query, RenameMode, Replace, SetAttr, SetId, SetTime, Timestamp,
+use wire::{
+    lease::MadeAt,
+    namespace::{
+        Attr, Inode, Name, NewGroup, NewInode, Op, Query, RenameMode, Replace, SetAttr, SetId, SetTime, Timestamp,
+    },
 };
 
 use super::{
@@ -83,7 +86,7 @@ impl Shared {
         let foreseen = table.foresee(&op, at)?;
         let subject = *foreseen.subject()?;
         let bytes = judge_bytes(&table, &op, &foreseen)?;
-        let number = session.try_defer(op, at)?;
+        let number = session.try_defer(op, MadeAt { time: at, before: foreseen.before().to_vec() })?;
         if let Some(file) = table.get(subject.inode).and_then(|node| node.file.as_ref()) {
             let mut state = file.state.lock();
             match bytes {

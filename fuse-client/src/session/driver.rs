@@ -10,8 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::warn;
 use wire::{
     Answer, Refusal, Request,
-    lease::{LeaseAnswer, LeaseGeneration, LeaseRequest},
-    namespace::{Batch, NamespaceAnswer, NamespaceRequest, NumberedOp, OpOutcome, Timestamp, Want},
+    lease::{LeaseAnswer, LeaseGeneration, LeaseRequest, MadeAt},
+    namespace::{Batch, NamespaceAnswer, NamespaceRequest, NumberedOp, OpOutcome, Want},
 };
 
 use super::{
@@ -37,7 +37,7 @@ const WANT_ATTRS_OPS_MAX: usize = 4;
 struct Returned {
     ops: Vec<NumberedOp>,
     /// As they were packed with them.
-    times: Vec<Timestamp>,
+    made: Vec<MadeAt>,
     outcome: Result<Vec<OpOutcome>, ClusterError>,
 }
 
@@ -89,10 +89,10 @@ async fn poll_optional(future: &mut Option<BoxFuture<'static, ()>>) {
 /// Sends one batch, to whoever leads, until it is answered or its deadline has passed.
 async fn send(shared: Arc<Shared>, packed: Packed) -> Returned {
     let want = if packed.ops.len() <= WANT_ATTRS_OPS_MAX { Want::Attr } else { Want::Outcome };
-    let Packed { lowest_unanswered, ops, times } = packed;
+    let Packed { lowest_unanswered, ops, made } = packed;
     let batch = Batch { session: shared.id, lowest_unanswered, ops, want };
     if let Some(leasing) = &shared.leasing {
-        return send_under_leases(&shared, leasing, batch, times).await;
+        return send_under_leases(&shared, leasing, batch, made).await;
     }
     let request = Request::Namespace(NamespaceRequest::Batch(batch));
     let answer = shared.cluster.call_leader(&request, shared.cluster.config().deadline).await;
@@ -104,11 +104,11 @@ async fn send(shared: Arc<Shared>, packed: Packed) -> Returned {
         Ok(_) => Err(ClusterError::Confused),
         Err(error) => Err(error),
     };
-    Returned { ops, times, outcome }
+    Returned { ops, made, outcome }
 }
 
 /// As [`send`], for a mount: what the changes touched is taken in before anybody who waits hears of it.
-async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch, times: Vec<Timestamp>) -> Returned {
+async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch, made_at: Vec<MadeAt>) -> Returned {
     // What was touched is told of anyway.
     batch.want = Want::Outcome;
     let lowest = batch.lowest_unanswered;
@@ -121,12 +121,12 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch,
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || !leasing.renewed_since(generation, left).await {
                 let outcome = Err(ClusterError::Refused(Refusal::Busy));
-                return Returned { ops: batch.ops, times, outcome };
+                return Returned { ops: batch.ops, made: made_at, outcome };
             }
             continue;
         }
         let ops = batch.ops.clone();
-        let answer = shared.cluster.namespace(change(generation, batch, &times)).await;
+        let answer = shared.cluster.namespace(change(generation, batch, &made_at)).await;
         let outcome = match answer {
             Ok(NamespaceAnswer::Lease(LeaseAnswer::NotCurrent)) => {
                 let left = until.saturating_duration_since(Instant::now());
@@ -154,14 +154,14 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch,
         if outcome.is_err() {
             leasing.tell(&ops, Told::FateUnknown);
         }
-        return Returned { ops, times, outcome };
+        return Returned { ops, made: made_at, outcome };
     }
 }
 
-fn change(generation: LeaseGeneration, batch: Batch, times: &[Timestamp]) -> NamespaceRequest {
-    NamespaceRequest::Lease(match times.is_empty() {
+fn change(generation: LeaseGeneration, batch: Batch, made: &[MadeAt]) -> NamespaceRequest {
+    NamespaceRequest::Lease(match made.is_empty() {
         true => LeaseRequest::Change { generation, batch },
-        false => LeaseRequest::ChangeMade { generation, batch, times: times.to_vec() },
+        false => LeaseRequest::ChangeMade { generation, batch, made: made.to_vec() },
     })
 }
 
@@ -173,10 +173,10 @@ fn made(ops: &[NumberedOp], outcomes: &[OpOutcome]) -> Vec<wire::namespace::Inod
 
 /// Tells those who wait. In what time some operations are to be sent again, if any are.
 fn take_in(shared: &Shared, returned: Returned) -> Option<Duration> {
-    let Returned { ops, times, outcome } = returned;
+    let Returned { ops, made, outcome } = returned;
     match outcome {
         Ok(outcomes) => {
-            let answered = shared.window.lock().handle_outcomes(ops, &times, outcomes);
+            let answered = shared.window.lock().handle_outcomes(ops, &made, outcomes);
             shared.note_deferred();
             for (waiter, outcome) in answered.outcomes {
                 waiter.answer(outcome.map_err(ChangeError::Op));
@@ -189,12 +189,12 @@ fn take_in(shared: &Shared, returned: Returned) -> Option<Duration> {
         }
         Err(error) => {
             let error = Arc::new(error);
-            let waiters = shared.window.lock().handle_given_up(ops, &times);
+            let waiters = shared.window.lock().handle_given_up(ops, &made);
             for waiter in waiters {
                 waiter.answer(Err(ChangeError::Cluster(Arc::clone(&error))));
             }
             match &*error {
-                _ if times.is_empty() => None,
+                _ if made.is_empty() => None,
                 ClusterError::Refused(refusal) if *refusal != Refusal::Busy => {
                     warn!(%refusal, "changes that were answered are not taken; they are sent again");
                     Some(REFUSED_PAUSE)

@@ -30,9 +30,12 @@ use parking_lot::Mutex;
 use ring::GcEpoch;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
-use wire::namespace::{
-    INODE_RANGE_LEN, Inode, InodeRange, NamespaceAnswer, NamespaceRequest, Op, OpAnswer, OpError, OpNumber, SessionId,
-    SessionNonce, Timestamp,
+use wire::{
+    lease::MadeAt,
+    namespace::{
+        INODE_RANGE_LEN, Inode, InodeRange, NamespaceAnswer, NamespaceRequest, Op, OpAnswer, OpError, OpNumber,
+        SessionId, SessionNonce, Timestamp,
+    },
 };
 
 use crate::cluster::{Cluster, ClusterError};
@@ -197,18 +200,18 @@ impl Session {
 
     /// As [`Session::submit`], for a change made at `time` under leases that the session holds: it waits for no other.
     pub(crate) async fn submit_made(&self, op: Op, time: Timestamp) -> Result<Submitted, ChangeError> {
-        self.submit_by(op, Way::Made(time)).await
+        self.submit_by(op, Way::Made(MadeAt { time, before: Vec::new() })).await
     }
 
-    /// Hands in a change, made at `time` under leases that the session holds, which its caller takes for done: it is
+    /// Hands in a change, made under leases that the session holds, which its caller takes for done: it is
     /// sent until the session ends. What becomes of it is told to the mount only. None if there is no room now.
-    pub(crate) fn try_defer(&self, op: Op, time: Timestamp) -> Option<OpNumber> {
+    pub(crate) fn try_defer(&self, op: Op, made: MadeAt) -> Option<OpNumber> {
         let shared = &self.handle.shared;
         let room = Arc::clone(&shared.room).try_acquire_owned().ok()?;
         let waiter = Waiter { outcome: None, _room: room };
         let number = {
             let mut window = shared.window.lock();
-            window.may_defer().then(|| window.submit(op, Way::Deferred(time), waiter).ok())??
+            window.may_defer().then(|| window.submit(op, Way::Deferred(made), waiter).ok())??
         };
         shared.wake.notify_one();
         Some(number)

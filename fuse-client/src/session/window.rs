@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wire::namespace::{NumberedOp, Op, OpError, OpNumber, OpOutcome, Timestamp, WINDOW_LEN};
+use wire::{
+    lease::MadeAt,
+    namespace::{NumberedOp, Op, OpError, OpNumber, OpOutcome, WINDOW_LEN},
+};
 
 use super::ops::op_weight;
 
@@ -35,17 +38,17 @@ const STUCK_AFTER: Duration = Duration::from_millis(50);
 const RETRIES_MAX: u32 = 2000;
 
 /// How an operation goes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Way {
     /// It is asked; `after`: one that must have been executed before.
     Asked {
         /// Its number.
         after: Option<OpNumber>,
     },
-    /// It was made at this time, under leases that are held.
-    Made(Timestamp),
+    /// It was made so, under leases that are held.
+    Made(MadeAt),
     /// As `Made`; its caller has been told that it is done, so it is sent until the session ends.
-    Deferred(Timestamp),
+    Deferred(MadeAt),
 }
 
 /// Operations of one session that have no outcome, and who waits for each (`W`).
@@ -93,8 +96,8 @@ pub(super) struct Packed {
     pub(super) lowest_unanswered: OpNumber,
     /// In order of number.
     pub(super) ops: Vec<NumberedOp>,
-    /// Of operations that were made already, when; empty if they are asked.
-    pub(super) times: Vec<Timestamp>,
+    /// Of operations that were made already, how; empty if they are asked.
+    pub(super) made: Vec<MadeAt>,
 }
 
 /// Who is told what after an answer.
@@ -147,19 +150,19 @@ impl<W> Window<W> {
         }
         let number = OpNumber(self.next);
         self.next += 1;
-        let after = match way {
-            Way::Asked { after } => after,
+        let after = match &way {
+            Way::Asked { after } => *after,
             Way::Made(_) | Way::Deferred(_) => None,
         };
         if matches!(way, Way::Deferred(_)) {
             self.deferred.insert(number.0);
         }
+        self.queue(&way).insert(NumberedOp { number, after, op });
         self.waiters.insert(number.0, Waiting { waiter, way, retries: 0 });
-        self.queue(way).insert(NumberedOp { number, after, op });
         Ok(number)
     }
 
-    fn queue(&mut self, way: Way) -> &mut Queue {
+    fn queue(&mut self, way: &Way) -> &mut Queue {
         match way {
             Way::Asked { .. } => &mut self.asked,
             Way::Made(_) | Way::Deferred(_) => &mut self.made,
@@ -215,13 +218,13 @@ impl<W> Window<W> {
         if ops.is_empty() {
             return None;
         }
-        let time = |op: &NumberedOp| match self.waiters.get(&op.number.0).map(|waiting| waiting.way) {
-            Some(Way::Made(at) | Way::Deferred(at)) => at,
-            Some(Way::Asked { .. }) | None => Timestamp::default(),
+        let made_at = |op: &NumberedOp| match self.waiters.get(&op.number.0).map(|waiting| &waiting.way) {
+            Some(Way::Made(at) | Way::Deferred(at)) => at.clone(),
+            Some(Way::Asked { .. }) | None => MadeAt::default(),
         };
-        let times = ops.iter().map(time).collect();
+        let made = ops.iter().map(made_at).collect();
         self.made_in_flight = true;
-        Some(Packed { lowest_unanswered: OpNumber(lowest), ops, times })
+        Some(Packed { lowest_unanswered: OpNumber(lowest), ops, made })
     }
 
     fn poll_asked(&mut self, now: Instant) -> Option<Packed> {
@@ -243,7 +246,7 @@ impl<W> Window<W> {
         }
         self.asked_in_flight += 1;
         self.last_asked = Some(now);
-        Some(Packed { lowest_unanswered: OpNumber(lowest), ops, times: Vec::new() })
+        Some(Packed { lowest_unanswered: OpNumber(lowest), ops, made: Vec::new() })
     }
 
     /// An operation that came too early once waits until the one that it follows is answered, or goes in its batch.
@@ -253,8 +256,8 @@ impl<W> Window<W> {
         came_early && op.after.is_some_and(ahead)
     }
 
-    fn has_returned(&mut self, times: &[Timestamp]) {
-        match times.is_empty() {
+    fn has_returned(&mut self, made: &[MadeAt]) {
+        match made.is_empty() {
             true => self.asked_in_flight -= 1,
             false => self.made_in_flight = false,
         }
@@ -269,18 +272,18 @@ impl<W> Window<W> {
     pub(super) fn handle_outcomes(
         &mut self,
         ops: Vec<NumberedOp>,
-        times: &[Timestamp],
+        made: &[MadeAt],
         outcomes: Vec<OpOutcome>,
     ) -> Answered<W> {
-        self.has_returned(times);
+        self.has_returned(made);
         let mut answered = Answered { outcomes: Vec::with_capacity(ops.len()), put_back: false };
         for (op, outcome) in ops.into_iter().zip(outcomes) {
             let again = matches!(outcome, Err(OpError::OutOfOrder | OpError::CutPending));
             match self.waiters.get_mut(&op.number.0) {
                 Some(waiting) if again && waiting.retries < RETRIES_MAX => {
                     waiting.retries += 1;
-                    let way = waiting.way;
-                    self.queue(way).insert(op);
+                    let way = waiting.way.clone();
+                    self.queue(&way).insert(op);
                     answered.put_back = true;
                 }
                 Some(_) => answered.outcomes.extend(self.end(op.number).map(|waiter| (waiter, outcome))),
@@ -292,8 +295,8 @@ impl<W> Window<W> {
 
     /// The batch will not be answered: its operations are given up, their fate unknown, but for those deferred, which
     /// go again.
-    pub(super) fn handle_given_up(&mut self, ops: Vec<NumberedOp>, times: &[Timestamp]) -> Vec<W> {
-        self.has_returned(times);
+    pub(super) fn handle_given_up(&mut self, ops: Vec<NumberedOp>, made: &[MadeAt]) -> Vec<W> {
+        self.has_returned(made);
         let mut given_up = Vec::new();
         for op in ops {
             match self.deferred.contains(&op.number.0) {

@@ -10,14 +10,14 @@ use wire::{
     Refusal,
     cluster::Peer,
     namespace::{
-        AppendData, BATCH_OPS_MAX, Batch, NewContent, NewInode, NewKind, NumberedOp, Op, OpAnswer, OpDone, OpError,
-        OpNumber, OpOutcome, SessionId, Timestamp, WINDOW_LEN, Want,
+        AppendData, BATCH_OPS_MAX, Batch, Inode, NewContent, NewInode, NewKind, NumberedOp, Op, OpAnswer, OpDone,
+        OpError, OpNumber, OpOutcome, SessionId, Timestamp, WINDOW_LEN, Want,
     },
 };
 
 use super::{
     clone::CloneRange,
-    command::CommandOutcome,
+    command::{CommandOutcome, Made},
     edit::{Edit, Fault, ROWS_MAX},
     extents::{PIECES_MAX, ROWS_PER_EXTENT},
     row::{InodeRow, Outcome, SessionRow},
@@ -82,7 +82,7 @@ pub fn cost(op: &Op) -> usize {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fence {
     Passed,
-    /// Others may have come between.
+    /// Others have come between.
     Closed,
 }
 
@@ -93,14 +93,8 @@ fn is_near(time: Timestamp, now: Timestamp) -> bool {
 }
 
 impl Edit<'_> {
-    /// Applies the operations of a batch in order and answers each. `times`: when each was made, if that was before, or
-    /// none if the lease for it has ended.
-    pub(super) fn batch(
-        &mut self,
-        client: &Peer,
-        batch: &Batch,
-        times: &[Option<Timestamp>],
-    ) -> Result<CommandOutcome, Fault> {
+    /// Applies the operations of a batch in order and answers each. `made`: how each was made, if that was before.
+    pub(super) fn batch(&mut self, client: &Peer, batch: &Batch, made: &[Made]) -> Result<CommandOutcome, Fault> {
         if batch.ops.len() > BATCH_OPS_MAX {
             return Ok(CommandOutcome::Refused(Refusal::Malformed));
         }
@@ -118,10 +112,11 @@ impl Edit<'_> {
         let mut recorded = 0;
         let leaders = self.stamp;
         for (place, op) in batch.ops.iter().enumerate() {
-            let (fence, time) = match times.get(place) {
+            let (fence, time) = match made.get(place) {
                 None => (Fence::Passed, None),
-                Some(None) => (Fence::Closed, None),
-                Some(Some(time)) => (Fence::Passed, Some(*time)),
+                Some(Made::Held { time }) => (Fence::Passed, Some(*time)),
+                Some(Made::Unchanged { time, before }) => (self.fence_of(before)?, Some(*time)),
+                Some(Made::Lost) => (Fence::Closed, None),
             };
             self.stamp = time.filter(|time| is_near(*time, leaders)).unwrap_or(leaders);
             // Those before it filled the command: this one, and what may build on it, come again.
@@ -140,6 +135,18 @@ impl Edit<'_> {
         self.trim_outcomes(batch.session)?;
         let touched = if session::has_mounts(self)? { self.touched()? } else { Vec::new() };
         Ok(CommandOutcome::Batch { outcomes, touched })
+    }
+
+    /// Whether all of these are as they were.
+    fn fence_of(&self, before: &[(Inode, u64)]) -> Result<Fence, Fault> {
+        for (inode, change) in before {
+            match self.inode(*inode) {
+                Ok(row) if row.change == *change => {}
+                Ok(_) | Err(Fault::Refused(_)) => return Ok(Fence::Closed),
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(Fence::Passed)
     }
 
     /// Answers one operation: from the window, or by executing it. [`Fault::Overflow`] if others left it no room.

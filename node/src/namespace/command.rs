@@ -72,9 +72,8 @@ pub enum CommandBody {
         client: Peer,
         /// The operations.
         batch: Batch,
-        /// When each was made, by the session's clock; none of one made under a lease that has ended: it is refused,
-        /// unless it was answered before.
-        times: Vec<Option<Timestamp>>,
+        /// How each stands.
+        made: Vec<Made>,
     },
     /// Garbage: the stamp for puts becomes the one after `from`, if it is that still.
     RaiseGc {
@@ -91,6 +90,25 @@ pub enum CommandBody {
         /// Each with the death that was collected.
         chunks: Vec<(ChunkKey, GcEpoch)>,
     },
+}
+
+/// How an operation stands that its session has executed before it is told of.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Made {
+    /// The session still holds the leases.
+    Held {
+        /// When it was made, by the session's clock.
+        time: Timestamp,
+    },
+    /// The leases have ended: it is refused, unless nothing has changed meanwhile, or it was answered before.
+    Unchanged {
+        /// When it was made, by the session's clock.
+        time: Timestamp,
+        /// The inodes that it changes, each with its count of changes before.
+        before: Vec<(Inode, u64)>,
+    },
+    /// The leases have ended, and what it rests on is not known: it is refused, unless it was answered before.
+    Lost,
 }
 
 /// A change of members, tokens, clients, ring.

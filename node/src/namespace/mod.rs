@@ -39,7 +39,7 @@ pub(crate) mod tests;
 
 pub use batch::cost;
 pub use cluster::{authority, cluster_epoch, cluster_id, cluster_map, identify, is_token};
-pub use command::{ClusterCommand, ClusterOutcome, Command, CommandBody, CommandOutcome};
+pub use command::{ClusterCommand, ClusterOutcome, Command, CommandBody, CommandOutcome, Made};
 pub use dead::{DeadLimits, DeadRows, DeadTally, FORGET_MAX, dead_rows, dead_tally, standing};
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};
@@ -77,7 +77,7 @@ pub fn apply(rows: &dyn KvRead, index: LogIndex, command: &Command) -> Result<(W
         CommandBody::Cluster(command) => edit.cluster(command),
         CommandBody::OpenMount { client, nonce } => edit.open_mount(*client, *nonce),
         CommandBody::Nothing => Ok(CommandOutcome::Done),
-        CommandBody::BatchMade { client, batch, times } => edit.batch(client, batch, times),
+        CommandBody::BatchMade { client, batch, made } => edit.batch(client, batch, made),
         CommandBody::RaiseGc { from } => edit.raise_gc(*from),
         CommandBody::AdvanceGc { safe } => edit.advance_gc(*safe),
         CommandBody::ForgetDead { chunks } => edit.forget_dead(chunks),

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 use wire::{
     Refusal,
-    lease::{LeaseGeneration, LeaseNumber},
-    namespace::{Attr, BATCH_OPS_MAX, Batch, Inode, Op, OpError, OpOutcome, SessionId, Timestamp},
+    lease::{LeaseGeneration, LeaseNumber, MadeAt},
+    namespace::{Attr, BATCH_OPS_MAX, Batch, Inode, Op, OpError, OpOutcome, SessionId},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     consensus::ProposeError,
     lease::{ChangeId, Clearing, Ending, Leases, Marking, Passing},
-    namespace::{self, CommandBody, CommandOutcome},
+    namespace::{self, CommandBody, CommandOutcome, Made},
     node::Node,
 };
 
@@ -151,24 +151,24 @@ impl OpenChange {
         self.desk.wait(deadline, look).await
     }
 
-    /// Proposes the batch, in as many entries as its rows need, and recalls what it touched unforeseen. `times`: when its
+    /// Proposes the batch, in as many entries as its rows need, and recalls what it touched unforeseen. `made_at`: how its
     /// operations were made, if that was before.
     pub(super) async fn apply(
         &mut self,
         asker: Asker,
         batch: Batch,
-        times: Vec<Timestamp>,
+        made_at: Vec<MadeAt>,
         deadline: Instant,
     ) -> Result<Applied, Refusal> {
         let mut outcomes = Vec::with_capacity(batch.ops.len());
         let mut touched: Vec<Attr> = Vec::new();
-        let (count, is_made) = (batch.ops.len(), !times.is_empty());
-        let mut times = self.fence(&batch, times)?.into_iter();
+        let (count, is_made) = (batch.ops.len(), !made_at.is_empty());
+        let mut made = self.fence(&batch, made_at)?.into_iter();
         for part in split(batch) {
-            let of_part: Vec<Option<Timestamp>> = times.by_ref().take(part.ops.len()).collect();
+            let of_part: Vec<Made> = made.by_ref().take(part.ops.len()).collect();
             let command = match is_made {
                 false => CommandBody::Batch { client: asker.peer, batch: part },
-                true => CommandBody::BatchMade { client: asker.peer, batch: part, times: of_part },
+                true => CommandBody::BatchMade { client: asker.peer, batch: part, made: of_part },
             };
             match self.propose(command, deadline).await? {
                 CommandOutcome::Batch { outcomes: part, touched: of_part } => {
@@ -200,17 +200,17 @@ impl OpenChange {
         Ok(Applied { outcomes, touched })
     }
 
-    /// Of operations that their session has executed already: the times of those whose leases it still has. Bytes are
-    /// fenced by the data version that they replace.
-    fn fence(&self, batch: &Batch, times: Vec<Timestamp>) -> Result<Vec<Option<Timestamp>>, Refusal> {
-        if times.is_empty() {
+    /// Operations that their session has executed already: whether it still has the leases for each, or what must be
+    /// as it was. Bytes are fenced by the data version that they replace.
+    fn fence(&self, batch: &Batch, made_at: Vec<MadeAt>) -> Result<Vec<Made>, Refusal> {
+        if made_at.is_empty() {
             return Ok(Vec::new());
         }
         let rows = self.desk.node().consensus.local();
-        let mut made: BTreeSet<Inode> = BTreeSet::new();
-        let mut fenced = Vec::with_capacity(times.len());
-        for (op, time) in batch.ops.iter().map(|numbered| &numbered.op).zip(times) {
-            made.extend(op.made());
+        let mut born: BTreeSet<Inode> = BTreeSet::new();
+        let mut fenced = Vec::with_capacity(made_at.len());
+        for (op, MadeAt { time, before }) in batch.ops.iter().map(|numbered| &numbered.op).zip(made_at) {
+            born.extend(op.made());
             let is_fenced_itself = matches!(
                 op,
                 Op::WriteExtents { if_version: Some(_), .. } | Op::WriteInline { if_version: Some(_), .. }
@@ -220,9 +220,14 @@ impl OpenChange {
                 needed.extend(op.named());
                 namespace::led_to(&*rows, op, &mut needed).map_err(|error| broken(&error))?;
             }
-            needed.retain(|inode| !made.contains(inode));
-            let held = self.desk.with(|leases| leases.holds_exclusively(batch.session, &needed))?;
-            fenced.push(held.then_some(time));
+            needed.retain(|inode| !born.contains(inode));
+            let is_held = self.desk.with(|leases| leases.holds_exclusively(batch.session, &needed))?;
+            let is_named = |inode: &Inode| before.iter().any(|(named, _)| named == inode);
+            fenced.push(match () {
+                () if is_held => Made::Held { time },
+                () if needed.iter().all(is_named) => Made::Unchanged { time, before },
+                () => Made::Lost,
+            });
         }
         Ok(fenced)
     }

@@ -12,8 +12,9 @@ use wire::{
     Answer, Refusal,
     lease::{
         EXCLUSIVE_MAX, LEASES_PER_MESSAGE_MAX, LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest,
+        MadeAt,
     },
-    namespace::{Batch, Inode, NamespaceAnswer, Query, SessionId, Timestamp},
+    namespace::{Batch, Inode, NamespaceAnswer, Query, SessionId},
 };
 
 use super::{
@@ -26,6 +27,9 @@ use crate::{lease::Leases, namespace, node::Node};
 
 /// How long a wait for recalls lasts, at most: so much longer than a round trip that waiting costs nothing.
 const RECALLS_WAIT: Duration = Duration::from_secs(10);
+
+/// Inodes that one operation changes: a rename has two directories, what moves and what is replaced.
+const BEFORE_MAX: usize = 4;
 
 /// Answers one request.
 pub(super) async fn handle(
@@ -69,11 +73,11 @@ pub(super) async fn handle(
                 LeaseAnswer::Released
             })?
         }
-        LeaseRequest::ChangeMade { generation, batch, times } => {
-            if times.len() != batch.ops.len() {
+        LeaseRequest::ChangeMade { generation, batch, made } => {
+            if made.len() != batch.ops.len() || made.iter().any(|made| made.before.len() > BEFORE_MAX) {
                 return Err(Refusal::Malformed);
             }
-            change(node, asker, generation, (batch, times), deadline).await?
+            change(node, asker, generation, (batch, made), deadline).await?
         }
     };
     Ok(Answer::Namespace(NamespaceAnswer::Lease(answer)).into())
@@ -110,7 +114,7 @@ async fn change(
     node: &Arc<Node>,
     asker: Asker,
     generation: LeaseGeneration,
-    (batch, times): (Batch, Vec<Timestamp>),
+    (batch, made_at): (Batch, Vec<MadeAt>),
     deadline: Instant,
 ) -> Result<LeaseAnswer, Refusal> {
     asker.may_write()?;
@@ -127,7 +131,7 @@ async fn change(
     if !desk.with(is_current)? {
         return Ok(LeaseAnswer::NotCurrent);
     }
-    let applied = change.apply(asker, batch, times, deadline).await?;
+    let applied = change.apply(asker, batch, made_at, deadline).await?;
     let made = makes.iter().zip(&applied.outcomes).filter(|(_, outcome)| outcome.is_ok());
     let made: BTreeSet<Inode> = made.filter_map(|(made, _)| *made).collect();
     let (unleased, number) = change.end_leased(asker, (session, generation), &made, &applied.touched)?;

@@ -14,7 +14,7 @@ use wire::{
         TokenPurpose,
     },
     garbage::{Claim, DeadPage, GarbageAnswer, GarbageRequest, GarbageStatus, NodeHold, SessionHold, Standing},
-    lease::{LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, Recall, Release},
+    lease::{LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, MadeAt, Recall, Release},
     moves::{Coming, Kept, Leave, Leaving, Loss, MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
     namespace::{
         AppendData, Attr, Batch, ChunkSlice, Content, Cookie, Entry, Extent, ExtentBody, FileLock, FileType,
@@ -213,6 +213,7 @@ fn lease_requests() -> Vec<(&'static str, LeaseRequest)> {
     let releases = vec![release(None), release(Some(LeaseMode::Shared)), release(Some(LeaseMode::Exclusive))];
     let change = batch(Op::Unlock { inode: Inode(4097), owner: LockOwner(1 << 40), start: 0, end: 99 });
     let made = batch(Op::Unlink { dir: Inode::ROOT, name: name("a") });
+    let made_at = vec![MadeAt { time: time(7), before: vec![(Inode::ROOT, 3), (Inode(4097), 300)] }];
     vec![
         (
             "request.lease.ask",
@@ -227,7 +228,7 @@ fn lease_requests() -> Vec<(&'static str, LeaseRequest)> {
         ),
         ("request.lease.recalls", LeaseRequest::Recalls { session, generation, known: LeaseNumber(299) }),
         ("request.lease.release", LeaseRequest::Release { session, generation, releases }),
-        ("request.lease.change_made", LeaseRequest::ChangeMade { generation, batch: made, times: vec![time(7)] }),
+        ("request.lease.change_made", LeaseRequest::ChangeMade { generation, batch: made, made: made_at }),
     ]
 }
 

@@ -29,6 +29,8 @@ use super::{Node, Table};
 pub(crate) struct Foreseen {
     /// Attributes of what it touches, afterwards; the inode that it is about comes first.
     attrs: Vec<Attr>,
+    /// What it rests on: how often each that was there has changed before.
+    before: Vec<(Inode, u64)>,
     /// Names that it sets or takes away.
     names: Vec<(Inode, Name, Option<Inode>)>,
     made: Option<Made>,
@@ -48,9 +50,15 @@ impl Foreseen {
         self.attrs.first()
     }
 
+    /// The inodes that it changes, each with its count of changes before.
+    pub(crate) fn before(&self) -> &[(Inode, u64)] {
+        &self.before
+    }
+
     fn attr_mut(&mut self, known: &Attr) -> &mut Attr {
         let place = self.attrs.iter().position(|attr| attr.inode == known.inode).unwrap_or_else(|| {
             self.attrs.push(*known);
+            self.before.push((known.inode, known.change));
             self.attrs.len() - 1
         });
         self.attrs.get_mut(place).expect("it was found or put there")
@@ -186,7 +194,7 @@ impl Table {
 
     /// What was foreseen is so from now on; the leader will hear of it under `number`.
     pub(crate) fn defer(&mut self, number: OpNumber, foreseen: Foreseen) {
-        let Foreseen { attrs, names, made, moved } = foreseen;
+        let Foreseen { attrs, before: _, names, made, moved } = foreseen;
         if let (Some(made), Some(attr)) = (made, attrs.first()) {
             let node = self.entry(attr.inode);
             // Nobody else can know of it yet; the answer grants it.

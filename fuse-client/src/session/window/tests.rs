@@ -6,6 +6,7 @@ use std::{
 };
 
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
+use wire::lease::MadeAt;
 use wire::namespace::{
     Inode, NumberedOp, Op, OpAnswer, OpDone, OpError, OpNumber, OpOutcome, SetAttr, Timestamp, WINDOW_LEN,
 };
@@ -84,7 +85,7 @@ proptest! {
             let outcomes = server.execute(packed.lowest_unanswered, &packed.ops);
             // A lost answer: the call below the window sends the same batch again until it is answered.
             let outcomes = if lost { server.execute(packed.lowest_unanswered, &packed.ops) } else { outcomes };
-            for (waiter, outcome) in window.handle_outcomes(packed.ops, &packed.times, outcomes).outcomes {
+            for (waiter, outcome) in window.handle_outcomes(packed.ops, &packed.made, outcomes).outcomes {
                 prop_assert_eq!(outcome.unwrap().done.inode.0, waiter);
                 prop_assert!(answered.insert(waiter), "answered twice");
             }
@@ -176,6 +177,10 @@ fn a_chain_behind_a_batch_that_does_not_arrive_is_not_sent_in_vain() {
     assert_eq!(window.poll_batch(start).unwrap().ops.len(), BATCH_OPS, "and goes as a whole");
 }
 
+fn made_at(number: u64) -> MadeAt {
+    MadeAt { time: time(number), before: vec![(Inode(number), number)] }
+}
+
 fn time(number: u64) -> Timestamp {
     Timestamp::new(number as i64, 0).unwrap()
 }
@@ -195,18 +200,18 @@ fn what_is_made_goes_past_what_is_asked_and_what_is_asked_waits_for_what_was_def
     let mut window: Window<u64> = Window::default();
     window.submit(op(1), ASKED, 1).unwrap();
     let asked = window.poll_batch(start).unwrap();
-    window.submit(op(2), Way::Deferred(time(2)), 2).unwrap();
-    window.submit(op(3), Way::Made(time(3)), 3).unwrap();
+    window.submit(op(2), Way::Deferred(made_at(2)), 2).unwrap();
+    window.submit(op(3), Way::Made(made_at(3)), 3).unwrap();
     window.submit(op(4), ASKED, 4).unwrap();
     let made = window.poll_batch(start).unwrap();
-    assert_eq!((numbers(&made.ops), made.times.clone()), (vec![2, 3], vec![time(2), time(3)]));
-    window.submit(op(5), Way::Deferred(time(5)), 5).unwrap();
+    assert_eq!((numbers(&made.ops), made.made.clone()), (vec![2, 3], vec![made_at(2), made_at(3)]));
+    window.submit(op(5), Way::Deferred(made_at(5)), 5).unwrap();
     assert!(window.poll_batch(start).is_none(), "one batch of what is made at a time");
     assert_eq!(window.deferred_until(), 2);
     // The first asked one is answered: the other still waits for the deferred one before it.
     window.handle_outcomes(asked.ops.clone(), &[], done(&asked.ops));
     assert!(window.poll_batch(start).is_none());
-    window.handle_outcomes(made.ops.clone(), &made.times, done(&made.ops));
+    window.handle_outcomes(made.ops.clone(), &made.made, done(&made.ops));
     assert_eq!(window.deferred_until(), 5);
     assert_eq!(numbers(&window.poll_batch(start).unwrap().ops), [5], "what is made goes first");
     assert_eq!(numbers(&window.poll_batch(start).unwrap().ops), [4]);
@@ -216,12 +221,12 @@ fn what_is_made_goes_past_what_is_asked_and_what_is_asked_waits_for_what_was_def
 fn a_deferred_operation_goes_again_until_the_session_ends() {
     let start = Instant::now();
     let mut window: Window<u64> = Window::default();
-    window.submit(op(1), Way::Deferred(time(1)), 1).unwrap();
-    window.submit(op(2), Way::Made(time(2)), 2).unwrap();
+    window.submit(op(1), Way::Deferred(made_at(1)), 1).unwrap();
+    window.submit(op(2), Way::Made(made_at(2)), 2).unwrap();
     for _ in 0..3 {
         let made = window.poll_batch(start).unwrap();
         assert_eq!(made.ops[0].number, OpNumber(1));
-        let given_up = window.handle_given_up(made.ops.clone(), &made.times);
+        let given_up = window.handle_given_up(made.ops.clone(), &made.made);
         assert_eq!(given_up, if made.ops.len() == 2 { vec![2] } else { vec![] }, "others are told");
     }
     assert!(!window.has_lost_deferred());
@@ -239,14 +244,14 @@ fn what_is_deferred_always_fits_into_the_window_beside_what_is_asked_and_waits()
     let mut deferred = 0;
     while window.may_defer() {
         deferred += 1;
-        window.submit(op(1 + deferred), Way::Deferred(time(1)), 1 + deferred).unwrap();
+        window.submit(op(1 + deferred), Way::Deferred(made_at(1)), 1 + deferred).unwrap();
     }
     assert_eq!(deferred, WINDOW_LEN - 1);
     let mut sent = 0;
     while let Some(batch) = window.poll_batch(start) {
         sent += batch.ops.len() as u64;
         let outcomes = batch.ops.iter().map(|_| Err(OpError::NotFound)).collect();
-        window.handle_outcomes(batch.ops, &batch.times, outcomes);
+        window.handle_outcomes(batch.ops, &batch.made, outcomes);
     }
     assert_eq!((sent, window.deferred_until()), (deferred, window.next()), "all of it is told");
 }
