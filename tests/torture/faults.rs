@@ -72,7 +72,7 @@ pub(crate) fn next(random: &mut StdRng, nodes: usize, mortal: usize, hosts: bool
 
 /// Lets a scene happen.
 pub(crate) fn play(scene: &Scene, cluster: &mut Cluster, mounts: &mut [Mount], hosts: Option<&Hosts>, stage: &Stage) {
-    let dies = |mount: usize| stage.deaths[mount].fetch_add(1, Ordering::AcqRel);
+    let dies_or_lives = |mount: usize| stage.deaths[mount].fetch_add(1, Ordering::AcqRel);
     match &scene.fault {
         Fault::KillNodes(nodes) => {
             nodes.iter().for_each(|node| cluster.nodes[*node].kill());
@@ -89,9 +89,10 @@ pub(crate) fn play(scene: &Scene, cluster: &mut Cluster, mounts: &mut [Mount], h
             cluster.nodes[*node].start();
         }
         Fault::KillMount(mount) => {
-            dies(*mount);
+            dies_or_lives(*mount);
             mounts[*mount].kill();
             mounts[*mount].start(cluster, &[]);
+            dies_or_lives(*mount);
         }
         Fault::StopMount(mount) => {
             mounts[*mount].signal(Signal::STOP);
@@ -99,11 +100,12 @@ pub(crate) fn play(scene: &Scene, cluster: &mut Cluster, mounts: &mut [Mount], h
             mounts[*mount].signal(Signal::CONT);
         }
         Fault::KillAll(mount) => {
-            dies(*mount);
+            dies_or_lives(*mount);
             cluster.nodes.iter_mut().for_each(harness::NodeProcess::kill);
             mounts[*mount].kill();
             cluster.nodes.iter_mut().for_each(harness::NodeProcess::start);
             mounts[*mount].start(cluster, &[]);
+            dies_or_lives(*mount);
         }
         Fault::Unplug(at) => {
             let hosts = hosts.unwrap();

@@ -27,9 +27,9 @@ const FILES_MAX: usize = 24;
 pub(crate) struct Stage {
     /// Mount points.
     pub(crate) mounts: Vec<PathBuf>,
-    /// How often each mount was killed.
+    /// How often each mount was killed and came back: odd while it is away, and its empty directory can be seen.
     pub(crate) deaths: Vec<AtomicU64>,
-    /// How often each mount was stopped, for longer than its leases perhaps.
+    /// Everybody is to come to an end.
     pub(crate) stop: AtomicBool,
     pub(crate) begun: Instant,
     pub(crate) watch: Watch,
@@ -111,7 +111,10 @@ impl<'a> Worker<'a> {
         let begun = Instant::now();
         loop {
             let deaths = self.stage.deaths_of(self.mount);
-            if fs::read_dir(self.path("")).is_ok() && self.stage.deaths_of(self.mount) == deaths {
+            if deaths.is_multiple_of(2)
+                && fs::read_dir(self.path("")).is_ok()
+                && self.stage.deaths_of(self.mount) == deaths
+            {
                 self.deaths = deaths;
                 return;
             }
@@ -279,7 +282,8 @@ impl<'a> Worker<'a> {
         let mount = self.random.random_range(0..self.stage.mounts.len());
         let deaths = self.stage.deaths_of(mount);
         let found = read(&self.stage.mounts[mount].join(&self.dir).join(name));
-        let died = self.stage.deaths_of(mount) != deaths || self.stage.deaths_of(self.mount) != self.deaths;
+        let is_away = !deaths.is_multiple_of(2) || self.stage.deaths_of(mount) != deaths;
+        let died = is_away || self.stage.deaths_of(self.mount) != self.deaths;
         match found {
             Ok(found) if !died => {
                 let expected = self.report.ledger.current(name);
