@@ -13,5 +13,6 @@ mod moves;
 mod one_node;
 mod quorum;
 mod rot;
+mod scrub;
 mod store;
 mod strangers;
