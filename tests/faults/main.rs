@@ -5,6 +5,7 @@
 
 mod all_nodes;
 mod disk_full;
+mod doctor;
 mod garbage;
 mod hosts;
 mod leader;

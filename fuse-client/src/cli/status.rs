@@ -28,7 +28,9 @@ copies were found; what became of these stands in \"store\".
 
 Examples:
   dfs status
-  dfs status --json | jq -r .health")]
+  dfs status --json | jq -r .health
+
+dfs doctor says more of what is wrong, and what to do.")]
 pub(crate) struct StatusArguments {
     /// As a JSON object
     #[arg(long)]
@@ -66,7 +68,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: StatusArguments) -> 
 }
 
 /// What the replicas weigh that are still to come: what is stored, spread evenly over the partitions.
-fn bytes_left(status: &ClusterStatus, transition: &TransitionStatus) -> u64 {
+pub(crate) fn bytes_left(status: &ClusterStatus, transition: &TransitionStatus) -> u64 {
     let used: u64 = status.nodes.iter().filter_map(|node| node.store.as_ref()).map(|store| store.used).sum();
     let places: u64 = status.nodes.iter().map(|node| u64::from(node.partitions)).sum();
     let left = u128::from(used) * u128::from(transition.replicas_left) / u128::from(places.max(1));
