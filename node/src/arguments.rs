@@ -81,6 +81,12 @@ pub(crate) struct RunArguments {
     /// Silence after which the replicas of a node are made on others, if this node leads: 90s, 10m, 2h.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_time)]
     pub(crate) out_after: Duration,
+    /// Bytes a second, at most, of what this node holds that are read again and checked: 500KiB, 20MiB.
+    #[arg(long, value_name = "SIZE", default_value = "20MiB", value_parser = parse_rate)]
+    pub(crate) scrub_rate: ByteSize,
+    /// From the beginning of one such pass over everything to that of the next: 12h, 14d.
+    #[arg(long, value_name = "TIME", default_value = "14d", value_parser = parse_time)]
+    pub(crate) scrub_every: Duration,
     /// What to log: error, warn, info, debug, trace, or a filter of tracing.
     #[arg(long, env = "DFS_LOG", default_value = "info")]
     pub(crate) log: String,
@@ -102,6 +108,14 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, &'static str> {
     };
     let number = text.get(..text.len() - 1).and_then(|number| number.parse::<u32>().ok()).filter(|number| *number > 0);
     number.map(|number| Duration::from_secs(u64::from(number) * unit_s)).ok_or(WRONG)
+}
+
+/// A size that is not 0.
+pub(crate) fn parse_rate(text: &str) -> Result<ByteSize, String> {
+    match text.parse::<ByteSize>()? {
+        ByteSize(0) => Err("a rate is at least one byte a second".to_owned()),
+        rate => Ok(rate),
+    }
 }
 
 pub(crate) fn parse_replicas(text: &str) -> Result<ReplicaCount, String> {

@@ -96,11 +96,34 @@ pub struct RepairConfig {
     pub interval: Duration,
     /// How long one request to another holder may take.
     pub deadline: Duration,
+    /// Reading again what this node holds.
+    pub scrub: ScrubConfig,
 }
 
 impl Default for RepairConfig {
     fn default() -> Self {
-        Self { fetches: 4, interval: Duration::from_secs(20), deadline: Duration::from_secs(10) }
+        Self {
+            fetches: 4,
+            interval: Duration::from_secs(20),
+            deadline: Duration::from_secs(10),
+            scrub: ScrubConfig::default(),
+        }
+    }
+}
+
+/// Reading again what this node holds, to find what the medium has changed while another replica is still good.
+#[derive(Clone, Debug)]
+pub struct ScrubConfig {
+    /// Bytes read in a second, at most: 20 MiB are a tenth of what a slow disk can do, and 12 TiB in a week.
+    pub bytes_per_s: u64,
+    /// From the beginning of one pass to that of the next, at least: two weeks, because disks lose sectors in months, and
+    /// reading wears on them too. What takes longer takes longer; the next pass then begins at once.
+    pub every: Duration,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        Self { bytes_per_s: 20 << 20, every: Duration::from_secs(14 * 86_400) }
     }
 }
 

@@ -40,7 +40,7 @@ use crate::{
     garbage,
     kv::KvStore,
     lease::Leases,
-    membership::{Detector, Founding, Moves, Sessions},
+    membership::{Detector, Founding, Moves, Reports, Sessions},
     namespace,
     repair::RepairState,
 };
@@ -182,6 +182,8 @@ pub struct LeaderState {
     pub garbage: garbage::Lead,
     /// What nodes have taken over.
     pub moves: Moves,
+    /// What nodes say of themselves.
+    pub reports: Reports,
 }
 
 /// For requests that wait at the leases: the table itself is pure.
@@ -274,6 +276,7 @@ impl Node {
         self.tasks.spawn(crate::repair::run(self.clone()));
         self.tasks.spawn(crate::repair::take_over(self.clone()));
         self.tasks.spawn(crate::repair::drop_leftovers(self.clone()));
+        self.tasks.spawn(crate::repair::scrub(self.clone()));
         self.tasks.spawn(garbage::run(self.clone()));
         self.tasks.spawn(garbage::keep_compact(self.clone()));
     }
@@ -410,6 +413,7 @@ impl Node {
                 leases: Leases::new(term, now),
                 garbage: garbage::Lead::default(),
                 moves: Moves::new(membership.out_after),
+                reports: Reports::default(),
             });
         }
         state.as_mut().map(f)
@@ -448,7 +452,7 @@ impl Node {
     /// What this node says of its store.
     pub async fn store_report(&self) -> StoreReport {
         let report = self.chunks.report().await;
-        StoreReport { lacking: self.repair.lacking(), repaired: self.repair.repaired(), ..report }
+        StoreReport { lacking: self.repair.lacking(), ..report }
     }
 
     /// Random bytes.

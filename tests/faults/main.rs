@@ -5,6 +5,7 @@
 
 mod all_nodes;
 mod disk_full;
+mod doctor;
 mod garbage;
 mod hosts;
 mod leader;
@@ -13,5 +14,6 @@ mod moves;
 mod one_node;
 mod quorum;
 mod rot;
+mod scrub;
 mod store;
 mod strangers;

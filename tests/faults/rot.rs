@@ -12,7 +12,7 @@ use crate::store::{
 const LEN: usize = (4 << 20) + 200_000;
 
 /// Spoils one byte in each chunk of `bytes` on one node; says how many copies were spoilt.
-fn spoil(cluster: &Cluster, index: usize, bytes: &[u8]) -> usize {
+pub(crate) fn spoil(cluster: &Cluster, index: usize, bytes: &[u8]) -> usize {
     let mut spoilt = 0;
     for chunk in bytes.chunks(4 << 20) {
         for (path, offset) in find_in_segments(&cluster.nodes[index].data, chunk) {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     chunk::Incarnation,
     garbage::{GarbageAnswer, GarbageRequest},
+    health::{HealthAnswer, HealthRequest},
     moves::{Leave, Leaving, MovesAnswer, MovesRequest},
 };
 
@@ -303,6 +304,8 @@ pub enum ClusterRequest {
     Garbage(GarbageRequest),
     /// Leader: about nodes that come and go.
     Moves(MovesRequest),
+    /// Leader: about how nodes are.
+    Health(HealthRequest),
 }
 
 /// Key under which the authority's private key is sealed in the replicated state. Never printed.
@@ -368,6 +371,8 @@ pub enum ClusterAnswer {
     Garbage(GarbageAnswer),
     /// About nodes that come and go.
     Moves(MovesAnswer),
+    /// About how nodes are.
+    Health(HealthAnswer),
 }
 
 /// What a known peer may do.

@@ -27,6 +27,7 @@ pub mod cluster;
 pub mod frame;
 pub mod garbage;
 pub mod handshake;
+pub mod health;
 pub mod lease;
 pub mod moves;
 pub mod namespace;

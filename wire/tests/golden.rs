@@ -20,6 +20,7 @@ use wire::{
     frame,
     garbage::{GarbageAnswer, GarbageRequest},
     handshake::{Hello, HelloReply, Welcome},
+    health::{HealthAnswer, HealthRequest},
     lease::{LeaseAnswer, LeaseRequest},
     moves::{MovesAnswer, MovesRequest},
     namespace::{NamespaceAnswer, NamespaceRequest, Op},
@@ -147,10 +148,10 @@ fn every_variant_has_its_line() {
 
 const CHUNK_REQUESTS: u8 = 6;
 const NAMESPACE_REQUESTS: u8 = 8;
-const CLUSTER_REQUESTS: u8 = 10;
+const CLUSTER_REQUESTS: u8 = 11;
 const CHUNK_ANSWERS: u8 = 6;
 const NAMESPACE_ANSWERS: u8 = 7;
-const CLUSTER_ANSWERS: u8 = 10;
+const CLUSTER_ANSWERS: u8 = 11;
 const LEASE_REQUESTS: u8 = 7;
 const LEASE_ANSWERS: u8 = 7;
 const OPS: u8 = 16;
@@ -163,6 +164,7 @@ fn counted(
 ) {
     use {ChunkAnswer as CA, ChunkRequest as CR, ClusterAnswer as KA, ClusterRequest as KR};
     use {GarbageAnswer as GA, GarbageRequest as GR};
+    use {HealthAnswer as HA, HealthRequest as HR};
     use {LeaseAnswer as LA, LeaseRequest as LR, NamespaceAnswer as NA, NamespaceRequest as NR};
     use {MovesAnswer as MA, MovesRequest as MR};
     match asked.0 {
@@ -184,6 +186,9 @@ fn counted(
         },
         KR::Moves(request) => match request {
             MR::Confirm { .. } | MR::Drain { .. } | MR::Undrain { .. } | MR::Remove { .. } | MR::Status => {}
+        },
+        KR::Health(request) => match request {
+            HR::Report(_) | HR::Status => {}
         },
     }
     match asked.3 {
@@ -211,6 +216,9 @@ fn counted(
         },
         KA::Moves(answer) => match answer {
             MA::Noted | MA::Done { .. } | MA::Kept(_) | MA::Status(_) => {}
+        },
+        KA::Health(answer) => match answer {
+            HA::Noted | HA::Status(_) => {}
         },
     }
 }

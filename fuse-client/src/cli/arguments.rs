@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use super::{
-    cat::CatArguments, cp::CpArguments, dev::DevArguments, df::DfArguments, drain::DrainArguments, du::DuArguments,
-    gc::GcArguments, ln::LnArguments, login::LoginArguments, ls::LsArguments, mkdir::MkdirArguments,
-    mount::MountArguments, mv::MvArguments, nodes::NodesArguments, remove::RemoveArguments, ring::RingArguments,
-    rm::RmArguments, stat::StatArguments, status::StatusArguments, token::TokenArguments,
+    cat::CatArguments, cp::CpArguments, dev::DevArguments, df::DfArguments, doctor::DoctorArguments,
+    drain::DrainArguments, du::DuArguments, gc::GcArguments, ln::LnArguments, login::LoginArguments, ls::LsArguments,
+    mkdir::MkdirArguments, mount::MountArguments, mv::MvArguments, nodes::NodesArguments, remove::RemoveArguments,
+    ring::RingArguments, rm::RmArguments, stat::StatArguments, status::StatusArguments, token::TokenArguments,
     transfer::download::DownloadArguments, transfer::upload::UploadArguments, tree::TreeArguments,
     umount::UmountArguments,
 };
@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Umount(UmountArguments),
     /// Show how the cluster is
     Status(StatusArguments),
+    /// Say what is wrong, what is at risk, and what to do
+    Doctor(DoctorArguments),
     /// List the nodes of the cluster
     Nodes(NodesArguments),
     /// Show how chunks are spread over the nodes, or where one lies

@@ -11,6 +11,11 @@ pub(crate) enum Failure {
     Failed(Line),
     /// Parts failed; each was reported in a line of its own when it happened: status 1.
     Reported,
+    /// Nothing failed: what was asked about is not well, which was said, and this status says how bad it is.
+    Diagnosed {
+        /// Exit status.
+        status: u8,
+    },
     /// Standard output was closed, as by `head`: no line, the status of a program ended by SIGPIPE.
     StdoutClosed,
     /// The person stopped it: the status of a program ended by that signal.
@@ -118,7 +123,7 @@ impl Failure {
             Self::Usage(line) | Self::Failed(line) => Some(line.to_string()),
             Self::Stopped(StopSignal::Interrupt) => Some("interrupted".to_owned()),
             Self::Stopped(StopSignal::Terminate | StopSignal::HangUp) => Some("terminated".to_owned()),
-            Self::Reported | Self::StdoutClosed => None,
+            Self::Reported | Self::Diagnosed { .. } | Self::StdoutClosed => None,
         }
     }
 
@@ -127,6 +132,7 @@ impl Failure {
         match self {
             Self::Failed(_) | Self::Reported => 1,
             Self::Usage(_) => 2,
+            Self::Diagnosed { status } => *status,
             Self::Stopped(StopSignal::HangUp) => 128 + 1,
             Self::Stopped(StopSignal::Interrupt) => 128 + 2,
             Self::StdoutClosed => 128 + 13,

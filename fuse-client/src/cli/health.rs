@@ -112,6 +112,11 @@ pub(crate) fn examine(status: &ClusterStatus, name_of: &dyn Fn(NodeId) -> String
     (health, warnings)
 }
 
+/// Whether it is time to add room, though not an error yet.
+pub(crate) fn is_nearly_full(store: &StoreReport) -> bool {
+    store.capacity > 0 && store.free < store.capacity / NEARLY_FULL_PART
+}
+
 fn replicas(count: ReplicaCount) -> u64 {
     u64::try_from(count.count()).expect("at most 7")
 }
@@ -147,7 +152,7 @@ fn node_warnings(node: &NodeStatus, name: &str) -> Vec<Warning> {
     if store.full {
         let text = format!("the disk of node {name} is full: it takes no chunks; remove files or give it more room");
         warnings.push(warning("disk-full", text));
-    } else if store.capacity > 0 && store.free < store.capacity / NEARLY_FULL_PART {
+    } else if is_nearly_full(store) {
         let text = format!("the disk of node {name} is nearly full: {} left", long_size(store.free));
         warnings.push(warning("disk-nearly-full", text));
     }

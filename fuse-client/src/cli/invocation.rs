@@ -3,7 +3,8 @@
 use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use fuse_client::{
-    Caller, Cluster, ClusterConfig, FilePath, Namespace, NamespaceError, PathError, Profile, ProfilePlaces,
+    Caller, Cluster, ClusterConfig, ClusterError, FilePath, Namespace, NamespaceError, PathError, Profile,
+    ProfilePlaces,
 };
 use wire::namespace::OpError;
 
@@ -41,12 +42,14 @@ impl Invocation {
 
     /// Connects to the cluster of the profile.
     pub(crate) async fn cluster(&self) -> Result<Cluster, Failure> {
-        let (folder, profile) = self
-            .profile_places()
-            .find(&self.profile_name())
-            .and_then(|folder| Profile::load(&folder).map(|profile| (folder, profile)))
-            .map_err(|error| Line::new("cannot reach the cluster").because(&error).failed())?;
-        let cluster = connect(&profile).await?;
+        self.try_cluster().await.map_err(|error| Line::new("cannot reach the cluster").because(&error).failed())
+    }
+
+    /// The same, for who looks at why it cannot be reached.
+    pub(crate) async fn try_cluster(&self) -> Result<Cluster, ClusterError> {
+        let folder = self.profile_places().find(&self.profile_name())?;
+        let profile = Profile::load(&folder)?;
+        let cluster = Cluster::connect(&profile, ClusterConfig::default()).await?;
         let members: Vec<_> = cluster.map().nodes.iter().map(|node| node.address).collect();
         if let Err(error) = profile.follow_members(&folder, &members) {
             // A profile that cannot be written serves as well today.
@@ -78,13 +81,6 @@ impl Invocation {
         cluster.close().await;
         outcome
     }
-}
-
-/// Connects with a profile.
-pub(crate) async fn connect(profile: &Profile) -> Result<Cluster, Failure> {
-    Cluster::connect(profile, ClusterConfig::default())
-        .await
-        .map_err(|error| Line::new("cannot reach the cluster").because(&error).failed())
 }
 
 /// A path in the store, as given on the command line. `action` is what was to be done with it.

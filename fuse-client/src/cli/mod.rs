@@ -1,7 +1,7 @@
 //! The `dfs` command: one file per command, and what they share.
 //!
 //! # Invariants
-//! - Exit status 0 is success, 1 a failed operation, 2 wrong usage; an error is one line.
+//! - Exit status 0 is success, 1 a failed operation, 2 wrong usage; an error is one line. (`dfs doctor` has its own.)
 //! - The environment is read once, here, before anything else happens.
 //! - Whatever ends a command (success, failure, Ctrl-C), the library is given the chance to clean up.
 //!
@@ -13,6 +13,7 @@ mod cat;
 mod cp;
 mod dev;
 mod df;
+mod doctor;
 mod drain;
 mod du;
 mod environment;
@@ -139,6 +140,7 @@ async fn run(invocation: &Invocation, command: Command) -> Result<(), Failure> {
         Command::Mount(arguments) => mount::run(invocation, arguments).await,
         Command::Umount(arguments) => umount::run(arguments).await,
         Command::Status(arguments) => status::run(invocation, arguments).await,
+        Command::Doctor(arguments) => doctor::run(invocation, arguments).await,
         Command::Nodes(arguments) => nodes::run(invocation, arguments).await,
         Command::Ring(arguments) => ring::run(invocation, arguments).await,
         Command::Gc(arguments) => gc::run(invocation, arguments).await,

@@ -3,7 +3,8 @@
 use clap::Args;
 use serde_json::{Value, json};
 use wire::{
-    cluster::{ClusterStatus, NodeState},
+    cluster::{ClusterStatus, NodeState, NodeStatus},
+    health::{HealthStatus, NodeHealth},
     moves::{MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
 };
 
@@ -20,11 +21,16 @@ use super::{
 #[command(after_help = "\
 Exit status 0 means that the cluster answered; whether all is well stands in
 the answer: \"health\" is ok, degraded or unavailable, and \"warnings\" say
-why.
+why. For each node, \"scrub\" tells what of its copies it has read again and
+checked in this pass (\"chunks\", \"bytes\"), how many passes have ended since its
+start, how many seconds ago the last one did (\"ended_s\"), and how many damaged
+copies were found; what became of these stands in \"store\".
 
 Examples:
   dfs status
-  dfs status --json | jq -r .health")]
+  dfs status --json | jq -r .health
+
+dfs doctor says more of what is wrong, and what to do.")]
 pub(crate) struct StatusArguments {
     /// As a JSON object
     #[arg(long)]
@@ -33,12 +39,13 @@ pub(crate) struct StatusArguments {
 
 /// Shows how the cluster is.
 pub(crate) async fn run(invocation: &Invocation, arguments: StatusArguments) -> Result<(), Failure> {
-    let (status, moves) = invocation
+    let (status, moves, nodes) = invocation
         .with_cluster(async |cluster| {
             let failed = |error| Line::new("cannot ask for the status").because(&error).failed();
             let status = cluster.status().await.map_err(failed)?;
+            let nodes = cluster.health().await.map_err(failed)?;
             match cluster.moves(MovesRequest::Status).await.map_err(failed)? {
-                MovesAnswer::Status(moves) => Ok((status, *moves)),
+                MovesAnswer::Status(moves) => Ok((status, *moves, nodes)),
                 MovesAnswer::Noted | MovesAnswer::Done { .. } | MovesAnswer::Kept(_) => {
                     Err(Line::new("cannot ask for the status").why("the answer makes no sense").failed())
                 }
@@ -55,13 +62,13 @@ pub(crate) async fn run(invocation: &Invocation, arguments: StatusArguments) -> 
         health = if health == Health::Ok { Health::Degraded } else { health };
     }
     if arguments.json {
-        return invocation.screen.print_json(&status_json(&status, &moves, health, &warnings));
+        return invocation.screen.print_json(&status_json(&status, &moves, nodes.as_ref(), health, &warnings));
     }
     invocation.screen.print(&sentences(&status, &moves, health, &warnings))
 }
 
 /// What the replicas weigh that are still to come: what is stored, spread evenly over the partitions.
-fn bytes_left(status: &ClusterStatus, transition: &TransitionStatus) -> u64 {
+pub(crate) fn bytes_left(status: &ClusterStatus, transition: &TransitionStatus) -> u64 {
     let used: u64 = status.nodes.iter().filter_map(|node| node.store.as_ref()).map(|store| store.used).sum();
     let places: u64 = status.nodes.iter().map(|node| u64::from(node.partitions)).sum();
     let left = u128::from(used) * u128::from(transition.replicas_left) / u128::from(places.max(1));
@@ -112,7 +119,13 @@ fn sentences(status: &ClusterStatus, moves: &MovesStatus, health: Health, warnin
     text
 }
 
-fn status_json(status: &ClusterStatus, moves: &MovesStatus, health: Health, warnings: &[Warning]) -> Value {
+fn status_json(
+    status: &ClusterStatus,
+    moves: &MovesStatus,
+    nodes: Option<&HealthStatus>,
+    health: Health,
+    warnings: &[Warning],
+) -> Value {
     let room = room(status);
     let warnings: Vec<Value> = warnings
         .iter()
@@ -121,6 +134,12 @@ fn status_json(status: &ClusterStatus, moves: &MovesStatus, health: Health, warn
             json!({ "kind": warning.kind, "node": node, "text": warning.text })
         })
         .collect();
+    let told = |node: &NodeStatus| nodes.and_then(|all| all.nodes.iter().find(|told| told.node == node.row.id));
+    let node = |node: &NodeStatus| {
+        let mut object = node_json(node);
+        object["scrub"] = told(node).map_or(Value::Null, scrub_json);
+        object
+    };
     json!({
         "cluster": status.cluster.to_string(),
         "health": health.word(),
@@ -133,7 +152,22 @@ fn status_json(status: &ClusterStatus, moves: &MovesStatus, health: Health, warn
         "usage": { "inodes": status.usage.inodes, "bytes": status.usage.bytes },
         "room": { "capacity": room.capacity, "used": room.used, "free": room.free },
         "moves": moves_json(status, moves),
-        "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
+        "nodes": status.nodes.iter().map(node).collect::<Vec<_>>(),
+    })
+}
+
+/// How far a node is with reading again what it holds; null if it has not said.
+pub(crate) fn scrub_json(node: &NodeHealth) -> Value {
+    node.heard.as_ref().map_or(Value::Null, |heard| {
+        let scrub = heard.report.scrub;
+        json!({
+            "chunks": scrub.chunks,
+            "bytes": scrub.bytes,
+            "passes": scrub.passes,
+            "ended_s": scrub.ended_s,
+            "next_s": scrub.next_s,
+            "damaged": scrub.damaged,
+        })
     })
 }
 

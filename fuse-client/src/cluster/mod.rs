@@ -38,6 +38,7 @@ use wire::{
     chunk::{ChunkAnswer, ChunkRequest},
     cluster::{ClusterAnswer, ClusterMap, ClusterRequest, ClusterStatus, TokenPurpose},
     garbage::{GarbageAnswer, GarbageRequest, GarbageStatus},
+    health::{HealthAnswer, HealthRequest, HealthStatus},
     moves::{MovesAnswer, MovesRequest},
     namespace::{NamespaceAnswer, NamespaceRequest, OpError, Query, QueryAnswer},
     quic::{CallError, Lane, Peers},
@@ -191,6 +192,18 @@ impl Cluster {
         match self.call_leader(&request, self.config().deadline).await? {
             Answer::Cluster(ClusterAnswer::Garbage(GarbageAnswer::Status(status))) => Ok(*status),
             _ => Err(ClusterError::Confused),
+        }
+    }
+
+    /// How nodes are beyond what their heartbeats say, as the leader sees it; none if it is of a release that does not
+    /// tell.
+    pub async fn health(&self) -> Result<Option<HealthStatus>, ClusterError> {
+        let request = Request::Cluster(ClusterRequest::Health(HealthRequest::Status));
+        match self.call_leader(&request, self.config().deadline).await {
+            Ok(Answer::Cluster(ClusterAnswer::Health(HealthAnswer::Status(status)))) => Ok(Some(*status)),
+            Ok(_) => Err(ClusterError::Confused),
+            Err(ClusterError::Refused(Refusal::Malformed)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -266,6 +266,11 @@ impl ChunkStore {
         self.check_copy(key).await
     }
 
+    /// Length of the stable copy of `key`, in bytes, if one is held.
+    pub fn len_of(&self, key: &ChunkKey) -> Result<Option<u32>, CheckError> {
+        Ok(self.shared().stable_copy(key)?.map(|held| held.len))
+    }
+
     /// One step of compaction: empties and removes the segment with most dead bytes, if that is worth it.
     pub async fn compact(&self) -> Result<Compacted, CompactError> {
         let mut stuck = self.inner.compaction.lock().await;
@@ -277,7 +282,7 @@ impl ChunkStore {
         self.shared().take_damaged(count_max)
     }
 
-    /// What the store knows of itself; what is repaired and what is lacking is for repair to fill in.
+    /// What the store knows of itself; what is lacking is for repair to fill in.
     pub async fn report(&self) -> StoreReport {
         let shared = self.shared();
         let usage = shared.log.usage().await.ok();
@@ -290,7 +295,7 @@ impl ChunkStore {
             full: shared.is_full(),
             failed: shared.has_failed() || usage.is_none() || shared.index_failure.borrow().is_some(),
             damaged: shared.damaged_count(),
-            repaired: 0,
+            repaired: shared.mended_count(),
             lacking: 0,
         }
     }

@@ -27,15 +27,25 @@ pub(super) struct Shared {
     /// Guards the copies that are out of use: those stamped no higher than this count as not held. Never taken with
     /// another lock.
     quarantine: RwLock<BTreeMap<ChunkKey, GcEpoch>>,
-    /// Guards the keys that wait for repair. Never taken with another lock.
-    damaged: Mutex<BTreeSet<ChunkKey>>,
+    /// Guards what is known of damaged copies. Never taken with another lock.
+    damaged: Mutex<Damaged>,
     damaged_max: usize,
     damaged_count: AtomicU64,
+    mended_count: AtomicU64,
     chunks: AtomicU64,
     full: AtomicBool,
     failed: AtomicBool,
     /// The keeper has something to do: more is stable, or the log failed.
     pub(super) wake: Notify,
+}
+
+/// Keys of chunks of which the copy was found damaged or lost.
+#[derive(Debug, Default)]
+struct Damaged {
+    /// Those that wait for repair.
+    waiting: BTreeSet<ChunkKey>,
+    /// Those of which there is no good copy here yet, whether or not repair knows.
+    bad: BTreeSet<ChunkKey>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +73,7 @@ impl Shared {
             damaged: Mutex::default(),
             damaged_max,
             damaged_count: AtomicU64::new(0),
+            mended_count: AtomicU64::new(0),
             chunks: AtomicU64::new(0),
             full: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -141,16 +152,26 @@ impl Shared {
 
     pub(super) fn note_damaged(&self, key: ChunkKey) {
         let mut damaged = self.damaged.lock();
-        let is_new = !damaged.contains(&key);
-        if is_new && damaged.len() < self.damaged_max {
-            damaged.insert(key);
+        let is_new = !damaged.bad.contains(&key);
+        if damaged.bad.len() < self.damaged_max {
+            damaged.bad.insert(key);
+        }
+        if damaged.waiting.len() < self.damaged_max {
+            damaged.waiting.insert(key);
         }
         self.damaged_count.fetch_add(u64::from(is_new), Ordering::Relaxed);
     }
 
     /// There is a good copy again: nobody needs to fetch one.
     pub(super) fn note_mended(&self, key: &ChunkKey) {
-        self.damaged.lock().remove(key);
+        let mut damaged = self.damaged.lock();
+        damaged.waiting.remove(key);
+        let was_bad = damaged.bad.remove(key);
+        self.mended_count.fetch_add(u64::from(was_bad), Ordering::Relaxed);
+    }
+
+    pub(super) fn mended_count(&self) -> u64 {
+        self.mended_count.load(Ordering::Relaxed)
     }
 
     pub(super) fn damaged_count(&self) -> u64 {
@@ -159,9 +180,9 @@ impl Shared {
 
     pub(super) fn take_damaged(&self, count_max: usize) -> Vec<ChunkKey> {
         let mut damaged = self.damaged.lock();
-        let keys: Vec<_> = damaged.iter().take(count_max).copied().collect();
+        let keys: Vec<_> = damaged.waiting.iter().take(count_max).copied().collect();
         for key in &keys {
-            damaged.remove(key);
+            damaged.waiting.remove(key);
         }
         keys
     }

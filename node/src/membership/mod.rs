@@ -11,6 +11,7 @@
 
 mod detector;
 mod moves;
+mod reports;
 mod sessions;
 mod voters;
 
@@ -36,6 +37,8 @@ use wire::{
 
 pub use detector::Detector;
 pub use moves::{Hearing, Moves};
+pub use reports::Reports;
+pub(crate) use reports::own_report;
 pub use sessions::{HOLDS_MAX, Opened, Sessions};
 
 use voters::VoterChange;
@@ -97,6 +100,7 @@ pub async fn run(node: Arc<Node>, founding: Option<Founding>) {
         () = node.stop.cancelled() => {}
         () = keep_house_always(&node) => {}
         () = beat_always(&node, &behind) => {}
+        () = reports::report_always(&node) => {}
         () = catch_up_always(&node, &behind) => {}
     }
 }

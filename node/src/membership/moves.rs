@@ -16,6 +16,7 @@ use ring::{Epoch, Member, NodeId, Partition, Placement};
 use tokio::time::Instant;
 use wire::{
     cluster::{ClusterMap, NodeRow},
+    health::Moving,
     moves::{Coming, Leaving, MovesStatus, TransitionStatus},
 };
 
@@ -41,12 +42,14 @@ pub struct Moves {
     epoch: Epoch,
     confirmed: BTreeMap<NodeId, BTreeSet<Partition>>,
     settled: Option<Instant>,
+    /// The transition under way, when it was first seen, and how many replicas were still to come then.
+    seen: Option<(Epoch, Instant, u32)>,
 }
 
 impl Moves {
     /// Nothing confirmed yet; a node is given up after a silence of `out_after`.
     pub fn new(out_after: Duration) -> Self {
-        Self { out_after, epoch: Epoch::default(), confirmed: BTreeMap::new(), settled: None }
+        Self { out_after, epoch: Epoch::default(), confirmed: BTreeMap::new(), settled: None, seen: None }
     }
 
     /// `node` holds what the owners of these partitions hold, for the transition of `epoch`.
@@ -69,6 +72,7 @@ impl Moves {
         now: Instant,
     ) -> Option<ClusterCommand> {
         let placement = map.placement()?;
+        self.see(map, now);
         self.whom_to_leave(map, &hearing)
             .or_else(|| rebalance(map, &placement, &hearing))
             .or_else(|| self.settle(&placement, now))
@@ -110,6 +114,23 @@ impl Moves {
     fn has_confirmed(&self, placement: &Placement<'_>, node: NodeId, partition: Partition) -> bool {
         self.epoch == placement.epoch()
             && self.confirmed.get(&node).is_some_and(|confirmed| confirmed.contains(&partition))
+    }
+
+    /// Notes when a transition is first seen.
+    fn see(&mut self, map: &ClusterMap, now: Instant) {
+        let epoch = map.placement().and_then(|placement| placement.transition().map(|under_way| under_way.epoch()));
+        if self.seen.map(|(epoch, _, _)| epoch) != epoch {
+            let left = self.status(map).transition.map(|transition| transition.replicas_left);
+            self.seen = epoch.zip(left).map(|(epoch, left)| (epoch, now, left));
+        }
+    }
+
+    /// How fast replicas have come, of the transition under way; none if there is none, or it is too new.
+    pub fn moving(&self, map: &ClusterMap, now: Instant) -> Option<Moving> {
+        let transition = self.status(map).transition?;
+        let (_, since, left) = self.seen.filter(|(epoch, _, _)| *epoch == transition.epoch)?;
+        let seen_ms = u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
+        Some(Moving { seen_ms, replicas_done: left.saturating_sub(transition.replicas_left) })
     }
 
     /// How far the moves are.

@@ -1,5 +1,5 @@
-//! Fetches what this node lacks: after it returns, when a copy is damaged, and now and then; fetches what it is to own when
-//! the ring changes; and drops what it owns no longer.
+//! Fetches what this node lacks: after it returns, when a copy is damaged, and now and then; reads again what it holds, to
+//! find damage; fetches what it is to own when the ring changes; and drops what it owns no longer.
 //!
 //! A round lists the keys of this node's partitions at each other holder, fetches what is missing here, verifies it, and
 //! keeps it with the holder's stamp. Simple and complete; digests, rates and priorities come later.
@@ -16,9 +16,11 @@
 
 mod leftovers;
 mod plan;
+mod scrub;
 mod takeover;
 
 pub(crate) use leftovers::run as drop_leftovers;
+pub(crate) use scrub::run as scrub;
 pub(crate) use takeover::run as take_over;
 
 use std::{
@@ -42,6 +44,7 @@ use wire::{
     Answer, Refusal, Request,
     chunk::{ChunkAnswer, ChunkRequest, Durability},
     cluster::ClusterMap,
+    health::ScrubReport,
     quic::Lane,
     tree::{ReceivedChunk, VerifiedChunk},
 };
@@ -66,7 +69,8 @@ pub struct RepairState {
     /// Puts came here and were not kept.
     missed: AtomicBool,
     lacking: AtomicU64,
-    repaired: AtomicU64,
+    /// Guards itself alone; never held across an await.
+    scrub: Mutex<scrub::Progress>,
     /// Held for reading while somebody is told that a copy is held here, for writing while copies are dropped.
     copies: RwLock<()>,
 }
@@ -110,9 +114,9 @@ impl RepairState {
         self.lacking.load(Ordering::Relaxed)
     }
 
-    /// Damaged copies replaced since the start.
-    pub fn repaired(&self) -> u64 {
-        self.repaired.load(Ordering::Relaxed)
+    /// How far the scrub is.
+    pub fn scrub(&self, now: Instant) -> ScrubReport {
+        self.scrub.lock().report(now)
     }
 
     /// As long as this is held, no copy is dropped because it is placed elsewhere.
@@ -195,8 +199,11 @@ async fn round(node: &Arc<Node>, comparison: Comparison) -> Round {
     let Suspects { mut keys, compare } = node.repair.take(comparison);
     keys.extend(node.chunks.take_damaged(SUSPECTS_MAX));
     let Some(map) = node.map().filter(|map| map.ring.is_some()) else {
-        // Nothing is placed yet; the next heartbeat that is heard after a new map wakes the loop.
-        return Round { compared: compare, complete: true };
+        // Nothing is placed yet, as far as this node knows; what is suspected stays so until it knows more. The next
+        // heartbeat that is heard after a new map wakes the loop.
+        let complete = keys.is_empty();
+        keys.into_iter().for_each(|key| node.repair.suspect(key));
+        return Round { compared: compare, complete };
     };
     let mut complete = replace_damaged(node, &map, keys).await;
     if compare && !compare_all(node, &map).await {
@@ -215,10 +222,7 @@ async fn replace_damaged(node: &Arc<Node>, map: &Arc<ClusterMap>, keys: BTreeSet
         }
         warn!(%key, "a copy is damaged or gone: fetching another");
         match fetch(node, map, key, GcEpoch::default(), Copy::Replace).await {
-            Ok(()) => {
-                node.repair.repaired.fetch_add(1, Ordering::Relaxed);
-                info!(%key, "replaced from another replica");
-            }
+            Ok(()) => info!(%key, "replaced from another replica"),
             Err(Refusal::UnknownChunk) => warn!(%key, "no holder has it: given up until a comparison finds it"),
             Err(refusal) => {
                 warn!(%key, %refusal, "no other replica could be read");

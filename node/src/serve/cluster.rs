@@ -16,7 +16,7 @@ use wire::{
     token::Token,
 };
 
-use super::{Asker, Served, garbage, moves, namespace::propose, redeem};
+use super::{Asker, Served, garbage, health, moves, namespace::propose, redeem};
 use crate::{
     namespace::{self, ClusterCommand, CommandBody},
     node::Node,
@@ -75,6 +75,7 @@ pub(super) async fn handle(
             ClusterAnswer::Garbage(garbage::handle(node, asker, request, deadline).await?)
         }
         ClusterRequest::Moves(request) => ClusterAnswer::Moves(moves::handle(node, asker, request, deadline).await?),
+        ClusterRequest::Health(request) => ClusterAnswer::Health(health::handle(node, asker, request, deadline).await?),
     };
     Ok(Answer::Cluster(answer).into())
 }

@@ -14,6 +14,7 @@ mod chunk;
 mod cluster;
 mod desk;
 pub(crate) mod garbage;
+mod health;
 mod lease;
 mod moves;
 mod namespace;

@@ -14,6 +14,7 @@ use wire::{
         TokenPurpose,
     },
     garbage::{Claim, DeadPage, GarbageAnswer, GarbageRequest, GarbageStatus, NodeHold, SessionHold, Standing},
+    health::{HealthAnswer, HealthRequest, HealthStatus, HeardReport, Moving, NodeHealth, NodeReport, ScrubReport},
     lease::{LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, MadeAt, Recall, Release},
     moves::{Coming, Kept, Leave, Leaving, Loss, MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
     namespace::{
@@ -396,7 +397,26 @@ fn cluster_requests() -> Vec<(&'static str, ClusterRequest)> {
         ("request.cluster.moves.remove", moves(MovesRequest::Remove { node: node(3), loss: Loss::Refused })),
         ("request.cluster.moves.remove.loss", moves(MovesRequest::Remove { node: node(3), loss: Loss::Accepted })),
         ("request.cluster.moves.status", moves(MovesRequest::Status)),
+        ("request.cluster.health.report", ClusterRequest::Health(HealthRequest::Report(node_report()))),
+        ("request.cluster.health.status", ClusterRequest::Health(HealthRequest::Status)),
     ]
+}
+
+fn node_report() -> NodeReport {
+    let scrub = ScrubReport { chunks: 300, bytes: 70_000, passes: 2, ended_s: Some(600), next_s: Some(5), damaged: 1 };
+    NodeReport { version: "0.1.0".to_owned(), clock: time(1_700_000_000), scrub }
+}
+
+fn health_status() -> HealthStatus {
+    let heard = HeardReport { report: node_report(), clock_ahead_ms: -300 };
+    HealthStatus {
+        out_after_ms: 600_000,
+        nodes: vec![
+            NodeHealth { node: node(1), silent_ms: 300, heard: Some(heard) },
+            NodeHealth { node: node(2), silent_ms: 70_000, heard: None },
+        ],
+        moving: Some(Moving { seen_ms: 70_000, replicas_done: 300 }),
+    }
 }
 
 fn moves(request: MovesRequest) -> ClusterRequest {
@@ -516,6 +536,8 @@ fn cluster_answers() -> Vec<(&'static str, ClusterAnswer)> {
             ClusterAnswer::Moves(MovesAnswer::Kept(Kept { partitions: 300, last: 2, left: 3 })),
         ),
         ("answer.cluster.moves.status", ClusterAnswer::Moves(MovesAnswer::Status(Box::new(moves_status())))),
+        ("answer.cluster.health.noted", ClusterAnswer::Health(HealthAnswer::Noted)),
+        ("answer.cluster.health.status", ClusterAnswer::Health(HealthAnswer::Status(Box::new(health_status())))),
     ]
 }
 

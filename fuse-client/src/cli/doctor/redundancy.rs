@@ -1,0 +1,60 @@
+//! How many copies of everything are within reach. Pure.
+
+use ring::NodeId;
+use wire::cluster::{ClusterMap, ClusterStatus, NodeState};
+
+/// Copies within reach, counted in partitions: of what a partition holds, its owners each have a copy.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Redundancy {
+    /// Copies that there should be.
+    pub(crate) wanted: u32,
+    /// Partitions of the ring; 0 while there is none.
+    pub(crate) partitions: u32,
+    /// Of those, partitions with fewer copies within reach than there should be.
+    pub(crate) fewer: u32,
+    /// The chunks in them, about: what is held, spread evenly.
+    pub(crate) chunks_fewer: u64,
+    /// Copies of the partition that has fewest.
+    pub(crate) lowest: u32,
+    /// Partitions that cannot be written to, for want of a write quorum.
+    pub(crate) unwritable: u32,
+    /// Partitions of which no node that may hold a copy is up.
+    pub(crate) unreadable: u32,
+}
+
+/// Counts the copies on nodes that are up, whether or not they have fetched all they lack.
+pub(crate) fn redundancy(map: &ClusterMap, status: &ClusterStatus) -> Redundancy {
+    let wanted = count(status.replicas.count());
+    let Some(placement) = map.placement() else { return Redundancy { wanted, ..Redundancy::default() } };
+    let is_up = |node: NodeId| {
+        let known = status.nodes.iter().find(|known| known.row.id == node);
+        known.is_some_and(|known| !matches!(known.state, NodeState::Down | NodeState::Out))
+    };
+    let mut all = Redundancy { wanted, lowest: wanted, ..Redundancy::default() };
+    for partition in placement.bits().partitions() {
+        let copies = count(placement.owners(partition).filter(|owner| is_up(*owner)).count());
+        let rows = map.put_rows(partition);
+        let is_writable = rows.iter().all(|row| row.nodes.iter().filter(|node| is_up(**node)).count() >= row.quorum);
+        all.partitions += 1;
+        all.fewer += u32::from(copies < wanted);
+        all.lowest = all.lowest.min(copies);
+        all.unwritable += u32::from(!is_writable || rows.is_empty());
+        all.unreadable += u32::from(copies == 0 && !map.others(partition).any(is_up));
+    }
+    all.chunks_fewer = chunks_per_partition(status).saturating_mul(all.fewer.into()) / CENTI;
+    all
+}
+
+/// Chunks per partition are counted in hundredths: a small cluster has fewer chunks than partitions.
+const CENTI: u64 = 100;
+
+fn chunks_per_partition(status: &ClusterStatus) -> u64 {
+    let heard = || status.nodes.iter().filter_map(|node| Some((node.store.as_ref()?.chunks, node.partitions)));
+    let chunks: u64 = heard().map(|(chunks, _)| chunks).sum();
+    let places: u64 = heard().map(|(_, partitions)| u64::from(partitions)).sum();
+    chunks.saturating_mul(CENTI) / places.max(1)
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).expect("nodes are counted in 16 bits")
+}
