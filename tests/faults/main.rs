@@ -12,6 +12,7 @@ mod lost_files;
 mod moves;
 mod one_node;
 mod quorum;
+mod recover;
 mod rot;
 mod store;
 mod strangers;

@@ -30,7 +30,9 @@ use tokio::{
 use tracing::{debug, info, warn};
 use wire::{
     Answer, Refusal, Request,
-    cluster::{ClientId, ClusterAnswer, ClusterMap, ClusterRequest, KeyFingerprint, Newcomer, NodeRow, TokenPurpose},
+    cluster::{
+        ClientId, ClusterAnswer, ClusterMap, ClusterRequest, KeyFingerprint, Newcomer, NodeRow, RaftRole, TokenPurpose,
+    },
     namespace::{Inode, SessionId, Timestamp},
 };
 
@@ -43,6 +45,7 @@ use voters::VoterChange;
 use crate::{
     consensus::{AfterVoting, FoundError},
     garbage,
+    generation::Generation,
     kv::KvRead,
     namespace::{self, ClusterCommand, CommandBody, CommandOutcome, LogIndex},
     node::Node,
@@ -146,9 +149,17 @@ async fn beat_always(node: &Arc<Node>, behind: &Notify) {
 /// address of this node: then the leader is told.
 async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
     let deadline = node.config.membership.heartbeat * 2;
+    let mut told = false;
     loop {
         behind.notified().await;
         node.fetch_map(deadline).await;
+        if !told && is_left_behind(node) {
+            told = true;
+            let data = node.config.data.display();
+            warn!(
+                "the cluster was recovered without this node: stop it and run dfs-node recover --data {data} --follow"
+            );
+        }
         if has_moved(node) && !node.is_leader() {
             let request = Request::Cluster(ClusterRequest::Moved { address: node.advertise });
             match node.ask_leader(&request, deadline).await {
@@ -156,6 +167,17 @@ async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
                 Err(refusal) => debug!(%refusal, "the leader cannot be told where this node is reached"),
             }
         }
+    }
+}
+
+/// Whether the map is of a later generation than what this node has of the namespace: another was recovered, and nobody
+/// hears this one in matters of Raft.
+fn is_left_behind(node: &Node) -> bool {
+    let Some(map) = node.map() else { return false };
+    let has_part = node.consensus.watch().borrow().role != RaftRole::None;
+    match namespace::cluster_epoch(&*node.consensus.local()) {
+        Ok(Some(ours)) => has_part && Generation::of_epoch(ours) < Generation::of_epoch(map.epoch),
+        Ok(None) | Err(_) => false,
     }
 }
 
@@ -211,6 +233,12 @@ async fn admit_first_client(node: &Node, id: ClientId, key: KeyFingerprint) -> R
 
 /// Tells the leader that this node is here, and learns whether it is behind.
 async fn beat(node: &Arc<Node>, behind: &Notify) -> Result<(), Refusal> {
+    // Heard, it would be taken for one that can vote.
+    if is_left_behind(node) {
+        node.note_unheard();
+        behind.notify_one();
+        return Err(Refusal::NotServing);
+    }
     let store = node.store_report().await;
     if !store.full && !store.failed {
         node.repair.note_disk_well();
