@@ -148,6 +148,7 @@ fn a_newer_survivor_follows_with_its_chunks_and_what_only_it_knew_is_gone_and_no
     wait_serving(&cluster);
     assert_only_what_is_inline_is_read(&cluster, &files);
 
+    recover(&cluster.nodes[1], &["--force"]).fails(1, &["was recovered on another node already", "--follow"]);
     // As it is, it takes no part in the namespace, and says what to do. Its chunks are there again.
     cluster.nodes[1].start();
     let told = "recovered without this node: stop it and run dfs-node recover";

@@ -30,9 +30,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 use wire::{
     Answer, Refusal, Request,
-    cluster::{
-        ClientId, ClusterAnswer, ClusterMap, ClusterRequest, KeyFingerprint, Newcomer, NodeRow, RaftRole, TokenPurpose,
-    },
+    cluster::{ClientId, ClusterAnswer, ClusterMap, ClusterRequest, KeyFingerprint, Newcomer, NodeRow, TokenPurpose},
     namespace::{Inode, SessionId, Timestamp},
 };
 
@@ -170,15 +168,13 @@ async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
     }
 }
 
-/// Whether the map is of a later generation than what this node has of the namespace: another was recovered, and nobody
-/// hears this one in matters of Raft.
+/// Whether the map is of a later generation than this node's part in the namespace: another was recovered, and nobody hears
+/// this one in matters of Raft.
 fn is_left_behind(node: &Node) -> bool {
     let Some(map) = node.map() else { return false };
-    let has_part = node.consensus.watch().borrow().role != RaftRole::None;
-    match namespace::cluster_epoch(&*node.consensus.local()) {
-        Ok(Some(ours)) => has_part && Generation::of_epoch(ours) < Generation::of_epoch(map.epoch),
-        Ok(None) | Err(_) => false,
-    }
+    let view = node.consensus.watch().borrow().clone();
+    let has_part = view.last_log > 0 || view.applied > 0;
+    has_part && Generation::of_term(view.term) < Generation::of_epoch(map.epoch)
 }
 
 /// Whether the map says another address of this node than it is reached at.

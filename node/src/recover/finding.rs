@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ring::NodeId;
+use ring::{Epoch, NodeId};
 use wire::cluster::ClusterMap;
 
 use crate::{consensus::Standing, generation::Generation, namespace::ENDED_MAX};
@@ -22,6 +22,8 @@ pub struct Facts {
     pub has_seal: bool,
     /// Other voters that answer.
     pub answering: BTreeSet<NodeId>,
+    /// The newest map that any of them has.
+    pub newest: Option<Epoch>,
 }
 
 /// Why nothing is recovered here.
@@ -33,6 +35,9 @@ pub enum Refused {
     /// It votes alone already.
     #[error("nothing is to recover: this node is the only voter; start it with dfs-node run")]
     VotesAlone,
+    /// Somebody was faster.
+    #[error("the cluster was recovered on another node already; follow it with dfs-node recover --follow")]
+    RecoveredElsewhere,
     /// The others are there.
     #[error(
         "nothing is to recover: {answering} of the other voters answer, which with this node is a majority of {voters}; \
@@ -85,6 +90,10 @@ impl Facts {
         if standing.voters == BTreeSet::from([self.node]) {
             return Err(Refused::VotesAlone);
         }
+        let seen = Generation::of_term(standing.term.max(last.term));
+        if self.newest.is_some_and(|newest| Generation::of_epoch(newest) > seen) {
+            return Err(Refused::RecoveredElsewhere);
+        }
         let (answering, voters) = (self.answering.len(), standing.voters.len());
         let own = usize::from(standing.voters.contains(&self.node));
         if answering + own > voters / 2 {
@@ -93,7 +102,7 @@ impl Facts {
         if !self.has_seal {
             return Err(Refused::NoSeal);
         }
-        let generation = Generation::of_term(standing.term.max(last.term)).next();
+        let generation = seen.next();
         // Every entry that the rows do not hold yet may open one more.
         let unapplied = usize::try_from(last.index.saturating_sub(standing.applied)).unwrap_or(usize::MAX);
         let commands = 1 + self.sessions.saturating_add(unapplied) / ENDED_MAX;

@@ -14,7 +14,8 @@
 //!    the recovered one as a snapshot. It asks the recovered cluster first, so it does nothing where nothing was recovered.
 //!
 //! # Invariants
-//! - Nobody is overruled who answers: where a majority of the voters can be reached, nothing is recovered.
+//! - Nobody is overruled who answers: where a majority of the voters can be reached, or a node that was recovered, nothing
+//!   is.
 //! - Killed at any moment, a directory is what it was or what it was to become, or refuses to start until the same command
 //!   has been run again.
 //! - What the survivor has stays: its whole log, identity, peers, ring, names. Chunks are never touched.
@@ -29,6 +30,8 @@
 //!   lost part of the history is as it was before; one that was deleted there is back, perhaps without its chunks.
 //! - Not a fence against the dead. Should a majority of the old voters come back, it would go on by itself as it was, in
 //!   the old generation, next to the recovered cluster. Whoever recovers says that this will not happen.
+//! - Not to be done on two nodes. Each would lead a cluster of its own, in the same generation. A second one is refused while
+//!   the first runs and can be reached; otherwise nobody can know.
 //! - Not for a node that lost its Raft log: that one joins as a new one.
 //!
 //! # Not here
@@ -142,15 +145,18 @@ async fn open(scene: &Scene, kv: Arc<dyn KvStore>) -> Result<(Survivor, Plan), R
     let others = standing.voters.iter().filter(|voter| **voter != scene.node);
     let places: BTreeMap<NodeId, SocketAddr> =
         others.filter_map(|id| Some((*id, address(id).or_else(|| kept.get(id).copied())?))).collect();
-    let answering =
-        probe::answering(scene.credentials.clone(), scene.cluster, &places).await.map_err(RecoverError::Network)?;
+    let (answering, newest) = tokio::join!(
+        probe::answering(scene.credentials.clone(), scene.cluster, &places),
+        probe::newest_map(scene.credentials.clone(), scene.cluster, places.values().chain(kept.values()).copied()),
+    );
     let facts = Facts {
         node: scene.node,
         standing,
         sessions: namespace::session_list(&*kv)?.len(),
         map,
         has_seal: scene.dir.seal()?.is_some(),
-        answering,
+        answering: answering.map_err(RecoverError::Network)?,
+        newest: newest.map_err(RecoverError::Network)?.map(|map| map.epoch),
     };
     let plan = facts.judge()?;
     Ok((survivor, plan))

@@ -54,6 +54,7 @@ fn facts(voters: u8, answering: u8) -> Facts {
         sessions: 2,
         has_seal: true,
         answering: (2..2 + answering).map(id).collect(),
+        newest: (answering > 0).then_some(Epoch(12)),
     }
 }
 
@@ -75,6 +76,8 @@ fn where_nothing_is_to_recover_or_nothing_can_be_the_line_says_why() {
     assert_eq!(refused(facts(1, 0)), Refused::VotesAlone);
     assert_eq!(refused(facts(3, 1)), Refused::MajorityAnswers { answering: 1, voters: 3 });
     assert_eq!(refused(facts(5, 2)), Refused::MajorityAnswers { answering: 2, voters: 5 });
+    let newest = Some(Epoch(Generation::new(1).first()));
+    assert_eq!(refused(Facts { newest, ..facts(5, 1) }), Refused::RecoveredElsewhere);
     assert_eq!(refused(Facts { has_seal: false, ..facts(3, 0) }), Refused::NoSeal);
     assert_eq!(refused(Facts { map: None, ..facts(3, 0) }), Refused::NothingHere);
     let standing = Standing { last: None, ..facts(3, 0).standing };
