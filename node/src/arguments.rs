@@ -31,6 +31,17 @@ pub(crate) enum Command {
     /// Serve until SIGTERM or SIGINT.
     #[command(after_help = "Example:\n  dfs-node run --data /srv/dfs")]
     Run(RunArguments),
+    /// Say what this node has, when a majority of the voting nodes is gone for good; with --force, go on from it.
+    #[command(after_help = "\
+The node must not run. Without an option nothing is changed. Look on every
+node that is left, and recover the one with the highest position; the others
+follow it, and keep their chunks.
+
+Examples:
+  dfs-node recover --data /srv/dfs             what it has, and what would be lost
+  dfs-node recover --data /srv/dfs --force     on one node: it is the only voter now
+  dfs-node recover --data /srv/dfs --follow    on the others, while that one runs")]
+    Recover(RecoverArguments),
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +101,19 @@ pub(crate) struct RunArguments {
     /// What to log: error, warn, info, debug, trace, or a filter of tracing.
     #[arg(long, env = "DFS_LOG", default_value = "info")]
     pub(crate) log: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArguments {
+    /// Data directory, made by init or join.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Go on from what this node has; what only the others have is lost.
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) force: bool,
+    /// Begin anew in the cluster that was recovered on another node; its chunks stay.
+    #[arg(long)]
+    pub(crate) follow: bool,
 }
 
 pub(crate) fn parse_zone(text: &str) -> Result<Zone, ring::ZoneError> {

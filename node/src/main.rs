@@ -8,7 +8,7 @@ use node::{
     authority::seal,
     chunk_store::ChunkStoreConfig,
     config::{Config, GarbageConfig, MembershipConfig, RepairConfig, ScrubConfig, ServeConfig},
-    consensus::{Health, SystemClock},
+    consensus::{Health, SystemClock, WallClock},
     disk::{
         Disk, FileDisk, FileDiskConfig, LockError,
         data_dir::{DataDir, FORMAT, NodeFile},
@@ -16,6 +16,7 @@ use node::{
     kv::{FjallConfig, FjallKv},
     membership::Founding,
     node::{Node, Parts},
+    recover::{self, Report, Scene},
 };
 use rand::Rng;
 use ring::{NodeId, Weight};
@@ -28,7 +29,7 @@ use wire::{
 
 mod arguments;
 
-use arguments::{Arguments, Command, InitArguments, JoinArguments, Place, RunArguments};
+use arguments::{Arguments, Command, InitArguments, JoinArguments, Place, RecoverArguments, RunArguments};
 
 /// How long a redemption may take at one seed.
 const REDEEM_DEADLINE: Duration = Duration::from_secs(15);
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
             Command::Init(arguments) => init(arguments).await,
             Command::Join(arguments) => join(arguments).await,
             Command::Run(arguments) => run(arguments).await,
+            Command::Recover(arguments) => recover(arguments).await,
         }
     });
     match result {
@@ -72,6 +74,11 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     }
     eprintln!("dfs-node: {line}");
     ExitCode::FAILURE
+}
+
+#[expect(clippy::print_stderr, reason = "what is about to happen")]
+fn tell(line: &str) {
+    eprintln!("dfs-node: {line}");
 }
 
 #[expect(clippy::print_stdout, reason = "what the command says")]
@@ -354,6 +361,48 @@ async fn signalled() -> anyhow::Result<&'static str> {
     }
 }
 
+async fn recover(RecoverArguments { data, force, follow }: RecoverArguments) -> anyhow::Result<()> {
+    let cannot = || format!("cannot recover {}", data.display());
+    let (dir, file) = DataDir::open(&data)?;
+    let _lock = lock(dir.path()).await.with_context(cannot)?;
+    let scene = Scene {
+        node: file.node_id().ok_or_else(|| anyhow!("node.toml names no node"))?,
+        cluster: file.cluster_id().ok_or_else(|| anyhow!("node.toml names no cluster"))?,
+        disk: disk("log")?,
+        credentials: Arc::new(dir.credentials()?),
+        seed: rand::rng().random(),
+        dir,
+    };
+    if follow {
+        let aside = recover::follow(&scene, &file.seeds).await.with_context(cannot)?;
+        say(&format!(
+            "it begins anew in the recovered cluster; what it had of the namespace is in {}",
+            aside.display()
+        ));
+        say(&format!("start it:  dfs-node run --data {}", data.display()));
+        return Ok(());
+    }
+    scene.dir.check_raft_log().with_context(cannot)?;
+    if !scene.dir.path().join("log/vote").exists() {
+        return Err(anyhow!(recover::Refused::NothingHere).context(cannot()));
+    }
+    let state = FjallKv::open(&scene.dir.path().join("state"), FjallConfig::default());
+    let state = Arc::new(state.context("the state machine's store does not open").with_context(cannot)?);
+    let now = SystemClock.now();
+    let report = |plan: &recover::Plan| Report { plan, data: data.clone(), now }.to_string();
+    if !force {
+        say(report(&recover::look(&scene, state).await.with_context(cannot)?).trim_end());
+        return Ok(());
+    }
+    let done = recover::lead_alone(&scene, state, now, |plan| tell(&plan.cost())).await;
+    done.with_context(cannot)?;
+    say("this node is the only voter of the cluster now; what only others had is lost");
+    say(&format!("start it:              dfs-node run --data {}", data.display()));
+    say("other nodes left:      dfs-node recover --data DIR --follow, then dfs-node run");
+    say("nodes that are gone:   add new ones, then dfs remove NODE --force for each");
+    Ok(())
+}
+
 /// Opens everything that a node stands on.
 async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<(Parts, Config)> {
     let listen = arguments.listen;
@@ -380,7 +429,7 @@ async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> a
         cluster,
         replicas: file.replicas,
         advertise,
-        seeds: file.seeds.clone(),
+        seeds: file.seeds.iter().copied().chain(dir.addresses()?.into_values()).collect(),
         addresses: dir.addresses()?,
         keep_addresses: Box::new(move |addresses| keeper.write_addresses(addresses).map_err(Into::into)),
         credentials,

@@ -179,7 +179,7 @@ fn every_command_teaches_with_an_example_and_wrong_usage_is_2() {
         let help = dfs(&[command[0], command[1], "--help"]).ok();
         assert!(help.contains("Example"), "{command:?}: {help}");
     }
-    for command in ["init", "join", "run"] {
+    for command in ["init", "join", "run", "recover"] {
         let help = run(std::process::Command::new(program("dfs-node")).args([command, "--help"])).ok();
         assert!(help.contains(&format!("dfs-node {command} --data")), "{help}");
     }

@@ -28,7 +28,7 @@ fn has(diagnosis: &Value, kind: &str) -> bool {
 #[test]
 fn the_doctor_finds_a_cluster_well_then_a_node_down_then_no_quorum_as_the_readme_says() {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
-    let section = readme.split("\n## ").find(|section| section.starts_with("When something is wrong")).unwrap();
+    let section = readme.split("\n### ").find(|section| section.starts_with("What is wrong")).unwrap();
     for sentence in
         ["ends with 0 when all is well", "with 1 when something wants attention", "(`node-down`,", "(`no-quorum`)"]
     {

@@ -13,6 +13,7 @@ mod lost_files;
 mod moves;
 mod one_node;
 mod quorum;
+mod recover;
 mod rot;
 mod scrub;
 mod store;

@@ -10,6 +10,8 @@
 //!   complete in that order (`log_writer`).
 //! - An entry is readable from the moment in which [`RaftLogStorage::append`] returns.
 //! - A log with damage is not opened.
+//! - Entries of a later generation than the vote are not there: a recovery appends them first, and makes them count by its
+//!   vote, in one write ([`super::survivor`]).
 
 use std::fmt::Debug;
 use std::io;
@@ -36,6 +38,7 @@ use crate::append_log::{
     Room, TAG_LEN, Tag,
 };
 use crate::disk::Disk;
+use crate::generation::Generation;
 
 const ENTRY: RecordKind = RecordKind(1);
 const CUT: RecordKind = RecordKind(2);
@@ -96,6 +99,7 @@ impl LogStore {
         if let (Err(gap), Some(place)) = (table.check_beginning(), table.at(table.first())) {
             return Err(OpenError::Gap { expected: gap.expected, found: gap.found, position: place.position });
         }
+        drop_unfinished(&log, &mut table, vote).await?;
         check_payloads(&log, &table).await?;
         let shared = Arc::new(Shared { log, table: Mutex::new(table), vote: Mutex::new(vote) });
         let (writer, work) = mpsc::channel(WRITER_QUEUE_LEN);
@@ -300,6 +304,20 @@ async fn check_payloads(log: &AppendLog, table: &LogTable) -> Result<(), OpenErr
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(())
+}
+
+/// Cuts what a recovery appended that came to no vote.
+async fn drop_unfinished(log: &AppendLog, table: &mut LogTable, vote: Option<VoteWords>) -> Result<(), OpenError> {
+    let of = |term| Generation::of_term(term);
+    let generation = of(vote.map_or(0, |vote| vote.term));
+    let is_unfinished = |index: &u64| table.at(*index).is_some_and(|place| of(place.head.id.term) > generation);
+    let Some(from) = (table.first()..table.end()).find(is_unfinished) else { return Ok(()) };
+    tracing::warn!(from, "a recovery was cut short: the log is as it was before");
+    let failed = |source| OpenError::Disk { path: "the Raft log".into(), source };
+    log.append(record(CUT, &from, Bytes::new())).await.map_err(|error| failed(io::Error::other(error)))?;
+    log.sync().await.map_err(|error| failed(io::Error::other(error)))?;
+    table.cut_from(from);
     Ok(())
 }
 

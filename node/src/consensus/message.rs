@@ -84,6 +84,16 @@ impl Message {
         }
     }
 
+    /// The term it is said in, if it says one.
+    pub(super) fn term(&self) -> Option<u64> {
+        match self {
+            Self::Append { vote, .. } | Self::PagesEnd { vote, .. } => Some(vote.term),
+            Self::Vote(request) | Self::PreVote(request) => Some(request.vote.term),
+            Self::Transfer { from, .. } => Some(from.term),
+            Self::Page { .. } | Self::PagesStatus { .. } | Self::Want { .. } => None,
+        }
+    }
+
     /// The message for entries, and its body.
     pub(super) fn append(request: &AppendEntriesRequest<Types>) -> (Self, Bytes) {
         let (heads, payloads): (Vec<_>, Vec<_>) = request.entries.iter().map(encode_entry).unzip();

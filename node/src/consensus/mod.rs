@@ -9,6 +9,8 @@
 //! - What [`Consensus::read`] returns has every command applied whose proposal was answered before the read began,
 //!   anywhere.
 //! - Nothing hangs: without a majority, proposals and reads fail at their deadline.
+//! - Members of two generations ([`crate::generation`]) do not hear each other: committed entries of one may be missing in
+//!   the other.
 //! - No type of the Raft library leaves this module; what is on disk and on the wire is in our words ([`words`]).
 //! - Time and chance come from the tokio clock and the seed: the same seed gives the same elections.
 //!
@@ -31,6 +33,7 @@ mod raft_types;
 mod runtime;
 mod snapshot;
 mod state_machine;
+mod survivor;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -42,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError,
     RaftError,
@@ -63,6 +67,7 @@ pub use error::{FoundError, MembershipError, OpenError, ProposeError, TransportE
 pub use maintenance::Retention;
 pub use network::RaftTransport;
 pub use open::{ConsensusConfig, Timing};
+pub use survivor::{Place, Standing, Survivor, SurvivorError, follow_from, generation_at};
 pub use view::{Health, View};
 
 use self::admission::Admission;
@@ -70,6 +75,7 @@ use self::inbox::{Inbox, PagesEnd};
 use self::lost_store::Lender;
 use self::message::{Answer, Message, append_request, transfer_request};
 use self::raft_types::{Proposal, Raft, RaftId, Reply, Types};
+use crate::generation::Generation;
 use crate::kv::KvStore;
 use crate::namespace::{ClusterCommand, Command, CommandBody, CommandOutcome};
 
@@ -252,8 +258,22 @@ impl Consensus {
         if message.speaker().is_some_and(|speaker| speaker != from) {
             return Err(Refusal::NotAllowed);
         }
+        if message.term().is_some_and(|term| !self.is_of_our_history(term)) {
+            tracing::debug!(?from, "it speaks of another generation of the cluster");
+            return Err(Refusal::NotAllowed);
+        }
         let answer = self.answer(from, message, body).await?;
         Ok(postcard::to_stdvec(&answer).expect("our own answers always encode"))
+    }
+
+    /// Whether a member of this term has the same history as this one: after a recovery by force, what others applied may
+    /// be undone, and what they voted for does not count. Only a member that has nothing goes on to a later generation.
+    fn is_of_our_history(&self, term: u64) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let (ours, theirs) = (Generation::of_term(metrics.current_term), Generation::of_term(term));
+        let has_nothing = metrics.last_log_index.is_none() && metrics.last_applied.is_none();
+        theirs == ours || (theirs > ours && has_nothing)
     }
 
     async fn answer(&self, from: NodeId, message: Message, body: Bytes) -> Result<Answer, Refusal> {

@@ -187,7 +187,11 @@ async fn maintain(maintenance: Maintenance, cancel: CancellationToken, view: wat
 }
 
 /// A whole snapshot waits in the spool: install it, unless the rows are as new already.
-async fn finish_installation(spool: &Spool, waiting: &SpooledSnapshot, kv: &dyn KvStore) -> Result<(), OpenError> {
+pub(super) async fn finish_installation(
+    spool: &Spool,
+    waiting: &SpooledSnapshot,
+    kv: &dyn KvStore,
+) -> Result<(), OpenError> {
     let failed = |source| OpenError::Disk { path: "the received snapshot".into(), source };
     let state = read_state(kv)?;
     let waits_for = waiting.meta().ok_or(OpenError::Unreadable { what: "the note on a snapshot" })?;
@@ -225,7 +229,7 @@ async fn restore_lost_state(
 }
 
 /// Log and state were written apart: makes them fit each other.
-async fn reconcile(store: &mut LogStore, machine: &StateMachine) -> Result<(), OpenError> {
+pub(super) async fn reconcile(store: &mut LogStore, machine: &StateMachine) -> Result<(), OpenError> {
     let applied = machine.applied();
     // A snapshot came in over entries of another history, and the crash came before they were dropped.
     if let Some(applied) = applied

@@ -6,6 +6,7 @@ mod harness;
 mod histories;
 mod log_store;
 mod real;
+mod recovery;
 mod suite;
 
 use ring::NodeId;

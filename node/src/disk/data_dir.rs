@@ -9,6 +9,7 @@
 //! | `founding.der` | the authority's sealed key, on the first node until the cluster has it | 0600 |
 //! | `peers.toml` | where the nodes were last reached, by identity | 0644 |
 //! | `admin/` | profile of the first client, on the first node | 0700 |
+//! | `before-recovery-N/` | what a survivor of a recovered cluster had of the namespace; a person may delete it | 0700 |
 //! | `log/`, `chunks/` | append logs of Raft and of chunks | 0700 |
 //! | `state/`, `index/` | key-value stores: state machine, chunk index | 0700 |
 //!
@@ -289,7 +290,7 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(source) => return Err(DataDirError::Io { action: "remove", path, source }),
         }
-        fs::File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(io_error("sync", &self.path))
+        sync(&self.path)
     }
 
     /// Refuses a directory that has lost its Raft log. A node is given the seal before it votes, and the first node has
@@ -301,6 +302,37 @@ impl DataDir {
             return Err(DataDirError::RaftLogLost { dir: self.path.clone() });
         }
         Ok(())
+    }
+
+    /// Puts the node's part in the namespace aside, and the log in `new` in its place; where the old files are now.
+    ///
+    /// The seal goes last: with it and without a log a node does not start ([`DataDir::check_raft_log`]), so that after a
+    /// crash half way this has to be asked again.
+    pub fn put_aside(&self, new: &Path) -> Result<PathBuf, DataDirError> {
+        let aside = (1..)
+            .map(|number: u32| self.path.join(format!("before-recovery-{number}")))
+            .find(|path| !path.exists())
+            .expect("a directory holds fewer entries than there are numbers");
+        fs::DirBuilder::new().mode(0o700).create(&aside).map_err(io_error("create", &aside))?;
+        for name in ["founding.der", "state", "log"] {
+            self.put_aside_one(name, &aside)?;
+        }
+        let log = self.path.join("log");
+        fs::rename(new, &log).map_err(io_error("rename to", &log))?;
+        sync(&self.path)?;
+        self.put_aside_one("seal.key", &aside)?;
+        Ok(aside)
+    }
+
+    fn put_aside_one(&self, name: &str, aside: &Path) -> Result<(), DataDirError> {
+        let (from, to) = (self.path.join(name), aside.join(name));
+        match fs::rename(&from, &to) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(DataDirError::Io { action: "rename", path: from, source }),
+        }
+        sync(aside)?;
+        sync(&self.path)
     }
 
     /// Writes the profile of the first client: files by name, in a folder only its owner may enter.
@@ -347,12 +379,16 @@ impl DataDir {
         written.map_err(io_error("write", &new))?;
         fs::rename(&new, &path).map_err(io_error("rename to", &path))?;
         let parent = path.parent().unwrap_or(&self.path);
-        fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(io_error("sync", parent))
+        sync(parent)
     }
 
     fn damaged(&self, name: &str, error: &IdentityError) -> DataDirError {
         DataDirError::Damaged { path: self.path.join(name), reason: error.to_string() }
     }
+}
+
+fn sync(dir: &Path) -> Result<(), DataDirError> {
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", dir))
 }
 
 fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DataDirError + 'a {

@@ -46,6 +46,7 @@ use voters::VoterChange;
 use crate::{
     consensus::{AfterVoting, FoundError},
     garbage,
+    generation::Generation,
     kv::KvRead,
     namespace::{self, ClusterCommand, CommandBody, CommandOutcome, LogIndex},
     node::Node,
@@ -150,9 +151,17 @@ async fn beat_always(node: &Arc<Node>, behind: &Notify) {
 /// address of this node: then the leader is told.
 async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
     let deadline = node.config.membership.heartbeat * 2;
+    let mut told = false;
     loop {
         behind.notified().await;
         node.fetch_map(deadline).await;
+        if !told && is_left_behind(node) {
+            told = true;
+            let data = node.config.data.display();
+            warn!(
+                "the cluster was recovered without this node: stop it and run dfs-node recover --data {data} --follow"
+            );
+        }
         if has_moved(node) && !node.is_leader() {
             let request = Request::Cluster(ClusterRequest::Moved { address: node.advertise });
             match node.ask_leader(&request, deadline).await {
@@ -161,6 +170,15 @@ async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
             }
         }
     }
+}
+
+/// Whether the map is of a later generation than this node's part in the namespace: another was recovered, and nobody hears
+/// this one in matters of Raft.
+fn is_left_behind(node: &Node) -> bool {
+    let Some(map) = node.map() else { return false };
+    let view = node.consensus.watch().borrow().clone();
+    let has_part = view.last_log > 0 || view.applied > 0;
+    has_part && Generation::of_term(view.term) < Generation::of_epoch(map.epoch)
 }
 
 /// Whether the map says another address of this node than it is reached at.
@@ -215,6 +233,12 @@ async fn admit_first_client(node: &Node, id: ClientId, key: KeyFingerprint) -> R
 
 /// Tells the leader that this node is here, and learns whether it is behind.
 async fn beat(node: &Arc<Node>, behind: &Notify) -> Result<(), Refusal> {
+    // Heard, it would be taken for one that can vote.
+    if is_left_behind(node) {
+        node.note_unheard();
+        behind.notify_one();
+        return Err(Refusal::NotServing);
+    }
     let store = node.store_report().await;
     if !store.full && !store.failed {
         node.repair.note_disk_well();

@@ -137,6 +137,7 @@ impl Edit<'_> {
                     Err(refusal) => CommandOutcome::Refused(refusal),
                 });
             }
+            (ClusterCommand::Recover { generation }, Some(meta)) => Ok(self.recover(meta, *generation)?),
             (ClusterCommand::SolveRing, Some(meta)) => Ok(self.solve_ring(meta)?),
             (ClusterCommand::MoveNode { node, address }, Some(meta)) => self.move_node(meta, *node, *address)?,
             (

@@ -184,6 +184,12 @@ pub enum ClusterCommand {
         /// Whether that may cost replicas.
         loss: Loss,
     },
+    /// The cluster goes on from what one survivor has: counters jump, and the first [`super::ENDED_MAX`] sessions that
+    /// are open end. Proposed as often as there are sessions.
+    Recover {
+        /// The generation that begins.
+        generation: u64,
+    },
 }
 
 /// What a command came to.

@@ -55,7 +55,8 @@ impl Edit<'_> {
             | ClusterCommand::CreateToken { .. }
             | ClusterCommand::RedeemToken { .. }
             | ClusterCommand::SolveRing
-            | ClusterCommand::MoveNode { .. } => Err(Refusal::Internal),
+            | ClusterCommand::MoveNode { .. }
+            | ClusterCommand::Recover { .. } => Err(Refusal::Internal),
         };
         Ok(match result {
             Ok(epoch) => CommandOutcome::Cluster(ClusterOutcome::Done { epoch }),

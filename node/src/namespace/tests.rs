@@ -11,5 +11,6 @@ mod model;
 mod moves;
 mod names;
 mod recount;
+mod recovery;
 mod sessions;
 mod smoke;
