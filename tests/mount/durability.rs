@@ -43,6 +43,7 @@ fn write_files(root: &Path, sync: impl Fn(&File)) -> Vec<(String, Vec<u8>)> {
     file.write_all_at(b"another small one", 0).unwrap();
     sync(&file);
     fs::rename(root.join("small.new"), root.join("small")).unwrap();
+    sync(&File::open(root).unwrap());
     written.retain(|(name, _)| name != "small");
     written.push(("small".to_owned(), b"another small one".to_vec()));
     written

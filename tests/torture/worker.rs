@@ -332,9 +332,12 @@ pub(crate) fn use_register(stage: &Stage, mount: usize, seed: u64) -> Vec<Event>
         let done = stage.watch.during("register", || {
             if is_write {
                 let value = seed * 1_000_000 + number;
-                fs::write(&own, value.to_string())
-                    .and_then(|()| fs::rename(&own, &path))
-                    .map_or((value, false), |()| (value, true))
+                // Synced, as closing alone tells nobody here what could not be stored.
+                let written = File::create(&own).and_then(|mut file| {
+                    file.write_all(value.to_string().as_bytes())?;
+                    file.sync_all()
+                });
+                written.and_then(|()| fs::rename(&own, &path)).map_or((value, false), |()| (value, true))
             } else {
                 match read(&path) {
                     Ok(None) => (0, true),
