@@ -132,7 +132,7 @@ fn greed(pid: u32) -> Option<String> {
 #[test]
 fn nothing_acknowledged_is_lost_or_wrong_while_nodes_and_mounts_are_killed_and_stopped() {
     let seed = environment("DFS_TORTURE_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
-    let long = Duration::from_secs(environment("DFS_TORTURE_SECONDS").unwrap_or(60));
+    let long = Duration::from_secs(environment("DFS_TORTURE_SECONDS").unwrap_or(40));
     eprintln!("seed {seed}");
     let hosts = rustix::process::geteuid().is_root().then(|| Hosts::make(NODES + MORTAL + 1));
     let mut cluster = start(hosts.as_ref());
