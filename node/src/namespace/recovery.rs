@@ -11,7 +11,7 @@ use ring::{Epoch, GcEpoch};
 
 use super::{
     edit::{Edit, Fault},
-    row::{Counters, MetaRow, SessionState},
+    row::{Counters, MetaRow},
     session::session_list,
     table,
 };
@@ -35,14 +35,8 @@ impl Edit<'_> {
             }
         }
         for summary in session_list(self)?.into_iter().take(ENDED_MAX) {
-            let session = summary.session;
-            let Some(mut row) = self.session(session)? else { continue };
-            row.state = SessionState::Ending;
-            self.put(table::session(session), &row)?;
-            self.put(table::number(table::ENDING, session.0), &())?;
-            let mount = table::number(table::MOUNT, session.0);
-            if self.exists(&mount)? {
-                self.remove(mount)?;
+            if let Some(row) = self.session(summary.session)? {
+                self.begin_end(summary.session, &row)?;
             }
         }
         Ok(epoch)

@@ -176,18 +176,24 @@ impl Edit<'_> {
         self.put(table::session(session), &row)
     }
 
+    /// From now on a session changes nothing and holds no leases; what it held besides goes with [`Edit::close_session`].
+    pub(super) fn begin_end(&mut self, session: SessionId, row: &SessionRow) -> Result<(), Fault> {
+        if row.state != SessionState::Open {
+            return Ok(());
+        }
+        self.put(table::session(session), &SessionRow { state: SessionState::Ending, ..row.clone() })?;
+        self.put(table::number(table::ENDING, session.0), &())?;
+        let mount = table::number(table::MOUNT, session.0);
+        if self.exists(&mount)? {
+            self.remove(mount)?;
+        }
+        Ok(())
+    }
+
     /// Ends a session, as far as one command can: [`super::pending_work`] names those that are left.
     pub(super) fn close_session(&mut self, session: SessionId) -> Result<CommandOutcome, Fault> {
-        let Some(mut row) = self.session(session)? else { return Ok(CommandOutcome::Done) };
-        if row.state == SessionState::Open {
-            row.state = SessionState::Ending;
-            self.put(table::session(session), &row)?;
-            self.put(table::number(table::ENDING, session.0), &())?;
-            let mount = table::number(table::MOUNT, session.0);
-            if self.exists(&mount)? {
-                self.remove(mount)?;
-            }
-        }
+        let Some(row) = self.session(session)? else { return Ok(CommandOutcome::Done) };
+        self.begin_end(session, &row)?;
         self.release_locks(session)?;
         let (from, to) = table::rows_of(table::UNNAMED, session.0);
         // Its own row, the orphan's, and that it was unnamed; beside them the counters and the end of the session.
