@@ -83,8 +83,9 @@ pub struct Scene {
 }
 
 /// How long the map of before may still be answered with: a node that has just been recovered applies what it was told as
-/// soon as it leads, and looks at its rows twice a second.
-const MAP_MAX: Duration = Duration::from_secs(3);
+/// soon as it leads, and looks at its rows twice a second. One question may take longer than that: the places of those that
+/// are gone are asked too. So only a question asked after it decides.
+const MAP_MAX: Duration = Duration::from_secs(2);
 const MAP_POLL: Duration = Duration::from_millis(250);
 
 /// Why a survivor does not lead, or cannot be looked at.
@@ -198,12 +199,13 @@ pub async fn follow(scene: &Scene, seeds: &[SocketAddr]) -> Result<PathBuf, Foll
     let places: Vec<SocketAddr> = seeds.iter().copied().chain(scene.dir.addresses()?.into_values()).collect();
     let until = Instant::now() + MAP_MAX;
     let generation = loop {
+        let decides = Instant::now() >= until;
         let map = probe::newest_map(scene.credentials.clone(), scene.cluster, places.iter().copied())
             .await
             .map_err(FollowError::Network)?
             .ok_or(FollowError::NobodyAnswers)?;
         match followed(ours, &map, scene.node) {
-            Err(FollowError::NotRecovered) if Instant::now() < until => sleep(MAP_POLL).await,
+            Err(FollowError::NotRecovered) if !decides => sleep(MAP_POLL).await,
             decided => break decided?,
         }
     };
