@@ -5,23 +5,26 @@
 //!   callers were answered, and nothing that waits for others goes between.
 //! - A lease is given back, a question asked, a directory or file synced only when what was deferred before is committed.
 //! - Names and attributes of a file are not changed here while bytes of it are on their way: those would be committed
-//!   after.
+//!   after. Few bytes go before them, as another such operation.
 //!
 //! # Not here
 //! What an operation comes to (`table::foresee`).
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tracing::{debug, error, warn};
 use wire::{
     lease::MadeAt,
     namespace::{
-        Attr, Inode, Name, NewGroup, NewInode, Op, Query, RenameMode, Replace, SetAttr, SetId, SetTime, Timestamp,
+        Attr, InlineData, Inode, Name, NewGroup, NewInode, Op, Query, RenameMode, Replace, SetAttr, SetId, SetTime, Timestamp,
     },
 };
 
 use super::{
-    FileSystem, FsError, Making, OP_DEADLINE, Shared, now,
+    FileSystem, FsError, Making, OP_DEADLINE, Shared,
+    file::{File, Known, KnownBody},
+    now,
     table::{Foreseen, Surprise, Table},
     wall_clock,
 };
@@ -83,6 +86,10 @@ impl Shared {
         let session = self.session();
         let at = wall_clock::now();
         let mut table = self.table.lock();
+        if let Some(inode) = named(&table, &op) {
+            // A name commits after the bytes of what it names.
+            self.defer_bytes(&mut table, inode, at);
+        }
         let foreseen = table.foresee(&op, at)?;
         let subject = *foreseen.subject()?;
         let bytes = judge_bytes(&table, &op, &foreseen)?;
@@ -90,14 +97,44 @@ impl Shared {
         if let Some(file) = table.get(subject.inode).and_then(|node| node.file.as_ref()) {
             let mut state = file.state.lock();
             match bytes {
-                Bytes::Stay => {}
-                Bytes::Drop => state.drop_news(),
-                Bytes::WrittenAt(time) => state.modified = Some(time),
+                Waiting::Stay => {}
+                Waiting::Drop => state.drop_news(),
+                Waiting::WrittenAt(time) => state.modified = Some(time),
             }
         }
         table.defer(number, foreseen);
         let file = table.get(subject.inode).and_then(|node| node.file.clone());
         Some(file.map_or(subject, |file| file.state.lock().overlay(&subject)))
+    }
+
+    /// Hands in what is written to a small file, behind the answers as names are, so that what is done to its name next
+    /// need not wait for it. Whether that was possible.
+    pub(super) fn defer_small(&self, file: &File) -> bool {
+        let leases_count = self.ttl().is_some();
+        leases_count && self.defer_bytes(&mut self.table.lock(), file.inode, wall_clock::now()).is_some()
+    }
+
+    fn defer_bytes(&self, table: &mut Table, inode: Inode, at: Timestamp) -> Option<()> {
+        let node = table.get(inode)?;
+        let (attr, losses, file) = (node.attr?, node.losses, node.file.clone()?);
+        // Nobody else is at work on what is committed.
+        let _turn = file.turn.try_lock().ok()?;
+        let mut state = file.state.lock();
+        let (whole, modified) = state.small_news(&attr, losses)?;
+        let bytes = Bytes::copy_from_slice(&whole);
+        let (content, if_version) = (InlineData::new(whole), Some(attr.data_version));
+        let op = Op::WriteInline { inode, content, if_version, modified, set_id: SetId::Keep };
+        let foreseen = table.foresee(&op, at)?;
+        let version = foreseen.subject()?.data_version;
+        let number = self.session().try_defer(op, MadeAt { time: at, before: foreseen.before().to_vec() })?;
+        table.defer(number, foreseen);
+        state.drop_news();
+        state.content = Some(Known { version, body: KnownBody::Inline(bytes) });
+        // The kernel's pages hold what was written here.
+        if let Some(node) = table.get_mut(inode).filter(|node| node.pages == Some(attr.data_version)) {
+            node.pages = Some(version);
+        }
+        Some(())
     }
 
     /// Changes names: here if that can be, else by asking the leader. Attributes of what it is about, if they are known.
@@ -193,8 +230,17 @@ impl Making {
     }
 }
 
+/// The inode that gets a name, if it may have bytes that are not committed.
+fn named(table: &Table, op: &Op) -> Option<Inode> {
+    match op {
+        Op::Link { inode, .. } => Some(*inode),
+        Op::Rename { from_dir, from_name, .. } => table.get(*from_dir)?.children.get(from_name)?,
+        _ => None,
+    }
+}
+
 /// What becomes of bytes that are not committed, of the file that an operation is about.
-enum Bytes {
+enum Waiting {
     Stay,
     /// Nobody can read them any more.
     Drop,
@@ -203,19 +249,19 @@ enum Bytes {
 }
 
 /// What becomes of the bytes of the file that an operation is about; none if they must be committed first.
-fn judge_bytes(table: &Table, op: &Op, foreseen: &Foreseen) -> Option<Bytes> {
+fn judge_bytes(table: &Table, op: &Op, foreseen: &Foreseen) -> Option<Waiting> {
     let subject = foreseen.subject()?;
     let node = table.get(subject.inode);
-    let Some(file) = node.and_then(|node| node.file.as_ref()) else { return Some(Bytes::Stay) };
+    let Some(file) = node.and_then(|node| node.file.as_ref()) else { return Some(Waiting::Stay) };
     let state = file.state.lock();
     if !state.has_news() {
-        return Some(Bytes::Stay);
+        return Some(Waiting::Stay);
     }
     if !state.flushing.is_empty() {
         return None;
     }
     match op {
-        Op::Unlink { .. } if subject.links == 0 && node.is_some_and(|node| node.opens == 0) => Some(Bytes::Drop),
+        Op::Unlink { .. } if subject.links == 0 && node.is_some_and(|node| node.opens == 0) => Some(Waiting::Drop),
         // A name commits after the bytes of what it names.
         Op::SetAttr { set, .. } => {
             // Bits that a write has cleared are cleared when it is committed: after this.
@@ -224,8 +270,8 @@ fn judge_bytes(table: &Table, op: &Op, foreseen: &Foreseen) -> Option<Bytes> {
                 return None;
             }
             match set.modified {
-                SetTime::Keep => Some(Bytes::Stay),
-                SetTime::Now | SetTime::To(_) => Some(Bytes::WrittenAt(subject.modified)),
+                SetTime::Keep => Some(Waiting::Stay),
+                SetTime::Now | SetTime::To(_) => Some(Waiting::WrittenAt(subject.modified)),
             }
         }
         _ => None,

@@ -9,7 +9,7 @@ use std::{ops::Range, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use wire::namespace::{Attr, Content, Inode, Mode, SetId, Timestamp};
+use wire::namespace::{Attr, Content, INLINE_LEN_MAX, Inode, Mode, SetId, SetTime, Timestamp};
 
 use super::{
     dirty::{DirtyRanges, lay_over},
@@ -120,6 +120,26 @@ impl FileState {
 
     pub(crate) fn has_news(&self) -> bool {
         !self.dirty.is_empty() || !self.flushing.is_empty()
+    }
+
+    /// All bytes of a file that fits into the namespace, with what is written here, and when that was written; none if
+    /// there is nothing written, it does not fit, or not everything is at hand. `losses`: how often the lease was lost.
+    pub(crate) fn small_news(&self, attr: &Attr, losses: u64) -> Option<(Vec<u8>, SetTime)> {
+        let end = self.dirty.end();
+        let is_plain = self.flushing.is_empty() && self.set_id == SetId::Keep;
+        let rests_on_it = self.base.is_none_or(|base| base.losses == losses || base.version == attr.data_version);
+        if self.dirty.is_empty() || !is_plain || !rests_on_it || end.max(attr.size) > INLINE_LEN_MAX as u64 {
+            return None;
+        }
+        let mut whole = match &self.content {
+            Some(Known { version, body: KnownBody::Inline(bytes) }) if *version == attr.data_version => bytes.to_vec(),
+            Some(Known { body: KnownBody::Extents(_), .. }) => return None,
+            _ if attr.size == 0 && attr.allocated == 0 => Vec::new(),
+            _ => return None,
+        };
+        whole.resize(usize::try_from(end.max(attr.size)).ok()?, 0);
+        self.dirty.overlay(0, &mut whole);
+        Some((whole, self.modified.map_or(SetTime::Keep, SetTime::To)))
     }
 
     /// Length, with what is written here.

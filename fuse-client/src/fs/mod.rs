@@ -42,6 +42,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
@@ -184,9 +185,15 @@ impl FileSystem {
         self.shared.silence.lock().patience(now())
     }
 
-    /// Runs `work` in the background; [`FileSystem::close`] waits for it.
-    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.shared.spawn(work);
+    /// Runs `work` as far as it comes without waiting, here, and the rest in the background; [`FileSystem::close`] waits
+    /// for it. Much needs nothing but what is at hand, and to hand it to another thread would cost more than doing it.
+    pub fn run(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut work = Box::pin(self.shared.tasks.track_future(work));
+        let _timers = self.shared.runtime.enter();
+        // The background asks again at once, so nobody has to be woken from here.
+        if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.shared.runtime.spawn(work);
+        }
     }
 
     /// Writes everything out and ends the session (bounded).

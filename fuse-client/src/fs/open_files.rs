@@ -135,7 +135,7 @@ impl FileSystem {
         let open = self.shared.handles.lock().files.remove(&handle);
         let Some(OpenFile { file, .. }) = open else { return };
         let inode = file.inode;
-        if file.is_dirty() {
+        if file.is_dirty() && !self.shared.defer_small(&file) {
             self.write_out_soon(&file);
         }
         drop(file);

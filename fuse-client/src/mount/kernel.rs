@@ -43,7 +43,7 @@ impl Kernel {
 }
 
 impl At {
-    /// Answers in a task of its own. Whatever `answer` waits for ends with [`FileSystem::patience`]; then its reply is
+    /// Answers at once if nothing has to be waited for, and in a task of its own if something has. Whatever `answer` waits for ends with [`FileSystem::patience`]; then its reply is
     /// dropped, and the library answers `EIO`.
     pub(super) fn spawn(self: &Arc<Self>, answer: impl Future<Output = ()> + Send + 'static) {
         self.spawn_within(self.fs.patience(), answer);
@@ -65,7 +65,7 @@ impl At {
 
     /// As [`At::spawn`], without a deadline: for locks that somebody waits for.
     pub(super) fn spawn_unbounded(self: &Arc<Self>, answer: impl Future<Output = ()> + Send + 'static) {
-        self.fs.spawn(answer);
+        self.fs.run(answer);
     }
 }
 

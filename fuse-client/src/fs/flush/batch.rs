@@ -57,6 +57,7 @@ impl crate::fs::file::FileState {
     pub(in crate::fs) fn drop_news(&mut self) {
         self.dirty = crate::fs::dirty::DirtyRanges::default();
         self.flushing.clear();
+        self.dirty_since = None;
         self.note_committed();
         self.room = None;
     }

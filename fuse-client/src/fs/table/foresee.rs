@@ -17,7 +17,7 @@ use bytes::Bytes;
 use wire::{
     lease::LeaseMode,
     namespace::{
-        Attr, FileType, Inode, Mode, Name, NewContent, NewGroup, NewInode, NewKind, Op, OpNumber, RenameMode, Replace,
+        Attr, FileType, INLINE_LEN_MAX, Inode, Mode, Name, NewContent, NewGroup, NewInode, NewKind, Op, OpNumber, RenameMode, Replace,
         SetAttr, SetId, SetTime, Timestamp,
     },
 };
@@ -76,6 +76,9 @@ impl Table {
             Op::Rename { from_dir, from_name, to_dir, to_name, mode: RenameMode::Replace | RenameMode::NoReplace } => {
                 self.foresee_rename((*from_dir, from_name), (*to_dir, to_name), at)
             }
+            Op::WriteInline { inode, content, if_version: Some(version), modified, set_id: SetId::Keep } => {
+                self.foresee_write(*inode, content.bytes.len() as u64, *version, *modified, at)
+            }
             Op::SetAttr { inode, set } if set.size.is_none() => self.foresee_set_attr(*inode, set, at),
             _ => None,
         }
@@ -92,6 +95,33 @@ impl Table {
     fn our_dir(&self, dir: Inode) -> Option<(&Attr, &Node)> {
         let attr = self.ours(dir).filter(|attr| attr.file_type == FileType::Directory && attr.links > 0)?;
         Some((attr, self.nodes.get(&dir)?))
+    }
+
+    /// All the bytes of a file, which lay inline before, if there were any.
+    fn foresee_write(
+        &self,
+        inode: Inode,
+        len: u64,
+        version: u64,
+        modified: SetTime,
+        at: Timestamp,
+    ) -> Option<Foreseen> {
+        let known = self.ours(inode).filter(|attr| attr.file_type == FileType::File && attr.links > 0)?;
+        let is_inline = known.size <= INLINE_LEN_MAX as u64 && known.allocated == known.size;
+        if !is_inline || known.data_version != version {
+            return None;
+        }
+        let mut foreseen = Foreseen::default();
+        let attr = foreseen.attr_mut(known);
+        (attr.size, attr.allocated) = (len, len);
+        touch(attr, at);
+        attr.data_version += 1;
+        match modified {
+            SetTime::Keep => {}
+            SetTime::To(time) => (attr.modified, attr.changed) = (time, known.changed.max(time)),
+            SetTime::Now => return None,
+        }
+        Some(foreseen)
     }
 
     fn foresee_create(&self, dir: Inode, name: &Name, new: &NewInode, at: Timestamp) -> Option<Foreseen> {
