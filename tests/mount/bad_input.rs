@@ -159,6 +159,12 @@ fn the_kernel_gets_the_errno_that_posix_names() {
     };
     assert_errno(xattr("system.posix_acl_access", b"\x02\0\0\0"), Errno::OPNOTSUPP);
     assert_errno(xattr("user.dfs.chunks", b""), Errno::PERM);
+    let label = || rustix::fs::getxattr(at("file"), "security.selinux", &mut [0_u8; 10]).map_err(io::Error::from);
+    assert_errno(label(), Errno::OPNOTSUPP);
+    if rustix::process::geteuid().is_root() {
+        xattr("security.selinux", b"label").unwrap();
+        assert_eq!(label().unwrap(), 5);
+    }
     let found = rustix::fs::getxattr(at("file"), "user.none", &mut [0_u8; 10]).map_err(io::Error::from);
     assert_errno(found, Errno::NODATA);
     assert_eq!(fs::read(at("file")).unwrap(), b"bytes");

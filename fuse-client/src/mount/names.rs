@@ -6,7 +6,7 @@ use fuser::{
     FileHandle, FopenFlags, Generation, INodeNo, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr,
 };
-use wire::namespace::{Attr, Cookie, Inode, Mode, Name, NewKind, RenameMode, SetAttr, XattrMode};
+use wire::namespace::{Attr, Cookie, Inode, Mode, Name, NewKind, OpError, RenameMode, SetAttr, XattrMode};
 
 use super::{
     convert::{Numbers, kind, name as parse, new_kind},
@@ -24,6 +24,10 @@ const DOTS: u64 = 2;
 /// `setxattr` flags.
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
+
+/// What SELinux knows of a file, where it keeps that with the file; on such a machine the kernel answers for us. Of a file
+/// that has none we say that we do not know the kind: then `ls -l` asks once, not for each file.
+const SELINUX: &[u8] = b"security.selinux";
 
 /// Unit in which `statfs` counts.
 const BLOCK: u32 = 4096;
@@ -417,6 +421,7 @@ impl At {
         self.spawn(async move {
             match at.fs.xattr(inode, &name).await {
                 Ok(value) => reply_sized(&value, size, reply),
+                Err(FsError::Op(OpError::NoXattr)) if name == SELINUX => reply.error(fuser::Errno::EOPNOTSUPP),
                 Err(error) => reply.error(failed("getxattr", inode, &error)),
             }
         });
