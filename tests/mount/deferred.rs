@@ -171,12 +171,17 @@ fn of_changes_that_nobody_synced_only_the_last_are_missing_when_the_mount_is_kil
 }
 
 fn step(dir: &Path, number: usize) -> io::Result<()> {
-    File::create_new(dir.join("first"))?;
+    fs::write(dir.join("first"), bytes_of(number))?;
     fs::rename(dir.join("first"), dir.join(format!("{number}")))?;
     number.checked_sub(2).map_or(Ok(()), |before| fs::remove_file(dir.join(format!("{before}"))))
 }
 
-/// Whether the directory is as it was at one moment, not after `done` steps and the next.
+/// What a step writes, if it writes anything.
+fn bytes_of(number: usize) -> Vec<u8> {
+    if number.is_multiple_of(3) { Vec::new() } else { number.to_string().repeat(number % 500).into_bytes() }
+}
+
+/// Whether the directory is as it was at one moment, not after `done` steps and the next; a name has its bytes.
 fn assert_is_a_moment(dir: &Path, done: usize, round: u64) {
     let names: Vec<String> = look(dir).into_keys().collect();
     let mut numbers: Vec<usize> = names.iter().filter_map(|name| name.parse().ok()).collect();
@@ -193,6 +198,9 @@ fn assert_is_a_moment(dir: &Path, done: usize, round: u64) {
         _ => false,
     };
     assert!(right, "round {round}: {done} steps, and this never was: {names:?}");
+    for number in numbers {
+        assert_eq!(fs::read(dir.join(number.to_string())).unwrap(), bytes_of(number), "round {round}: file {number}");
+    }
 }
 
 #[test]
