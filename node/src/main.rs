@@ -281,12 +281,15 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     }
     say(&format!("dfs-node: ready, node {id} on {listen}"));
     info!(%id, %listen, "serving");
+    // In a task: what it looks at changes with every entry of the log, and this thread would be woken for each.
+    let watched = node.clone();
+    let failed = tokio::spawn(async move { failed(&watched).await });
     let failed = tokio::select! {
         signal = signalled() => {
             info!(signal = signal?, "stopping");
             None
         }
-        reason = failed(&node) => Some(reason),
+        reason = failed => Some(reason?),
     };
     node.shut_down().await;
     match failed {
