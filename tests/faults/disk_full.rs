@@ -6,7 +6,7 @@ use harness::{Cluster, NodeProcess, SmallDisk, node::free_address, tree, wait::u
 
 use crate::store::{Files, assert_all_there, last_word, put, try_put};
 
-/// A cluster, the last `small` of its three nodes on small disks.
+/// A cluster, the last `small` of its three nodes on small disks, which are to go before its directory.
 fn start(small: usize) -> (Cluster, Vec<SmallDisk>) {
     let mut cluster = Cluster::empty(3);
     let mut disks = Vec::new();
@@ -53,7 +53,6 @@ fn with_one_disk_full_writes_succeed_status_warns_and_what_was_missed_is_fetched
     cluster.wait_healthy();
     crate::store::leave_chunks_only_on(&mut cluster, 2);
     assert_all_there(&cluster, &files);
-    drop(cluster);
 }
 
 #[test]
@@ -95,5 +94,4 @@ fn with_more_disks_full_than_the_quorum_spares_writers_get_an_error_while_reads_
     until("writes go on", Duration::from_secs(20), || {
         try_put(&cluster, "/again", &tree::bytes(1, 6 << 20)).status == 0
     });
-    drop(cluster);
 }

@@ -75,6 +75,14 @@ struct World {
     clocks: Vec<PathBuf>,
 }
 
+/// Disks go before the directory that they are mounted in.
+impl Drop for World {
+    fn drop(&mut self) {
+        self.cluster.nodes.iter_mut().for_each(NodeProcess::kill);
+        self.disks.clear();
+    }
+}
+
 /// Ends the run however its owner ends.
 struct StopAtEnd<'a>(&'a Stage);
 
@@ -235,6 +243,19 @@ fn audit(cluster: &Cluster, outcome: &Outcome) -> Vec<String> {
     wrong
 }
 
+/// What nodes and mounts said, for whoever looks for the reason.
+fn keep_logs(cluster: &Cluster, seed: u64) {
+    let kept = std::env::temp_dir().join(format!("dfs-torture-{seed}"));
+    fs::create_dir_all(&kept).unwrap();
+    for entry in fs::read_dir(cluster.dir()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|kind| kind == "log") {
+            fs::copy(&path, kept.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    eprintln!("what they said is in {}", kept.display());
+}
+
 /// Memory and open files of a process.
 fn greed(pid: u32) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -282,10 +303,13 @@ fn nothing_acknowledged_is_lost_or_wrong_while_nodes_and_mounts_are_killed_and_s
         stage.watch.slowest(),
         outcome.events.len()
     );
+    if !wrong.is_empty() {
+        keep_logs(cluster, seed);
+    }
     assert!(wrong.is_empty(), "seed {seed}:\n{}", wrong.join("\n"));
     assert!(steps > 0 && !outcome.events.is_empty());
+    drop(mounts);
     if long >= COLLECTED_FROM {
-        drop(mounts);
         wait_collected(cluster);
     }
 }
