@@ -1,5 +1,9 @@
-//! Programs at work on mounts while nodes and mounts are killed, stopped and, as root, cut off at random: nothing that was acknowledged is
-//! lost or wrong, what is shared behaves as one register, and every operation ends.
+//! Programs at work on mounts and by commands while nodes and mounts are killed and stopped, bytes change on disks and nodes
+//! are lost; as root also while hosts are cut off and disks are full; with Debian's libfaketime while clocks jump. Two of
+//! these at a time, at random: nothing that was acknowledged is lost or wrong, what is shared behaves as one register, every
+//! operation ends, no node ends by itself but for a full disk, and in the end everything has its replicas again.
+//!
+//! Of what nodes hold only one at a time is damaged, and no other before it is whole again.
 //!
 //! `DFS_TORTURE_SECONDS` lets it run longer, `DFS_TORTURE_SEED` repeats the faults and the work of one run in their order
 //! (scripts/torture).

@@ -232,7 +232,7 @@ async fn replace_damaged(node: &Arc<Node>, map: &Arc<ClusterMap>, keys: BTreeSet
         warn!(%key, "a copy is damaged or gone: fetching another");
         match fetch(node, map, key, GcEpoch::default(), Copy::Replace).await {
             Ok(()) => info!(%key, "replaced from another replica"),
-            Err(Refusal::UnknownChunk) => warn!(%key, "no holder has it: given up until a comparison finds it"),
+            Err(Refusal::UnknownChunk) => give_up(node, key).await,
             Err(refusal) => {
                 warn!(%key, %refusal, "no other replica could be read");
                 node.repair.suspect(key);
@@ -241,6 +241,16 @@ async fn replace_damaged(node: &Arc<Node>, map: &Arc<ClusterMap>, keys: BTreeSet
         }
     }
     complete
+}
+
+/// Nobody has a copy. Of what no file refers to none is missed.
+async fn give_up(node: &Node, key: ChunkKey) {
+    if crate::garbage::worth_fetching(node, vec![(key, GcEpoch::default())]).await.is_empty() {
+        node.chunks.forget_damage(&key);
+        info!(%key, "no holder has it, and no file refers to it");
+    } else {
+        warn!(%key, "no holder has it: given up until a comparison finds it");
+    }
 }
 
 /// What came of a comparison.
