@@ -120,7 +120,7 @@ fn each_part_of_a_directory_that_a_later_version_wrote_is_refused_by_name() {
         ("chunks", Box::new(|data| make_later(&log(data, "chunks"), 512, (8, 2), 508))),
         ("log", Box::new(|data| make_later(&log(data, "log/log"), 512, (8, 2), 508))),
         ("vote", Box::new(|data| make_later(&data.join("log/vote"), 4096, (7, b'2'), 28))),
-        ("state", Box::new(|data| make_state_later(data))),
+        ("state", Box::new(make_state_later)),
     ];
     for (name, change) in changes {
         let data = cluster.path(name);
