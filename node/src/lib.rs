@@ -9,6 +9,8 @@ pub mod consensus;
 pub mod disk;
 pub mod garbage;
 pub mod generation;
+#[cfg(test)]
+mod golden;
 pub mod kv;
 pub mod lease;
 pub mod membership;

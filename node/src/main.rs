@@ -423,8 +423,11 @@ async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> a
         FjallKv::open(&path.join("state"), FjallConfig::default())
             .context("the state machine's store does not open")?,
     );
-    let index =
-        Arc::new(FjallKv::open(&path.join("index"), FjallConfig::default()).context("the chunk index does not open")?);
+    let rows = path.join("index");
+    let index = FjallKv::open(&rows, FjallConfig::default()).with_context(|| {
+        format!("the chunk index does not open (it is made again from the chunks if {} is removed)", rows.display())
+    })?;
+    let index = Arc::new(index);
     let (sealer, keeper) = (dir.clone(), dir.clone());
     let total = disk_len(path).await?;
     let parts = Parts {

@@ -77,6 +77,64 @@ fn a_directory_of_another_version_or_of_something_else_is_named_and_left_alone()
     assert!(line.contains("is not a dfs data directory"), "{line}");
 }
 
+/// Directory of the first release, see `tests/fixtures/README.md`.
+fn unpack(data: &Path) {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1.tar.gz");
+    fs::create_dir_all(data).unwrap();
+    run(Command::new("tar").arg("--no-same-owner").arg("-xzf").arg(fixture).arg("-C").arg(data)).ok();
+}
+
+/// Makes each of the first two copies, `len` bytes long, in a file another version's: one byte, and the sum at `sum_at`
+/// over all the rest.
+fn make_later(path: &Path, len: usize, (version_at, version): (usize, u8), sum_at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    for copy in bytes.chunks_mut(len).take(2) {
+        copy[version_at] = version;
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&copy[..sum_at]), &copy[sum_at + 4..]);
+        copy[sum_at..sum_at + 4].copy_from_slice(&sum.to_le_bytes());
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+fn make_state_later(data: &Path) {
+    use node::kv::{FjallConfig, FjallKv, KvRead, KvStore, WriteBatch};
+    let kv = FjallKv::open(&data.join("state"), FjallConfig::default()).unwrap();
+    // The row that says how far the others reach.
+    let mut row = kv.get(b"\0raft").unwrap().unwrap();
+    row[0] = 2;
+    let mut batch = WriteBatch::default();
+    batch.put(b"\0raft", row);
+    kv.commit(batch).unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(kv.persist()).unwrap();
+}
+
+/// "One line says which version it has, and what to do."
+#[test]
+fn each_part_of_a_directory_that_a_later_version_wrote_is_refused_by_name() {
+    let cluster = Cluster::empty(1);
+    fn log(data: &Path, of: &str) -> std::path::PathBuf {
+        data.join(of).join("0000000000000001.log")
+    }
+    type Change = Box<dyn Fn(&Path)>;
+    let changes: [(&str, Change); 4] = [
+        ("chunks", Box::new(|data| make_later(&log(data, "chunks"), 512, (8, 2), 508))),
+        ("log", Box::new(|data| make_later(&log(data, "log/log"), 512, (8, 2), 508))),
+        ("vote", Box::new(|data| make_later(&data.join("log/vote"), 4096, (7, b'2'), 28))),
+        ("state", Box::new(make_state_later)),
+    ];
+    for (name, change) in changes {
+        let data = cluster.path(name);
+        unpack(&data);
+        change(&data);
+        let ran = dfs_node(&["run", "--log", "off", "--listen", &free_address().to_string()], &data);
+        let line = ran.stderr;
+        eprintln!("{name}: {}", line.trim());
+        assert_eq!((ran.status, line.lines().count()), (1, 1), "{name}: {line}");
+        let told = ["version 2", "this program reads 1", "run the version that wrote it"];
+        assert!(told.iter().all(|word| line.contains(word)), "{name}: {line}");
+    }
+}
+
 #[test]
 fn a_port_that_is_taken_is_named() {
     let mut cluster = Cluster::empty(1);

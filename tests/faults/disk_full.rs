@@ -1,49 +1,12 @@
 //! Disks without room.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::time::Duration;
 
-use harness::{Cluster, NodeProcess, cluster::run, node::free_address, tree, wait::until};
+use harness::{Cluster, NodeProcess, SmallDisk, node::free_address, tree, wait::until};
 
 use crate::store::{Files, assert_all_there, last_word, put, try_put};
 
-/// A small file system in memory; gone with the value.
-struct SmallDisk {
-    mount: PathBuf,
-}
-
-impl SmallDisk {
-    fn mount(mount: PathBuf, mib: u32) -> Self {
-        fs::create_dir_all(&mount).unwrap();
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "dfs-test"]).arg(&mount)).ok();
-        Self { mount }
-    }
-
-    /// Takes all room but `left` MiB, as another program might.
-    fn fill(&self, left: u64) {
-        let room = rustix::fs::statvfs(&self.mount).unwrap();
-        let free = room.f_bavail * room.f_frsize;
-        let file = fs::File::create(self.filler()).unwrap();
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free - (left << 20)).unwrap();
-    }
-
-    fn give_back(&self) {
-        fs::remove_file(self.filler()).unwrap();
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.mount.join("filler")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a node that has just been killed may still hold a file for a moment.
-        let ended = Command::new("umount").arg("-l").arg(&self.mount).status();
-        assert!(ended.is_ok_and(|status| status.success()), "{} stays mounted", self.mount.display());
-    }
-}
-
-/// A cluster, the last `small` of its three nodes on small disks.
+/// A cluster, the last `small` of its three nodes on small disks, which are to go before its directory.
 fn start(small: usize) -> (Cluster, Vec<SmallDisk>) {
     let mut cluster = Cluster::empty(3);
     let mut disks = Vec::new();
@@ -52,7 +15,7 @@ fn start(small: usize) -> (Cluster, Vec<SmallDisk>) {
             cluster.add_node();
         } else {
             let disk = SmallDisk::mount(cluster.path(&format!("disk-{index}")), 400);
-            let data = disk.mount.join("node");
+            let data = disk.dir().join("node");
             cluster.add_node_with(NodeProcess::new(data, free_address(), None), &[]);
             disks.push(disk);
         }
@@ -90,7 +53,6 @@ fn with_one_disk_full_writes_succeed_status_warns_and_what_was_missed_is_fetched
     cluster.wait_healthy();
     crate::store::leave_chunks_only_on(&mut cluster, 2);
     assert_all_there(&cluster, &files);
-    drop(cluster);
 }
 
 #[test]
@@ -132,5 +94,4 @@ fn with_more_disks_full_than_the_quorum_spares_writers_get_an_error_while_reads_
     until("writes go on", Duration::from_secs(20), || {
         try_put(&cluster, "/again", &tree::bytes(1, 6 << 20)).status == 0
     });
-    drop(cluster);
 }

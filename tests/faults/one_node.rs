@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Cluster, wait::until};
+use harness::{Cluster, tree, wait::until};
+use rustix::process::Signal;
 
-use crate::store::{assert_all_there, leave_chunks_only_on, put_some};
+use crate::store::{assert_all_there, leave_chunks_only_on, put, put_some};
 
 /// P5: "chunk reads … go on at once; namespace reads, writes and operations within 5 seconds."
 const OPERATION_MAX: Duration = Duration::from_secs(5);
@@ -68,4 +69,22 @@ fn a_node_that_lost_all_its_chunks_fetches_them_again() {
     cluster.wait_replicated(1);
     leave_chunks_only_on(&mut cluster, 1);
     assert_all_there(&cluster, &files);
+}
+
+/// "Fetches what this node lacks: after it returns".
+#[test]
+fn a_node_that_has_just_fetched_much_fetches_at_once_again_when_it_was_away_again() {
+    let mut cluster = Cluster::start();
+    let away = (cluster.leader() + 1) % 3;
+    let state = |cluster: &Cluster| cluster.node_status(away)["state"].clone();
+    cluster.nodes[away].kill();
+    put(&cluster, "/much", &tree::bytes(70, 160 << 20));
+    cluster.nodes[away].start();
+    cluster.wait_replicated(away);
+    cluster.nodes[away].signal(Signal::STOP);
+    until("it counts as down", Duration::from_secs(20), || state(&cluster) == "down");
+    put(&cluster, "/more", &tree::bytes(71, 70_000));
+    cluster.nodes[away].signal(Signal::CONT);
+    until("it is back", Duration::from_secs(20), || state(&cluster) == "up");
+    cluster.wait_replicated(away);
 }

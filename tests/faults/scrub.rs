@@ -96,3 +96,26 @@ fn the_status_tells_how_far_each_node_is() {
         })
     });
 }
+
+/// Of a chunk that was deleted while the node was down there is no other replica, and nobody misses one.
+#[test]
+fn a_damaged_copy_of_what_was_deleted_meanwhile_is_no_trouble_that_stays() {
+    let mut cluster = cluster();
+    let gone = files("gone", 500);
+    for (path, bytes) in &gone {
+        put(&cluster, path, bytes);
+    }
+    (0..3).for_each(|index| cluster.wait_replicated(index));
+    let away = (cluster.leader() + 1) % 3;
+    cluster.nodes[away].kill();
+    let paths: Vec<&str> = gone.keys().map(String::as_str).collect();
+    cluster.dfs([&["rm"], &paths[..]].concat()).ok();
+    until("the others have deleted", Duration::from_secs(120), || {
+        let others = (0..3).filter(|index| *index != away);
+        others.into_iter().all(|index| told(&cluster, index, "store", "chunks") == Some(0))
+    });
+    assert_eq!(spoil_all(&cluster, away, &gone), 12, "every chunk was found in the segments");
+    cluster.nodes[away].start();
+    until("the damage is found", SCRUBBED_MAX, || told(&cluster, away, "store", "damaged") >= Some(1));
+    until("nothing is to be replaced any more", SCRUBBED_MAX, || cluster.status()["health"] == "ok");
+}

@@ -154,6 +154,14 @@ impl Cluster {
 
     /// Makes and starts `node`, with more arguments to `init` or `join`.
     pub fn add_node_with(&mut self, mut node: NodeProcess, arguments: &[&str]) -> &mut NodeProcess {
+        self.make_node(&node, arguments);
+        node.start();
+        self.nodes.push(node);
+        self.nodes.last_mut().unwrap()
+    }
+
+    /// Makes the data directory of `node`, with more arguments to `init` or `join`.
+    pub fn make_node(&self, node: &NodeProcess, arguments: &[&str]) {
         let listen = node.address.to_string();
         let mut command = node.command("dfs-node");
         if self.nodes.is_empty() {
@@ -163,9 +171,6 @@ impl Cluster {
             command.arg("join").args(["--token", token.trim()]);
         }
         run(command.arg("--data").arg(&node.data).args(["--listen", &listen]).args(arguments)).ok();
-        node.start();
-        self.nodes.push(node);
-        self.nodes.last_mut().unwrap()
     }
 
     /// The profile of the first client.

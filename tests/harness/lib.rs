@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod dev;
+pub mod disk;
 pub mod hosts;
 pub mod invariants;
 pub mod mount;
@@ -16,6 +17,7 @@ pub mod wait;
 
 pub use cluster::{Cluster, Ran};
 pub use dev::Dev;
+pub use disk::SmallDisk;
 pub use hosts::Hosts;
 pub use mount::Mount;
 pub use node::NodeProcess;

@@ -41,6 +41,8 @@ pub struct NodeProcess {
     pub network: Option<String>,
     /// What is given to `run` besides.
     pub arguments: Vec<String>,
+    /// What its environment has besides.
+    pub environment: Vec<(String, String)>,
     child: Option<Child>,
     starts: u32,
 }
@@ -48,7 +50,7 @@ pub struct NodeProcess {
 impl NodeProcess {
     /// A node that is not running yet.
     pub fn new(data: PathBuf, address: SocketAddr, network: Option<String>) -> Self {
-        Self { data, address, network, arguments: Vec::new(), child: None, starts: 0 }
+        Self { data, address, network, arguments: Vec::new(), environment: Vec::new(), child: None, starts: 0 }
     }
 
     /// A command in the node's network.
@@ -69,6 +71,7 @@ impl NodeProcess {
         let ready = File::create(self.ready_file()).unwrap();
         let mut command = self.command("dfs-node");
         command.arg("run").arg("--data").arg(&self.data).args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let spawned = command.stdin(Stdio::null()).stdout(ready).stderr(log).spawn();
         self.child = Some(spawned.unwrap());
     }

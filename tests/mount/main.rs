@@ -10,6 +10,7 @@ mod deferred;
 mod dev;
 mod directories;
 mod durability;
+mod format;
 mod inodes;
 mod locks;
 mod mapping;

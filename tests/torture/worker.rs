@@ -29,6 +29,8 @@ pub(crate) struct Stage {
     pub(crate) mounts: Vec<PathBuf>,
     /// How often each mount was killed and came back: odd while it is away, and its empty directory can be seen.
     pub(crate) deaths: Vec<AtomicU64>,
+    /// Whether a disk was full at any time.
+    pub(crate) was_full: AtomicBool,
     /// Everybody is to come to an end.
     pub(crate) stop: AtomicBool,
     pub(crate) begun: Instant,
@@ -97,10 +99,11 @@ impl<'a> Worker<'a> {
         self.report
     }
 
-    /// Errors say that the cluster or the mount is away, nothing else.
+    /// Errors say that the cluster or the mount is away, or that disks are full, nothing else.
     fn judge(&mut self, name: &str, error: &io::Error, died: bool) {
         let allowed = [rustix::io::Errno::IO, rustix::io::Errno::NOTCONN, rustix::io::Errno::CONNABORTED];
-        let is_allowed = allowed.iter().any(|allowed| error.raw_os_error() == Some(allowed.raw_os_error()));
+        let is_full = error.kind() == ErrorKind::StorageFull && self.stage.was_full.load(Ordering::Acquire);
+        let is_allowed = is_full || allowed.iter().any(|allowed| error.raw_os_error() == Some(allowed.raw_os_error()));
         if !is_allowed && !died {
             self.report.wrong.push(format!("{}/{name}: {error}", self.dir));
         }

@@ -18,7 +18,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// A file of a format this program does not know: nothing was changed.
-    #[error("{} has format version {version}, this program reads {known}", path.display())]
+    #[error("{} has format version {version}, this program reads {known}; run the version that wrote it", path.display())]
     Version {
         /// The file.
         path: PathBuf,

@@ -20,7 +20,9 @@ use crate::disk::{Disk, DiskFile, Durability, OpenMode};
 const SLOT_LEN: usize = 4096;
 const SLOT_HEADER_LEN: usize = 32;
 const CRC_AT: usize = SLOT_HEADER_LEN - 4;
+/// Its last byte is the version, a digit: that of the slot, and of the value in it.
 const MAGIC: [u8; 8] = *b"dfsSLOT1";
+const VERSION_AT: usize = 7;
 
 /// Longest value, in bytes: a slot is one page.
 pub const VALUE_LEN_MAX: usize = SLOT_LEN - SLOT_HEADER_LEN;
@@ -56,6 +58,9 @@ impl Slots {
             Err(error) => return Err(disk_error(error)),
         };
         let bytes = file.read_at(0, 2 * SLOT_LEN).await.map_err(disk_error)?;
+        if let Some(version) = bytes.chunks(SLOT_LEN).find_map(other_version) {
+            return Err(SlotError::Version { path: path.to_owned(), version });
+        }
         let slots = bytes.chunks(SLOT_LEN).filter_map(Slot::decode);
         let newest = slots.max_by_key(|slot| slot.sequence);
         let Slot { sequence, value } = newest.ok_or_else(|| SlotError::Damaged { path: path.to_owned() })?;
@@ -114,6 +119,13 @@ impl Slot {
     }
 }
 
+/// The version that a sound slot of another one has. Its sum lies where it lies in this version.
+fn other_version(slot: &[u8]) -> Option<char> {
+    let sound =
+        slot.len() == SLOT_LEN && slot[..VERSION_AT] == MAGIC[..VERSION_AT] && u32_at(slot, CRC_AT) == slot_crc(slot);
+    (sound && slot[VERSION_AT] != MAGIC[VERSION_AT]).then(|| slot[VERSION_AT].into())
+}
+
 fn slot_crc(slot: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&slot[..CRC_AT]), &slot[SLOT_HEADER_LEN..])
 }
@@ -142,6 +154,14 @@ pub enum SlotError {
     Damaged {
         /// The file.
         path: PathBuf,
+    },
+    /// Another version of the program wrote it: nothing was changed.
+    #[error("{} has format version {version}, this program reads 1; run the version that wrote it", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: char,
     },
     /// The value is longer than [`VALUE_LEN_MAX`]: a mistake of the caller.
     #[error("a value of {len} bytes does not fit into a slot")]

@@ -282,6 +282,11 @@ impl ChunkStore {
         self.shared().take_damaged(count_max)
     }
 
+    /// A damaged copy was of a chunk that nobody needs: it is no trouble any more.
+    pub fn forget_damage(&self, key: &ChunkKey) {
+        self.shared().note_mended(key);
+    }
+
     /// What the store knows of itself; what is lacking is for repair to fill in.
     pub async fn report(&self) -> StoreReport {
         let shared = self.shared();

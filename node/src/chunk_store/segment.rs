@@ -78,10 +78,16 @@ pub(super) struct SegmentRecord {
 
 /// A record of a kind or layout that this program does not know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the record at {at} is of an unknown kind or version")]
+#[error(
+    "the record at {at} is of kind {kind} and version {version}, this program reads version {TAG_VERSION}; run the version that wrote it"
+)]
 pub struct UnknownRecord {
     /// Where it is.
     pub at: Position,
+    /// Its kind.
+    pub kind: u8,
+    /// Version of its tag.
+    pub version: u8,
 }
 
 impl Entry {
@@ -142,8 +148,8 @@ impl Entry {
 impl SegmentRecord {
     /// What a listed record says.
     pub(super) fn decode(info: &RecordInfo) -> Result<Self, UnknownRecord> {
-        let unknown = UnknownRecord { at: info.position };
         let tag = &info.tag;
+        let unknown = UnknownRecord { at: info.position, kind: info.kind.0, version: tag[60] };
         if tag[60] != TAG_VERSION {
             return Err(unknown);
         }
@@ -214,10 +220,13 @@ mod tests {
         let good = info_of(&record);
         let mut version = good;
         version.tag[60] = 2;
+        let told = SegmentRecord::decode(&version).unwrap_err().to_string();
+        assert!(told.contains("version 2, this program reads version 1; run the version that wrote it"), "{told}");
         let kind = RecordInfo { kind: RecordKind(77), ..good };
         let len = RecordInfo { payload_len: 2, ..good };
         for bad in [version, kind, len] {
-            assert_eq!(SegmentRecord::decode(&bad), Err(UnknownRecord { at: AT }));
+            let unknown = UnknownRecord { at: AT, kind: bad.kind.0, version: bad.tag[60] };
+            assert_eq!(SegmentRecord::decode(&bad), Err(unknown));
         }
     }
 }

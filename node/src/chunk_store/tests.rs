@@ -1,6 +1,7 @@
 //! Claims about the chunk store, on a disk that loses, tears, refuses and rots.
 
 mod claims;
+mod golden;
 mod histories;
 mod model;
 mod quarantine;

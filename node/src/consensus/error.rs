@@ -52,10 +52,30 @@ pub enum OpenError {
     #[error("the vote of the Raft log is lost; this node has to join again as a new one")]
     VoteLost,
     /// A checksummed word does not make sense: written by another version.
-    #[error("{what} of the Raft log was written by another version of the program")]
+    #[error("{what} of the Raft log was written by another version of the program; run that one")]
     Unreadable {
         /// Which.
         what: &'static str,
+    },
+    /// A sound record of a kind that came later.
+    #[error(
+        "the Raft log has a record of kind {kind} at {position}, which this program does not know; run the version that wrote it"
+    )]
+    UnknownRecord {
+        /// Where.
+        position: Position,
+        /// Its kind.
+        kind: u8,
+    },
+    /// The rows belong to another version.
+    #[error(
+        "the replicated state has format version {version}, this program reads {known}; run the version that wrote it"
+    )]
+    StateVersion {
+        /// Its version.
+        version: u8,
+        /// The one that is known.
+        known: u8,
     },
     /// The key-value store failed.
     #[error("cannot read the replicated state")]

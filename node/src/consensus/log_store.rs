@@ -349,7 +349,7 @@ fn replay_record(info: &RecordInfo, table: &mut LogTable) -> Result<(), OpenErro
         }
         // Marks and fillers are the log's own.
         RecordKind(RecordKind::RESERVED..) => Ok(()),
-        RecordKind(_) => Err(OpenError::Damaged { position }),
+        RecordKind(kind) => Err(OpenError::UnknownRecord { position, kind }),
     }
 }
 

@@ -108,9 +108,13 @@ impl StateMachine {
         match &entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Normal(proposal) => {
-                let command: Command = postcard::from_bytes(&proposal.0)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
                 let index = LogIndex(entry.log_id.index);
+                let unknown = |error| {
+                    let advice = "run the version that wrote it";
+                    let what = format!("this program cannot read entry {} of the Raft log: {error}; {advice}", index.0);
+                    io::Error::new(io::ErrorKind::InvalidData, what)
+                };
+                let command: Command = postcard::from_bytes(&proposal.0).map_err(unknown)?;
                 let applied = (self.shared.apply)(&*self.shared.kv, index, &command).map_err(io::Error::other)?;
                 batch = applied.0;
                 outcome = Some(applied.1);
@@ -189,7 +193,11 @@ impl RaftSnapshotBuilder<Types> for StateMachine {
 pub(super) fn read_state(kv: &dyn KvRead) -> Result<SnapshotMeta, OpenError> {
     let Some(value) = kv.get(STATE_KEY)? else { return Ok(SnapshotMeta::default()) };
     let unreadable = OpenError::Unreadable { what: "the applied state" };
-    let Some((&STATE_VERSION, words)) = value.split_first() else { return Err(unreadable) };
+    let words = match value.split_first() {
+        Some((&STATE_VERSION, words)) => words,
+        Some((&version, _)) => return Err(OpenError::StateVersion { version, known: STATE_VERSION }),
+        None => return Err(unreadable),
+    };
     let words: Option<StateWords> = postcard::from_bytes(words).ok();
     words.and_then(StateWords::into_meta).ok_or(unreadable)
 }

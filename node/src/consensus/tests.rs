@@ -1,6 +1,7 @@
 //! The group as a whole: members in one process, virtual time, a network and disks that fail by a seed.
 
 mod catch_up;
+mod golden;
 mod group;
 mod harness;
 mod histories;

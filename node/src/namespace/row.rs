@@ -26,7 +26,11 @@ pub(super) fn encode<T: Serialize>(row: &T) -> Vec<u8> {
 pub(super) fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, KvError> {
     let body = match bytes {
         [ROW_VERSION, body @ ..] => body,
-        _ => return Err(KvError { reason: format!("the row {key:02x?} has no version that is known here") }),
+        [version, ..] => {
+            let known = format!("this program reads {ROW_VERSION}; run the version that wrote it");
+            return Err(KvError { reason: format!("the row {key:02x?} has format version {version}, {known}") });
+        }
+        [] => return Err(KvError { reason: format!("the row {key:02x?} is empty") }),
     };
     postcard::from_bytes(body)
         .map_err(|error| KvError { reason: format!("the row {key:02x?} cannot be read: {error}") })

@@ -4,6 +4,7 @@ mod bounds;
 mod cluster;
 mod files;
 mod garbage;
+mod golden;
 pub(crate) mod harness;
 mod histories;
 mod locks;

@@ -54,8 +54,12 @@ use crate::{chunk_store::Checked, node::Node};
 /// Suspected copies that may wait to be checked; more are found again by the next round or reader.
 const SUSPECTS_MAX: usize = 65_536;
 
-/// A node rests this many times as long as its last round took: comparing takes at most 2 % of its time.
+/// A node rests this many times as long as it worked on its last comparison: that takes at most 2 % of its time. Fetching
+/// is no part of it, or a node that had much to fetch, and is away again, would miss for minutes what others took for it.
 const REST_PER_ROUND: u32 = 50;
+
+/// Work that one page of a comparison counts for, at most: what takes longer waits for something else.
+const PAGE_WORK_MAX: Duration = Duration::from_millis(200);
 
 /// How long a round that could not be completed waits before the next.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -159,13 +163,13 @@ pub async fn run(node: Arc<Node>) {
         }
         let began = Instant::now();
         let comparison = if began < rested { Comparison::Resting } else { Comparison::Allowed };
-        let Round { compared, complete } = tokio::select! {
+        let Round { worked, complete } = tokio::select! {
             biased;
             () = node.stop.cancelled() => return,
             round = round(&node, comparison) => round,
         };
-        if compared {
-            let rest = began.elapsed() * REST_PER_ROUND;
+        if let Some(worked) = worked {
+            let rest = worked * REST_PER_ROUND;
             next = Instant::now() + node.config.repair.interval.max(rest);
             // Whoever wakes this node for another comparison waits as well; one that came to nothing is no reason to.
             rested = if complete { Instant::now() + rest } else { rested };
@@ -189,8 +193,8 @@ enum Comparison {
 
 /// What came of a round.
 struct Round {
-    /// It compared this node's partitions with the other holders.
-    compared: bool,
+    /// How long it worked to compare this node's partitions with the other holders, if it did.
+    worked: Option<Duration>,
     /// Nothing is left to be done that could not be.
     complete: bool,
 }
@@ -203,14 +207,19 @@ async fn round(node: &Arc<Node>, comparison: Comparison) -> Round {
         // heartbeat that is heard after a new map wakes the loop.
         let complete = keys.is_empty();
         keys.into_iter().for_each(|key| node.repair.suspect(key));
-        return Round { compared: compare, complete };
+        return Round { worked: compare.then_some(Duration::ZERO), complete };
     };
     let mut complete = replace_damaged(node, &map, keys).await;
-    if compare && !compare_all(node, &map).await {
-        node.repair.compare_again();
-        complete = false;
+    let mut worked = None;
+    if compare {
+        let compared = compare_all(node, &map).await;
+        worked = Some(compared.worked);
+        if !compared.complete {
+            node.repair.compare_again();
+            complete = false;
+        }
     }
-    Round { compared: compare, complete }
+    Round { worked, complete }
 }
 
 /// Checks suspected copies, and fetches those that are bad or gone.
@@ -223,7 +232,7 @@ async fn replace_damaged(node: &Arc<Node>, map: &Arc<ClusterMap>, keys: BTreeSet
         warn!(%key, "a copy is damaged or gone: fetching another");
         match fetch(node, map, key, GcEpoch::default(), Copy::Replace).await {
             Ok(()) => info!(%key, "replaced from another replica"),
-            Err(Refusal::UnknownChunk) => warn!(%key, "no holder has it: given up until a comparison finds it"),
+            Err(Refusal::UnknownChunk) => give_up(node, key).await,
             Err(refusal) => {
                 warn!(%key, %refusal, "no other replica could be read");
                 node.repair.suspect(key);
@@ -234,9 +243,26 @@ async fn replace_damaged(node: &Arc<Node>, map: &Arc<ClusterMap>, keys: BTreeSet
     complete
 }
 
-/// Lists this node's partitions at the other holders and fetches what is missing: false unless complete.
-async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> bool {
-    let Some(placement) = map.placement() else { return true };
+/// Nobody has a copy. Of what no file refers to none is missed.
+async fn give_up(node: &Node, key: ChunkKey) {
+    if crate::garbage::worth_fetching(node, vec![(key, GcEpoch::default())]).await.is_empty() {
+        node.chunks.forget_damage(&key);
+        info!(%key, "no holder has it, and no file refers to it");
+    } else {
+        warn!(%key, "no holder has it: given up until a comparison finds it");
+    }
+}
+
+/// What came of a comparison.
+struct Compared {
+    worked: Duration,
+    complete: bool,
+}
+
+/// Lists this node's partitions at the other holders and fetches what is missing.
+async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> Compared {
+    let mut worked = Duration::ZERO;
+    let Some(placement) = map.placement() else { return Compared { worked, complete: true } };
     let ours = || placement.bits().partitions().filter(|partition| placement.is_owner(*partition, node.id));
     let mut listed = plan::Coverage::new(ours(), node.id);
     let mut fetched = 0u64;
@@ -247,6 +273,7 @@ async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> bool {
                 Ok(taken) => {
                     fetched += taken.fetched;
                     failed += taken.failed;
+                    worked += taken.worked;
                     listed.handle_listed(map, holder, span);
                 }
                 Err(refusal) => {
@@ -260,7 +287,7 @@ async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> bool {
     if fetched > 0 {
         info!(fetched, failed, "fetched what was missed");
     }
-    failed == 0 && listed.is_complete(map)
+    Compared { worked, complete: failed == 0 && listed.is_complete(map) }
 }
 
 /// What came of a span.
@@ -268,6 +295,8 @@ async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> bool {
 struct Taken {
     fetched: u64,
     failed: u64,
+    /// Spent on finding out what is missing.
+    worked: Duration,
     /// Partitions of those that failed.
     incomplete: BTreeSet<Partition>,
 }
@@ -284,9 +313,11 @@ async fn fetch_span(
     let mut taken = Taken::default();
     let mut after = None;
     loop {
+        let began = Instant::now();
         let page = list(node, map, holder, span, after).await?;
         let listed = page.keys.iter().copied().filter(|(key, _)| wanted(bits.partition_of(key)));
         let missing = missing_here(node, listed).await?;
+        taken.worked += began.elapsed().min(PAGE_WORK_MAX);
         let missing = crate::garbage::worth_fetching(node, missing).await;
         node.repair.lacking.store(taken.failed + missing.len() as u64, Ordering::Relaxed);
         let fetches = missing.into_iter().map(async |(key, gc)| (key, fetch(node, map, key, gc, Copy::Keep).await));
