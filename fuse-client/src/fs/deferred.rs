@@ -17,7 +17,8 @@ use tracing::{debug, error, warn};
 use wire::{
     lease::MadeAt,
     namespace::{
-        Attr, InlineData, Inode, Name, NewGroup, NewInode, Op, Query, RenameMode, Replace, SetAttr, SetId, SetTime, Timestamp,
+        Attr, InlineData, Inode, Name, NewGroup, NewInode, Op, Query, RenameMode, Replace, SetAttr, SetId, SetTime,
+        Timestamp,
     },
 };
 

@@ -17,8 +17,8 @@ use bytes::Bytes;
 use wire::{
     lease::LeaseMode,
     namespace::{
-        Attr, FileType, INLINE_LEN_MAX, Inode, Mode, Name, NewContent, NewGroup, NewInode, NewKind, Op, OpNumber, RenameMode, Replace,
-        SetAttr, SetId, SetTime, Timestamp,
+        Attr, FileType, INLINE_LEN_MAX, Inode, Mode, Name, NewContent, NewGroup, NewInode, NewKind, Op, OpNumber,
+        RenameMode, Replace, SetAttr, SetId, SetTime, Timestamp,
     },
 };
 
