@@ -282,14 +282,13 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     say(&format!("dfs-node: ready, node {id} on {listen}"));
     info!(%id, %listen, "serving");
     // In a task: what it looks at changes with every entry of the log, and this thread would be woken for each.
-    let watched = node.clone();
-    let failed = tokio::spawn(async move { failed(&watched).await });
+    let watched = tokio::spawn(failed(node.clone()));
     let failed = tokio::select! {
         signal = signalled() => {
             info!(signal = signal?, "stopping");
             None
         }
-        reason = failed => Some(reason?),
+        reason = watched => Some(reason?),
     };
     node.shut_down().await;
     match failed {
@@ -335,7 +334,7 @@ async fn forget_founding(node: &Node, dir: &DataDir, client: Option<(ClientId, K
 }
 
 /// Waits until consensus or the chunk index has failed on this node: it must not go on as if they had not.
-async fn failed(node: &Node) -> anyhow::Error {
+async fn failed(node: Arc<Node>) -> anyhow::Error {
     let (mut view, mut index) = (node.consensus.watch(), node.chunks.watch_index());
     let namespace = async {
         let failed = view.wait_for(|view| matches!(view.health, Health::Failed { .. })).await;
