@@ -320,6 +320,12 @@ fn value_of(bytes: &[u8]) -> u64 {
     std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
 }
 
+/// A register file that says what nobody wrote: what it says a moment later, for whoever looks for the reason.
+fn tell_strange(path: &Path, bytes: &[u8], at: Duration) {
+    let file = File::open(path).and_then(|file| Ok((file.metadata()?, read(path)?)));
+    eprintln!("{at:.3?} {path:?}: {bytes:?} was read; a moment later {file:?}");
+}
+
 /// A program that replaces and reads a file that others replace and read, too. Its mount is not killed.
 pub(crate) fn use_register(stage: &Stage, mount: usize, seed: u64) -> Vec<Event> {
     let mut random = StdRng::seed_from_u64(seed);
@@ -340,11 +346,21 @@ pub(crate) fn use_register(stage: &Stage, mount: usize, seed: u64) -> Vec<Event>
                     file.write_all(value.to_string().as_bytes())?;
                     file.sync_all()
                 });
-                written.and_then(|()| fs::rename(&own, &path)).map_or((value, false), |()| (value, true))
+                let done = written.and_then(|()| fs::rename(&own, &path));
+                if let Err(error) = &done {
+                    eprintln!("{:.3?} register {value}, begun at {begun:.3?}: {error}", stage.begun.elapsed());
+                }
+                (value, done.is_ok())
             } else {
                 match read(&path) {
                     Ok(None) => (0, true),
-                    Ok(Some(bytes)) => (value_of(&bytes), true),
+                    Ok(Some(bytes)) => {
+                        let value = value_of(&bytes);
+                        if value == u64::MAX {
+                            tell_strange(&path, &bytes, stage.begun.elapsed());
+                        }
+                        (value, true)
+                    }
                     Err(_) => (0, false),
                 }
             }

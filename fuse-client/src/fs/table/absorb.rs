@@ -49,11 +49,34 @@ impl Absorb<'_> {
         if let Some(node) = self.table.get_mut(dir)
             && node.lease.is_some()
         {
-            if node.revoking > 0 || node.recalled <= self.number {
-                node.children.insert(name, inode);
-            } else {
-                // The lease was lost and granted anew since.
+            let is_lost = node.revoking == 0 && node.recalled > self.number;
+            if is_lost || node.own > self.number {
+                // The lease was lost and granted anew since, or a later change of our own was answered before.
                 node.children.forget_name(name);
+            } else {
+                node.children.insert(name, inode);
+            }
+        }
+    }
+
+    /// As a rename of our own left it. What is known of the names may be from after it already: an answer to a question
+    /// that was asked meanwhile can arrive first.
+    fn own_rename(&mut self, from: (Inode, &Name), to: (Inode, &Name), mode: RenameMode) {
+        let known = |(dir, name): (Inode, &Name)| self.table.get(dir)?.children.get(name)?;
+        let (moved, replaced) = (known(from), known(to));
+        self.table.move_told(from, to);
+        match moved {
+            Some(inode) if mode != RenameMode::Exchange && replaced != Some(inode) => {
+                self.own_child(from.0, from.1, None);
+                self.own_child(to.0, to.1, Some(inode));
+            }
+            // Two names of one inode, which stay, or one that has moved; or two that have changed places, or not yet.
+            _ => {
+                for (dir, name) in [from, to] {
+                    if let Some(node) = self.table.get_mut(dir) {
+                        node.children.forget_name(name);
+                    }
+                }
             }
         }
     }
@@ -171,23 +194,7 @@ impl Absorb<'_> {
             Op::Link { inode, dir, name, .. } => self.own_child(*dir, name, Some(*inode)),
             Op::Unlink { dir, name } | Op::RemoveDirectory { dir, name } => self.own_child(*dir, name, None),
             Op::Rename { from_dir, from_name, to_dir, to_name, mode } => {
-                let known = |table: &Table, dir: &Inode, name: &Name| {
-                    table.get(*dir).and_then(|node| node.children.get(name)).flatten()
-                };
-                let (from, to) = (known(self.table, from_dir, from_name), known(self.table, to_dir, to_name));
-                self.table.move_told((*from_dir, from_name), (*to_dir, to_name));
-                match mode {
-                    RenameMode::Exchange => {
-                        self.renamed(*from_dir, from_name, to);
-                        self.renamed(*to_dir, to_name, from);
-                    }
-                    // A rename between two names of one inode does nothing at all.
-                    RenameMode::Replace | RenameMode::NoReplace if from.is_some() && from == to => {}
-                    RenameMode::Replace | RenameMode::NoReplace => {
-                        self.own_child(*from_dir, from_name, None);
-                        self.renamed(*to_dir, to_name, from);
-                    }
-                }
+                self.own_rename((*from_dir, from_name), (*to_dir, to_name), *mode);
             }
             Op::SetXattr { inode, .. } | Op::RemoveXattr { inode, .. } => {
                 if let Some(node) = self.table.get_mut(*inode) {
@@ -205,16 +212,73 @@ impl Absorb<'_> {
             | Op::Unlock { .. } => {}
         }
     }
+}
 
-    /// A name leads to `inode` now; if that is not known here, nothing is known of the name.
-    fn renamed(&mut self, dir: Inode, name: &Name, inode: Option<Inode>) {
-        match inode {
-            Some(inode) => self.own_child(dir, name, Some(inode)),
-            None => {
-                if let Some(node) = self.table.get_mut(dir) {
-                    node.children.forget_name(name);
-                }
-            }
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use wire::{
+        lease::{LeaseMode, LeaseNumber},
+        namespace::{Inode, Name, Op, RenameMode},
+    };
+
+    use super::{Absorb, Table};
+
+    const ROOT: Inode = Inode(1);
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    /// A directory that is leased, and what its names lead to.
+    fn table(names: &[(&str, u64)]) -> Table {
+        let mut table = Table::default();
+        assert!(table.grant(ROOT, LeaseMode::Shared, LeaseNumber(1)));
+        for (text, inode) in names {
+            table.entry(ROOT).children.insert(&name(text), Some(Inode(*inode)));
         }
+        table
+    }
+
+    fn rename(table: &mut Table, mode: RenameMode) {
+        let op = Op::Rename { from_dir: ROOT, from_name: name("new"), to_dir: ROOT, to_name: name("file"), mode };
+        Absorb { table, number: LeaseNumber(5), unleased: &HashSet::new() }.op(&op, Inode(8));
+    }
+
+    fn known(table: &Table, text: &str) -> Option<Option<Inode>> {
+        table.get(ROOT).unwrap().children.get(&name(text))
+    }
+
+    #[test]
+    fn a_name_that_was_moved_is_gone() {
+        let mut table = table(&[("new", 8), ("file", 7)]);
+        rename(&mut table, RenameMode::Replace);
+        assert_eq!((known(&table, "new"), known(&table, "file")), (Some(None), Some(Some(Inode(8)))));
+    }
+
+    /// Else a program that writes the new file again would write into the one that it has put in place.
+    #[test]
+    fn a_name_that_was_moved_is_gone_though_somebody_has_looked_at_where_it_went_before_the_answer() {
+        let mut table = table(&[("new", 8), ("file", 8)]);
+        rename(&mut table, RenameMode::Replace);
+        assert_eq!(known(&table, "new"), None, "it is asked for");
+        assert!(matches!(known(&table, "file"), None | Some(Some(Inode(8)))));
+    }
+
+    #[test]
+    fn names_that_changed_places_are_asked_for() {
+        let mut table = table(&[("new", 8), ("file", 7)]);
+        rename(&mut table, RenameMode::Exchange);
+        assert_eq!((known(&table, "new"), known(&table, "file")), (None, None));
+    }
+
+    #[test]
+    fn a_later_change_that_was_answered_before_is_not_undone() {
+        let mut table = table(&[("file", 7)]);
+        table.entry(ROOT).own = LeaseNumber(6);
+        let op = Op::Unlink { dir: ROOT, name: name("file") };
+        Absorb { table: &mut table, number: LeaseNumber(5), unleased: &HashSet::new() }.op(&op, Inode(7));
+        assert_eq!(known(&table, "file"), None, "it may have been made again since");
     }
 }
