@@ -4,6 +4,8 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Write},
     os::unix::fs::FileExt,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
@@ -112,4 +114,45 @@ fn of_those_who_create_one_name_exclusively_exactly_one_wins() {
         });
         assert_eq!(won.iter().filter(|won| **won).count(), 1, "round {round}: {won:?}");
     }
+}
+
+/// Raises a flag at the end, also of a test that fails: whoever looks at it ends as well.
+struct Raise<'a>(&'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Saved by rename, as editors do: the first name is free again at once, and the file is whole at every moment, whoever looks
+/// meanwhile, on either mount.
+#[test]
+fn a_file_that_is_replaced_again_and_again_is_never_empty_and_the_first_name_is_free_each_time() {
+    const ROUNDS: usize = 80;
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    let text = |number: usize| format!("{number} ").repeat(50);
+    fs::write(mounts[0].path("file"), text(0)).unwrap();
+    let is_over = AtomicBool::new(false);
+    let text_of =
+        |path: &Path| fs::read_to_string(path).map(|found| (found.split(' ').next().unwrap().to_owned(), found));
+    thread::scope(|scope| {
+        for mount in [&mounts[0], &mounts[0], &mounts[1]] {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Acquire) {
+                    // It may have been replaced between the look at its name and the opening.
+                    let Ok((number, found)) = text_of(&mount.path("file")) else { continue };
+                    assert!(number.parse().is_ok_and(|number| found == text(number)), "{found:?}");
+                }
+            });
+        }
+        let _over = Raise(&is_over);
+        for number in 1..ROUNDS {
+            let new = mounts[0].path("new");
+            File::create_new(&new).and_then(|mut file| file.write_all(text(number).as_bytes())).unwrap();
+            fs::rename(new, mounts[0].path("file")).unwrap();
+        }
+    });
+    assert_eq!(fs::read_to_string(mounts[1].path("file")).unwrap(), text(ROUNDS - 1));
 }
