@@ -38,12 +38,17 @@ impl Epochs {
             self.look(&status)?;
             if is_whole(&status, cluster.nodes.len()) {
                 let now = self::passes(&status);
+                let all = |holds: fn(u64, u64) -> bool| {
+                    let pairs = |before: &Vec<u64>| now.iter().zip(before).all(|(now, before)| holds(*now, *before));
+                    passes.as_ref().is_some_and(|before| before.len() == now.len() && pairs(before))
+                };
                 // The first of two may have begun before.
-                let have_read = |before: &Vec<u64>| now.iter().zip(before).all(|(now, before)| *now >= before + 2);
-                if passes.get_or_insert_with(|| now.clone()).len() == now.len()
-                    && passes.as_ref().is_some_and(have_read)
-                {
+                if all(|now, before| now >= before + 2) {
                     return Ok(());
+                }
+                // A node that has just started has told nothing yet, or counts from the start.
+                if now.len() == cluster.nodes.len() && !all(|now, before| now >= before) {
+                    passes = Some(now);
                 }
             }
             thread::park_timeout(Duration::from_millis(100));
