@@ -61,15 +61,13 @@ impl ClusterMap {
         self.away.iter().any(|away| away.stand_in(partition) == Some(node))
     }
 
-    /// Whether it makes a difference that `node` goes away: others can take its writes, or it takes those of others.
-    pub fn can_go_away(&self, node: NodeId) -> bool {
-        if self.node(node).is_none() || self.is_away(node) {
-            return false;
-        }
-        let away = self.away.iter().map(|away| away.node).chain([node]).collect();
-        let tables = self.stand_ins(&away);
-        let is_unchanged = |table: &Away| self.away.contains(table) || (table.node == node && table.stand_ins.is_empty());
-        !tables.iter().all(is_unchanged)
+    /// Whether it makes a difference that `nodes` go away: others can take their writes, or they take those of others.
+    pub fn can_go_away(&self, nodes: &[NodeId]) -> bool {
+        let known = nodes.iter().copied().filter(|node| self.node(*node).is_some());
+        let away = self.away.iter().map(|away| away.node).chain(known).collect();
+        let is_unchanged =
+            |table: &Away| self.away.contains(table) || (!self.is_away(table.node) && table.stand_ins.is_empty());
+        !self.stand_ins(&away).iter().all(is_unchanged)
     }
 
     /// The stand-ins of `away` as the ring, the members and those who leave demand it now. Whoever stands in already goes on,

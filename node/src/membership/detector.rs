@@ -112,7 +112,11 @@ mod tests {
         assert_eq!(detector.steady(a, at(3999)), Duration::from_millis(2999));
         assert_eq!(detector.steady(a, at(4000)), Duration::ZERO);
         detector.handle_heartbeat(a, report(7), at(9000));
-        assert_eq!(detector.steady(a, at(9001)), Duration::from_millis(1), "what was before its silence does not count");
+        assert_eq!(
+            detector.steady(a, at(9001)),
+            Duration::from_millis(1),
+            "what was before its silence does not count"
+        );
         assert_eq!(detector.state(a, at(9001)), NodeState::CatchingUp);
         assert_eq!(detector.store(a).map(|store| store.lacking), Some(7));
     }

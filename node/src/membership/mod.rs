@@ -327,7 +327,7 @@ async fn move_partitions(node: &Node) -> Result<(), Refusal> {
             ClusterCommand::Clean { partitions, .. } => {
                 info!(partitions = partitions.len(), "partitions are whole with their owners again");
             }
-            ClusterCommand::Away { node } => info!(?node, "is away: others take its writes"),
+            ClusterCommand::Away { nodes } => info!(?nodes, "are away: others take their writes"),
             ClusterCommand::Back { node } => info!(?node, "takes its writes itself"),
             command => info!(?command, "the ring is to change"),
         }

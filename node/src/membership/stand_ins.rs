@@ -22,6 +22,12 @@ use crate::namespace::{ClusterCommand, SETTLED_MAX};
 /// make clients put again each time.
 const STEADY_FOR: Duration = Duration::from_secs(2);
 
+/// A node that has missed two heartbeats may be about to count as down …
+const DOUBTFUL_AFTER: Duration = Duration::from_millis(1200);
+
+/// … and is waited for as long as others have not been down for so long.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Between two commands that make partitions clean, unless all are: each makes a new map, which travels to every node.
 const CLEAN_EVERY: Duration = Duration::from_secs(1);
 
@@ -33,19 +39,13 @@ pub struct StandIns {
     confirmed: BTreeMap<NodeId, BTreeSet<Partition>>,
     cleaned: Option<Instant>,
     /// Whose absence makes no difference, by the map of this epoch.
-    needless: (Epoch, BTreeSet<NodeId>),
+    needless: Option<(Epoch, Vec<NodeId>)>,
 }
 
 impl StandIns {
     /// Nothing confirmed yet; others take the writes of a node after a silence of `down_after`.
     pub fn new(down_after: Duration) -> Self {
-        Self {
-            down_after,
-            acting: Epoch::default(),
-            confirmed: BTreeMap::new(),
-            cleaned: None,
-            needless: (Epoch::default(), BTreeSet::new()),
-        }
+        Self { down_after, acting: Epoch::default(), confirmed: BTreeMap::new(), cleaned: None, needless: None }
     }
 
     /// `node` holds all that anybody holds of these partitions, by a map whose stand-ins changed last at `acting`.
@@ -71,21 +71,25 @@ impl StandIns {
         self.who_is_away(map, &hearing).or_else(|| who_is_back(map, &hearing)).or_else(|| self.clean(map, now))
     }
 
+    /// Everybody who is silent, at once: one of them must not be taken for a stand-in of another. For those that are about
+    /// to be so it waits a moment.
     fn who_is_away(&mut self, map: &ClusterMap, hearing: &impl Fn(NodeId) -> Hearing) -> Option<ClusterCommand> {
-        if self.needless.0 != map.epoch {
-            self.needless = (map.epoch, BTreeSet::new());
+        let silences = map.nodes.iter().map(|row| row.id).filter(|node| !map.is_away(*node));
+        let silences: Vec<(NodeId, Duration)> = silences.map(|node| (node, hearing(node).silent)).collect();
+        let silent = silences.iter().filter(|(_, silence)| *silence >= self.down_after);
+        let nodes: Vec<NodeId> = silent.map(|(node, _)| *node).collect();
+        if nodes.is_empty() || self.needless == Some((map.epoch, nodes.clone())) {
+            return None;
         }
-        let silent = |node: &NodeId| hearing(*node).silent >= self.down_after && !map.is_away(*node);
-        let silent: Vec<NodeId> = map.nodes.iter().map(|row| row.id).filter(silent).collect();
-        for node in silent {
-            if self.needless.1.contains(&node) {
-                continue;
-            }
-            if map.can_go_away(node) {
-                return Some(ClusterCommand::Away { node });
-            }
-            self.needless.1.insert(node);
+        let longest = silences.iter().map(|(_, silence)| *silence).max().unwrap_or_default();
+        let is_doubtful = |silence: Duration| (DOUBTFUL_AFTER..self.down_after).contains(&silence);
+        if longest < self.down_after + WAIT_MAX && silences.iter().any(|(_, silence)| is_doubtful(*silence)) {
+            return None;
         }
+        if map.can_go_away(&nodes) {
+            return Some(ClusterCommand::Away { nodes });
+        }
+        self.needless = Some((map.epoch, nodes));
         None
     }
 
@@ -95,7 +99,8 @@ impl StandIns {
             return None;
         }
         let unclean = map.unclean();
-        let ready: Vec<Partition> = unclean.iter().copied().filter(|partition| self.is_ready(map, *partition)).collect();
+        let ready: Vec<Partition> =
+            unclean.iter().copied().filter(|partition| self.is_ready(map, *partition)).collect();
         let is_due = self.cleaned.is_none_or(|cleaned| now >= cleaned + CLEAN_EVERY);
         if ready.is_empty() || !(ready.len() == unclean.len() || is_due) {
             return None;
@@ -122,3 +127,6 @@ fn who_is_back(map: &ClusterMap, hearing: &impl Fn(NodeId) -> Hearing) -> Option
     let node = map.away.iter().map(|away| away.node).find(|node| is_back(*node))?;
     Some(ClusterCommand::Back { node })
 }
+
+#[cfg(test)]
+mod tests;

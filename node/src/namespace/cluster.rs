@@ -21,9 +21,7 @@ use super::{
     command::{ClientRow, ClusterCommand, ClusterOutcome, CommandOutcome},
     edit::{Edit, Fault, collect},
     moves,
-    row::{
-        self, Body, Counters, InodeRow, MemberRow, MetaRow, SealedAuthority, Standing, TokenRow, TokenUse,
-    },
+    row::{self, Body, Counters, InodeRow, MemberRow, MetaRow, SealedAuthority, Standing, TokenRow, TokenUse},
     stand_ins, table,
 };
 use crate::kv::{KvError, KvRead};
@@ -142,10 +140,9 @@ impl Edit<'_> {
                 | ClusterCommand::RemoveNode { .. },
                 Some(meta),
             ) => return self.moves(meta, command),
-            (
-                ClusterCommand::Away { .. } | ClusterCommand::Back { .. } | ClusterCommand::Clean { .. },
-                Some(meta),
-            ) => return self.absence(meta, command),
+            (ClusterCommand::Away { .. } | ClusterCommand::Back { .. } | ClusterCommand::Clean { .. }, Some(meta)) => {
+                return self.absence(meta, command);
+            }
         };
         Ok(match result {
             Ok(epoch) => CommandOutcome::Cluster(ClusterOutcome::Done { epoch }),

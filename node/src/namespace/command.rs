@@ -190,10 +190,11 @@ pub enum ClusterCommand {
         /// The generation that begins.
         generation: u64,
     },
-    /// Others take the writes of a node, where somebody can. Changes nothing if nobody can anywhere.
+    /// Others take the writes of nodes, where somebody can. Changes nothing if nobody can anywhere. Nodes that fall silent
+    /// together go away together: none is taken for a stand-in of the other.
     Away {
         /// Whose.
-        node: NodeId,
+        nodes: Vec<NodeId>,
     },
     /// A node takes its writes itself.
     Back {

@@ -54,7 +54,7 @@ impl Edit<'_> {
             return Ok(CommandOutcome::Refused(Refusal::NotServing));
         };
         let epoch = match command {
-            ClusterCommand::Away { node } => self.go_away(meta, &map, *node)?,
+            ClusterCommand::Away { nodes } => self.go_away(meta, &map, nodes)?,
             ClusterCommand::Back { node } => self.come_back(meta, &map, *node)?,
             ClusterCommand::Clean { acting, partitions } if *acting == meta.acting => {
                 self.clean(meta, &map, partitions)?
@@ -65,11 +65,13 @@ impl Edit<'_> {
         Ok(CommandOutcome::Cluster(ClusterOutcome::Done { epoch }))
     }
 
-    fn go_away(&mut self, meta: MetaRow, map: &ClusterMap, node: NodeId) -> Result<Epoch, Fault> {
-        if !map.can_go_away(node) {
+    fn go_away(&mut self, meta: MetaRow, map: &ClusterMap, nodes: &[NodeId]) -> Result<Epoch, Fault> {
+        if !map.can_go_away(nodes) {
             return Ok(meta.epoch);
         }
-        self.put(table::of_node(table::AWAY, node), &AwayRow::new())?;
+        for node in nodes.iter().filter(|node| map.node(**node).is_some() && !map.is_away(**node)) {
+            self.put(table::of_node(table::AWAY, *node), &AwayRow::new())?;
+        }
         self.next_map(meta)
     }
 

@@ -38,7 +38,9 @@ pub(crate) fn spans(
 ) -> BTreeMap<NodeId, Vec<Span>> {
     let mut spans: BTreeMap<NodeId, Vec<Span>> = BTreeMap::new();
     for partition in partitions {
-        for holder in holders(map, partition).into_iter().filter(|holder| *holder != node && map.node(*holder).is_some()) {
+        for holder in
+            holders(map, partition).into_iter().filter(|holder| *holder != node && map.node(*holder).is_some())
+        {
             let of_holder = spans.entry(holder).or_default();
             match of_holder.last_mut() {
                 Some(span) if span.last.0 + 1 == partition.0 && partition.0 - span.first.0 < SPAN_LEN_MAX => {

@@ -79,8 +79,7 @@ impl Takeover {
         }
         let coming: BTreeSet<Partition> = placement.coming_to(node.id).collect();
         self.confirmed.retain(|partition| coming.contains(partition));
-        let owners_left =
-            |partition: Partition| placement.owners(partition).filter(|owner| map.is_in(*owner)).count();
+        let owners_left = |partition: Partition| placement.owners(partition).filter(|owner| map.is_in(*owner)).count();
         let open = self.gatherer.next(coming.difference(&self.confirmed).copied(), owners_left, BATCH);
         let mut pause = Duration::ZERO;
         if !open.is_empty() {

@@ -47,7 +47,12 @@ impl Gatherer {
     }
 
     /// Fetches what is missing of these partitions; those of which everything is here.
-    pub(super) async fn gather(&mut self, node: &Arc<Node>, map: &Arc<ClusterMap>, open: &[Partition]) -> Vec<Partition> {
+    pub(super) async fn gather(
+        &mut self,
+        node: &Arc<Node>,
+        map: &Arc<ClusterMap>,
+        open: &[Partition],
+    ) -> Vec<Partition> {
         let wanted: BTreeSet<Partition> = open.iter().copied().collect();
         let mut coverage = plan::Coverage::new(open.iter().copied(), node.id);
         let (mut fetched, mut incomplete) = (0, BTreeSet::new());

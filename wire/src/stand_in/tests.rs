@@ -1,7 +1,4 @@
-use std::{
-    collections::BTreeSet,
-    num::NonZeroU32,
-};
+use std::{collections::BTreeSet, num::NonZeroU32};
 
 use proptest::{prelude::*, test_runner::Config};
 use ring::{Epoch, Member, NodeId, PartitionBits, ReplicaCount, Transition, Weight, solver};
@@ -62,7 +59,8 @@ fn grow(map: &mut ClusterMap) {
 #[test]
 fn where_nobody_can_stand_in_a_node_that_is_away_keeps_its_place() {
     let mut map = map(3, 3);
-    let before: Vec<_> = map.placement().unwrap().bits().partitions().map(|partition| map.put_rows(partition)).collect();
+    let before: Vec<_> =
+        map.placement().unwrap().bits().partitions().map(|partition| map.put_rows(partition)).collect();
     go_away(&mut map, &ids([2]));
     assert_eq!((map.away.len(), map.away[0].partitions()), (1, 0));
     let after: Vec<_> = map.placement().unwrap().bits().partitions().map(|partition| map.put_rows(partition)).collect();

@@ -20,13 +20,13 @@ use super::harness::{Machine, found, node_row};
 use crate::{
     kv::{KvStore, WriteBatch},
     membership::{Hearing, Moves, StandIns},
-    repair::plan::{Coverage, spans},
     namespace::{
         ClusterCommand, ClusterOutcome, CommandBody, CommandOutcome, LogIndex, cluster_map,
         edit::Edit,
         row::{self, MetaRow},
         table,
     },
+    repair::plan::{Coverage, spans},
 };
 
 const BITS: PartitionBits = match PartitionBits::new(4) {
@@ -217,8 +217,9 @@ impl World {
     fn missed(&self) -> Vec<NodeId> {
         let map = self.map();
         let placement = map.placement().unwrap();
-        let needed = |node: &NodeId| BITS.partitions().any(|partition| map.counts(partition, *node))
-            || placement.kept_by(*node).next().is_some();
+        let needed = |node: &NodeId| {
+            BITS.partitions().any(|partition| map.counts(partition, *node)) || placement.kept_by(*node).next().is_some()
+        };
         self.hosts.iter().filter(|(node, host)| !host.up && needed(node)).map(|(node, _)| *node).collect()
     }
 
@@ -311,7 +312,8 @@ impl World {
             let Some(host) = self.hosts.get(&holder).filter(|host| host.up && !hidden) else { continue };
             // Whoever knows better does not tell what counts no more.
             let placement = host.map.placement().unwrap();
-            let counts = placement.is_owner(partition, holder) || host.map.may_hold(partition).any(|node| node == holder);
+            let counts =
+                placement.is_owner(partition, holder) || host.map.may_hold(partition).any(|node| node == holder);
             if host.map.epoch > map.epoch && !counts {
                 continue;
             }
