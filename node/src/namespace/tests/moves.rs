@@ -652,3 +652,44 @@ fn what_a_node_that_was_removed_by_force_has_acknowledged_is_put_again_and_it_ne
     assert_eq!(propose(&mut machine, redeem), Err(Refusal::UnknownPeer));
     assert_eq!(map(&machine).node(id(2)), None);
 }
+
+/// Who still stands in by an old map takes puts that no owner ever lists.
+#[test]
+fn what_was_put_during_an_absence_and_not_committed_before_its_end_is_put_again() {
+    let mut machine = cluster(5);
+    let check = |machine: &Machine, epoch| {
+        let edit = Edit::new(&machine.rows, LogIndex(1), Timestamp::new(1, 0).unwrap());
+        (0..64).all(|chunk| edit.check_put([(key_of(chunk), epoch, GcEpoch(1))].into_iter()).is_ok())
+    };
+    let before = map(&machine);
+    propose(&mut machine, ClusterCommand::Away { nodes: vec![id(1), id(2)] }).unwrap();
+    let away = map(&machine);
+    assert!(check(&machine, before.epoch) && check(&machine, away.epoch), "an absence that begins makes nothing void");
+    propose(&mut machine, ClusterCommand::Back { node: id(1) }).unwrap();
+    let back = map(&machine);
+    assert!(!check(&machine, before.epoch) && !check(&machine, away.epoch) && check(&machine, back.epoch));
+    assert_eq!(back.may_hold, away.may_hold, "what others took counts still");
+}
+
+#[test]
+fn partitions_become_clean_only_when_no_owner_is_away_and_by_words_since_stand_ins_changed() {
+    let mut machine = cluster(5);
+    propose(&mut machine, ClusterCommand::Away { nodes: vec![id(1), id(2)] }).unwrap();
+    propose(&mut machine, ClusterCommand::Back { node: id(1) }).unwrap();
+    let back = map(&machine);
+    let all: Vec<Partition> = back.unclean().into_iter().collect();
+    let of_two: BTreeSet<Partition> = back.placement().unwrap().kept_by(id(2)).collect();
+    propose(&mut machine, ClusterCommand::Clean { acting: before_of(back.acting), partitions: all.clone() }).unwrap();
+    assert_eq!(map(&machine), back, "meant for stand-ins of before");
+    propose(&mut machine, ClusterCommand::Clean { acting: back.acting, partitions: all }).unwrap();
+    assert_eq!(map(&machine).unclean(), back.unclean().intersection(&of_two).copied().collect());
+    propose(&mut machine, ClusterCommand::Back { node: id(2) }).unwrap();
+    let last = map(&machine);
+    let rest: Vec<Partition> = last.unclean().into_iter().collect();
+    propose(&mut machine, ClusterCommand::Clean { acting: last.acting, partitions: rest }).unwrap();
+    assert_eq!(map(&machine).may_hold, []);
+}
+
+fn before_of(epoch: Epoch) -> Epoch {
+    Epoch(epoch.0 - 1)
+}
