@@ -22,7 +22,7 @@ use wire::{
 
 pub(crate) use file_writer::{FileWriter, NewFile, Target};
 pub use put::PutError;
-pub(crate) use put::{Sealed, Stamped, put_chunk};
+pub(crate) use put::{Sealed, Stamped, await_newer_map, put_chunk};
 pub use quorum_write::Durable;
 use splitter::Splitter;
 

@@ -40,7 +40,7 @@ use crate::{
     garbage,
     kv::KvStore,
     lease::Leases,
-    membership::{Detector, Founding, Moves, Reports, Sessions},
+    membership::{Detector, Founding, Moves, Reports, Sessions, StandIns},
     namespace,
     repair::RepairState,
 };
@@ -182,6 +182,8 @@ pub struct LeaderState {
     pub garbage: garbage::Lead,
     /// What nodes have taken over.
     pub moves: Moves,
+    /// Who is away, and what its owners have made whole.
+    pub stand_ins: StandIns,
     /// What nodes say of themselves.
     pub reports: Reports,
 }
@@ -275,6 +277,7 @@ impl Node {
     fn tend_copies(self: &Arc<Self>) {
         self.tasks.spawn(crate::repair::run(self.clone()));
         self.tasks.spawn(crate::repair::take_over(self.clone()));
+        self.tasks.spawn(crate::repair::clean(self.clone()));
         self.tasks.spawn(crate::repair::drop_leftovers(self.clone()));
         self.tasks.spawn(crate::repair::scrub(self.clone()));
         self.tasks.spawn(garbage::run(self.clone()));
@@ -413,6 +416,7 @@ impl Node {
                 leases: Leases::new(term, now),
                 garbage: garbage::Lead::default(),
                 moves: Moves::new(membership.out_after),
+                stand_ins: StandIns::new(membership.down_after),
                 reports: Reports::default(),
             });
         }

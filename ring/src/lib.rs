@@ -24,6 +24,7 @@ pub mod plan;
 mod quorum;
 mod replica_set;
 pub mod solver;
+mod stand_in;
 mod transition;
 
 pub use assignment::{Ring, RingError};
@@ -33,4 +34,5 @@ pub use member::{Member, NodeId, NodeIdError, Weight, Zone, ZoneError};
 pub use partition::{Partition, PartitionBits, PartitionBitsError};
 pub use quorum::{ReplicaCount, ReplicaCountError};
 pub use replica_set::{ReplicaSet, ReplicaSetError};
+pub use stand_in::stand_in;
 pub use transition::{Placement, Transition, TransitionError};

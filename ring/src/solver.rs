@@ -27,6 +27,7 @@ use crate::{Epoch, Member, NodeId, PartitionBits, ReplicaCount, Ring};
 use draft::{Draft, Prior};
 use shares::Shares;
 use topology::{Topology, VACANT};
+pub(crate) use topology::{mix, salt};
 
 /// Why no ring can be solved.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

@@ -16,5 +16,6 @@ mod quorum;
 mod recover;
 mod rot;
 mod scrub;
+mod standins;
 mod store;
 mod strangers;

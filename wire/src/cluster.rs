@@ -10,6 +10,7 @@ use crate::{
     garbage::{GarbageAnswer, GarbageRequest},
     health::{HealthAnswer, HealthRequest},
     moves::{Leave, Leaving, MovesAnswer, MovesRequest},
+    stand_in::Away,
 };
 
 /// Identity of a cluster: random, born at `init`.
@@ -66,14 +67,14 @@ impl NodeRow {
     }
 }
 
-/// Nodes beside the owners that may hold acknowledged chunks of a partition: old owners and stand-ins since the
-/// partition was last confirmed clean. Readers try them all before they give up.
+/// A node beside the owners that may hold acknowledged chunks of partitions: since they were last confirmed clean it stood in
+/// for an owner, or owned them itself while another did. Readers try them all before they give up.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct MayHold {
-    /// Which partition.
-    pub partition: Partition,
-    /// Nodes beside its owners.
-    pub nodes: Vec<NodeId>,
+    /// Who. It may have been removed since.
+    pub node: NodeId,
+    /// Which partitions, in order.
+    pub partitions: Vec<Partition>,
 }
 
 /// Nodes that hold a partition, or are to, and how many of them must have a chunk on stable storage before it counts.
@@ -98,12 +99,16 @@ pub struct ClusterMap {
     pub nodes: Vec<NodeRow>,
     /// Who holds what; none until `replicas` nodes have joined. Its own epoch is that of the map that brought it.
     pub ring: Option<Ring>,
-    /// Partitions that others than the owners may hold; those not named are clean.
+    /// Who beside the owners may hold what, in order of ids; partitions that are not named are clean.
     pub may_hold: Vec<MayHold>,
     /// The change from `ring` to another that is under way.
     pub transition: Option<Transition>,
     /// Members that are to hold nothing.
     pub leaving: Vec<Leave>,
+    /// Members whose writes others take, in order of ids.
+    pub away: Vec<Away>,
+    /// Epoch of the map at which the last one went away or came back, or got another stand-in.
+    pub acting: Epoch,
 }
 
 impl ClusterMap {
@@ -118,26 +123,29 @@ impl ClusterMap {
     }
 
     /// What a put to `partition` must reach: a write quorum of its owners, and while others are to own it one of theirs
-    /// too. Nodes that were removed are not waited for: of what is left of a row all, or a write quorum, count. None if
-    /// nobody is left.
+    /// too. In the place of those that are away count their stand-ins. Nodes that were removed are not waited for: of
+    /// what is left of a row all, or a write quorum, count. None if nobody is left.
     pub fn put_rows(&self, partition: Partition) -> Vec<PutRow> {
         let Some(placement) = self.placement() else { return Vec::new() };
         let quorum = placement.replicas().write_quorum();
-        let members = |row: &mut dyn Iterator<Item = NodeId>| -> Option<PutRow> {
-            let nodes: Vec<NodeId> = row.filter(|node| self.node(*node).is_some()).collect();
+        let acting = |row: Vec<NodeId>| -> Option<PutRow> {
+            let nodes = self.acting(partition, &row);
             (!nodes.is_empty()).then(|| PutRow { quorum: quorum.min(nodes.len()), nodes })
         };
-        let owners = members(&mut placement.owners(partition));
-        let next = placement.next_owners(partition).and_then(|mut next| members(&mut next));
+        let owners = acting(placement.owners(partition).collect());
+        let next = placement.next_owners(partition).and_then(|next| acting(next.collect()));
         owners.into_iter().chain(next).collect()
     }
 
     /// Nodes beside the owners of `partition` that may hold chunks of it: those that are to own it, and those of
     /// [`ClusterMap::may_hold`].
     pub fn others(&self, partition: Partition) -> impl Iterator<Item = NodeId> + '_ {
-        let coming = self.placement().into_iter().flat_map(move |placement| placement.coming(partition));
-        let rows = self.may_hold.iter().filter(move |row| row.partition == partition);
-        coming.chain(rows.flat_map(|row| row.nodes.iter().copied()))
+        let placement = self.placement();
+        let is_owner = move |node: NodeId| placement.is_some_and(|placement| placement.is_owner(partition, node));
+        let is_coming = move |node: NodeId| placement.is_some_and(|placement| placement.keeps(partition, node));
+        let coming = placement.into_iter().flat_map(move |placement| placement.coming(partition));
+        let beside = self.may_hold(partition).filter(move |node| !is_coming(*node));
+        coming.chain(beside).filter(move |node| !is_owner(*node) && self.node(*node).is_some())
     }
 
     /// Why `node` is to hold nothing, if it is so.

@@ -33,6 +33,7 @@ pub mod moves;
 pub mod namespace;
 pub mod quic;
 mod refusal;
+pub mod stand_in;
 pub mod token;
 pub mod tree;
 

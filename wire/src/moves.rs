@@ -63,6 +63,15 @@ pub enum MovesRequest {
     },
     /// How far the moves are.
     Status,
+    /// From nodes only: the sender owns these partitions, and holds all that their owners hold and those that may hold
+    /// something of them, whose map of this epoch is the last that changed stand-ins. Said again until they are clean;
+    /// at most [`CONFIRMED_MAX`].
+    ConfirmClean {
+        /// [`crate::cluster::ClusterMap::acting`].
+        acting: Epoch,
+        /// Which partitions.
+        partitions: Vec<Partition>,
+    },
 }
 
 /// What is answered about nodes that come and go.
@@ -101,6 +110,19 @@ pub struct MovesStatus {
     pub transition: Option<TransitionStatus>,
     /// Partitions of which some owner is out, or was removed: they have fewer replicas than they should.
     pub endangered: u32,
+    /// Members whose writes others take.
+    pub away: Vec<AwayStatus>,
+    /// Partitions of which others than the owners may hold chunks that not every owner has yet.
+    pub unclean: u32,
+}
+
+/// A member whose writes others take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct AwayStatus {
+    /// Who.
+    pub node: NodeId,
+    /// Partitions of which they do.
+    pub partitions: u32,
 }
 
 /// A transition under way.

@@ -186,6 +186,7 @@ fn counted(
         },
         KR::Moves(request) => match request {
             MR::Confirm { .. } | MR::Drain { .. } | MR::Undrain { .. } | MR::Remove { .. } | MR::Status => {}
+            MR::ConfirmClean { .. } => {}
         },
         KR::Health(request) => match request {
             HR::Report(_) | HR::Status => {}

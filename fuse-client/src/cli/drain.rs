@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use fuse_client::Cluster;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ring::NodeId;
+use ring::{NodeId, Partition};
 use tokio::time::{Instant, sleep};
 use wire::{
     cluster::ClusterMap,
@@ -86,7 +86,7 @@ fn replicas(map: &ClusterMap) -> String {
     counted(u64::try_from(map.replicas.count()).expect("at most 7"), "replica", "replicas")
 }
 
-/// Waits until the map gives `node` nothing.
+/// Waits until the map gives `node` nothing, and nothing counts that it may hold.
 async fn wait(cluster: &Cluster, screen: Screen, node: NodeId, name: &str) -> Result<(), Failure> {
     let bar = screen.stderr_terminal.then(bar);
     let (mut all, mut heard, mut said) = (None, Instant::now(), Instant::now());
@@ -94,7 +94,8 @@ async fn wait(cluster: &Cluster, screen: Screen, node: NodeId, name: &str) -> Re
         match cluster.refresh().await {
             Ok(map) => {
                 heard = Instant::now();
-                let left = map.placement().map_or(0, |placement| placement.kept_by(node).count());
+                let counts = |partition: &Partition| map.counts(*partition, node);
+                let left = map.placement().map_or(0, |placement| placement.bits().partitions().filter(counts).count());
                 let left = u64::try_from(left).expect("a ring has at most 2^20 partitions");
                 let all = *all.get_or_insert(left);
                 let done = all.saturating_sub(left);

@@ -1,7 +1,10 @@
 //! What a status means: room for files, warnings, whether all is well. Pure.
 
 use ring::{NodeId, ReplicaCount};
-use wire::cluster::{ClusterStatus, NodeState, NodeStatus, StoreReport};
+use wire::{
+    cluster::{ClusterStatus, NodeState, NodeStatus, StoreReport},
+    moves::MovesStatus,
+};
 
 use super::text::number::{counted, long_size};
 
@@ -73,7 +76,11 @@ pub(crate) fn room(status: &ClusterStatus) -> Room {
 }
 
 /// How the cluster is, and what wants attention, the worst first.
-pub(crate) fn examine(status: &ClusterStatus, name_of: &dyn Fn(NodeId) -> String) -> (Health, Vec<Warning>) {
+pub(crate) fn examine(
+    status: &ClusterStatus,
+    moves: &MovesStatus,
+    name_of: &dyn Fn(NodeId) -> String,
+) -> (Health, Vec<Warning>) {
     let mut warnings = Vec::new();
     if status.missing > 0 {
         warnings.push(Warning {
@@ -89,7 +96,7 @@ pub(crate) fn examine(status: &ClusterStatus, name_of: &dyn Fn(NodeId) -> String
     let down = status
         .nodes
         .iter()
-        .filter(|node| matches!(node.state, NodeState::Down | NodeState::Out) && node.partitions > 0)
+        .filter(|node| matches!(node.state, NodeState::Down | NodeState::Out) && node.partitions > taken(moves, node))
         .count();
     let spare = status.replicas.count() - status.replicas.write_quorum();
     if status.missing == 0 && down > spare {
@@ -103,6 +110,10 @@ pub(crate) fn examine(status: &ClusterStatus, name_of: &dyn Fn(NodeId) -> String
     for node in &status.nodes {
         let name = name_of(node.row.id);
         warnings.extend(node_warnings(node, &name));
+        if taken(moves, node) > 0 {
+            let text = format!("writes of node {name} go to stand-ins");
+            warnings.push(Warning { kind: "away", node: Some(node.row.id), text });
+        }
     }
     let health = match (unavailable, warnings.is_empty()) {
         (true, _) => Health::Unavailable,
@@ -110,6 +121,11 @@ pub(crate) fn examine(status: &ClusterStatus, name_of: &dyn Fn(NodeId) -> String
         (false, true) => Health::Ok,
     };
     (health, warnings)
+}
+
+/// Partitions of which others take the writes of `node`.
+fn taken(moves: &MovesStatus, node: &NodeStatus) -> u32 {
+    moves.away.iter().find(|away| away.node == node.row.id).map_or(0, |away| away.partitions)
 }
 
 /// Whether it is time to add room, though not an error yet.
@@ -191,6 +207,7 @@ mod tests {
     use wire::{
         chunk::Incarnation,
         cluster::{ClusterId, ClusterStatus, KeyFingerprint, NodeRow, NodeState, NodeStatus, RaftRole, StoreReport},
+        moves::{AwayStatus, MovesStatus},
         namespace::Usage,
     };
 
@@ -238,7 +255,11 @@ mod tests {
     }
 
     fn kinds(status: &ClusterStatus) -> (Health, Vec<&'static str>) {
-        let (health, warnings) = examine(status, &|id| id.to_string());
+        kinds_with(status, &MovesStatus::default())
+    }
+
+    fn kinds_with(status: &ClusterStatus, moves: &MovesStatus) -> (Health, Vec<&'static str>) {
+        let (health, warnings) = examine(status, moves, &|id| id.to_string());
         (health, warnings.iter().map(|warning| warning.kind).collect())
     }
 
@@ -293,7 +314,13 @@ mod tests {
         early.missing = 2;
         assert_eq!(kinds(&early), (Health::Unavailable, vec!["too-few-nodes"]));
         let nodes = vec![node(1, NodeState::Up), node(2, NodeState::Down), node(3, NodeState::Down)];
-        assert_eq!(kinds(&status(nodes)), (Health::Unavailable, vec!["no-write-quorum", "node-down", "node-down"]));
+        let status = status(nodes);
+        assert_eq!(kinds(&status), (Health::Unavailable, vec!["no-write-quorum", "node-down", "node-down"]));
+        // Others take all writes of one of them.
+        let away = |partitions| vec![AwayStatus { node: NodeId::from_bytes([2; 16]), partitions }];
+        let moves = |partitions| MovesStatus { away: away(partitions), ..MovesStatus::default() };
+        assert_eq!(kinds_with(&status, &moves(3)).0, Health::Unavailable, "not all of its writes");
+        assert_eq!(kinds_with(&status, &moves(4)), (Health::Degraded, vec!["node-down", "away", "node-down"]));
     }
 
     #[test]

@@ -34,18 +34,22 @@ pub(crate) struct NodesArguments {
 
 /// Lists nodes.
 pub(crate) async fn run(invocation: &Invocation, arguments: NodesArguments) -> Result<(), Failure> {
-    let status = invocation
+    let (status, map) = invocation
         .with_cluster(async |cluster| {
             let failed = |error| Line::new("cannot list the nodes").because(&error).failed();
-            cluster.status().await.map_err(failed)
+            Ok((cluster.status().await.map_err(failed)?, cluster.refresh().await.map_err(failed)?))
         })
         .await?;
     if arguments.json {
-        let nodes: Vec<Value> = status.nodes.iter().map(node_json).collect();
+        let nodes: Vec<Value> = status.nodes.iter().map(|node| node_json(node, map.is_away(node.row.id))).collect();
         return invocation.screen.print_json(&json!({ "epoch": status.epoch.0, "nodes": nodes }));
     }
     let mut text = node_table(&status).text();
     text.push_str(&without_partitions(&status).map(|note| format!("\n{note}\n")).unwrap_or_default());
+    let name = node_names(&status);
+    for away in map.away.iter().filter(|away| away.partitions() > 0) {
+        text.push_str(&format!("\nWrites of node {} go to stand-ins.\n", name(away.node)));
+    }
     invocation.screen.print(&text)
 }
 
@@ -102,7 +106,7 @@ pub(crate) fn without_partitions(status: &ClusterStatus) -> Option<String> {
 }
 
 /// A node as JSON.
-pub(crate) fn node_json(node: &NodeStatus) -> Value {
+pub(crate) fn node_json(node: &NodeStatus, is_away: bool) -> Value {
     let store = node.store.as_ref().map(|store| {
         json!({
             "capacity": store.capacity,
@@ -124,6 +128,7 @@ pub(crate) fn node_json(node: &NodeStatus) -> Value {
         "state": state_word(node.state),
         "role": role_word(node.role),
         "partitions": node.partitions,
+        "away": is_away,
         "store": store,
     })
 }

@@ -217,6 +217,7 @@ async fn summary(invocation: &Invocation, arguments: &RingArguments, cluster: &C
                     "zone": row.zone.as_ref().map(ToString::to_string),
                     "weight": row.weight.0,
                     "partitions": counts.get(&row.id).copied().unwrap_or(0),
+                    "away": map.is_away(row.id),
                 })
             })
             .collect();
@@ -225,6 +226,7 @@ async fn summary(invocation: &Invocation, arguments: &RingArguments, cluster: &C
             "ring_epoch": ring.epoch().0,
             "partitions": ring.bits().count(),
             "replicas": ring.replicas().count(),
+            "unclean": map.unclean().len(),
             "nodes": nodes,
         }));
     }
@@ -247,7 +249,7 @@ async fn summary(invocation: &Invocation, arguments: &RingArguments, cluster: &C
         let weight = row.weight.0.to_string();
         table.push(vec![name(row.id), row.address.to_string(), zone, weight, count.to_string(), of_share]);
     }
-    let text = format!(
+    let mut text = format!(
         "Epoch {} of the map; the ring, of epoch {}, has {} partitions, {} of each.\n\n{}",
         map.epoch,
         ring.epoch(),
@@ -255,6 +257,9 @@ async fn summary(invocation: &Invocation, arguments: &RingArguments, cluster: &C
         counted(u64::try_from(ring.replicas().count()).expect("at most 7"), "replica", "replicas"),
         table.text()
     );
+    for away in map.away.iter().filter(|away| away.partitions() > 0) {
+        text.push_str(&format!("\nWrites of node {} go to stand-ins.\n", name(away.node)));
+    }
     invocation.screen.print(&text)
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use wire::{
     cluster::{ClusterStatus, NodeState, NodeStatus},
     health::{HealthStatus, NodeHealth},
-    moves::{MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
+    moves::{AwayStatus, MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
 };
 
 use super::{
@@ -52,7 +52,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: StatusArguments) -> 
             }
         })
         .await?;
-    let (mut health, mut warnings) = examine(&status, &node_names(&status));
+    let (mut health, mut warnings) = examine(&status, &moves, &node_names(&status));
     if moves.endangered > 0 {
         let text = format!(
             "{} fewer replicas than wished until others have taken over",
@@ -108,6 +108,12 @@ fn sentences(status: &ClusterStatus, moves: &MovesStatus, health: Health, warnin
             long_size(bytes_left(status, transition)),
         ));
     }
+    if moves.unclean > 0 && moves.away.is_empty() {
+        text.push_str(&format!(
+            "Nodes that were away fetch what others took for them: {} to go.\n",
+            counted(u64::from(moves.unclean), "partition", "partitions"),
+        ));
+    }
     for warning in warnings {
         text.push_str(&format!("Warning: {}.\n", warning.text));
     }
@@ -136,7 +142,8 @@ fn status_json(
         .collect();
     let told = |node: &NodeStatus| nodes.and_then(|all| all.nodes.iter().find(|told| told.node == node.row.id));
     let node = |node: &NodeStatus| {
-        let mut object = node_json(node);
+        let is_away = moves.away.iter().any(|away| away.node == node.row.id);
+        let mut object = node_json(node, is_away);
         object["scrub"] = told(node).map_or(Value::Null, scrub_json);
         object
     };
@@ -192,5 +199,11 @@ fn moves_json(status: &ClusterStatus, moves: &MovesStatus) -> Value {
             "coming": coming,
         })
     });
-    json!({ "endangered": moves.endangered, "transition": transition })
+    let away = |away: &AwayStatus| json!({ "node": away.node.to_string(), "partitions": away.partitions });
+    json!({
+        "endangered": moves.endangered,
+        "transition": transition,
+        "away": moves.away.iter().map(away).collect::<Vec<_>>(),
+        "unclean": moves.unclean,
+    })
 }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     cluster::{ClusterError, now, pool_units},
     session::GcStamp,
-    upload::{PutError, Sealed, Stamped, put_chunk},
+    upload::{PutError, Sealed, Stamped, await_newer_map, put_chunk},
 };
 
 /// Bytes of one batch of a flush: eight full chunks.
@@ -357,6 +357,7 @@ impl Shared {
                 Ok(answer) => answer,
                 Err(FsError::Op(OpError::StaleEpoch | OpError::StaleGc)) if tries < TRIES_MAX => {
                     tries += 1;
+                    await_newer_map(tries).await;
                     self.cluster.refresh().await?;
                     self.session().refresh_stamp().await?;
                     waiting.clear();

@@ -10,7 +10,7 @@ use wire::namespace::{
 
 use super::{
     UploadError,
-    put::{PutError, Sealed, Stamped, put_chunk},
+    put::{PutError, Sealed, Stamped, await_newer_map, put_chunk},
 };
 use crate::{
     cluster::{Cluster, pool_units},
@@ -155,7 +155,7 @@ impl FileWriter {
             match self.create(NewContent::Extents { extents, size }).await {
                 Err(error) if is_stale(&error) && reputs < REPUTS_MAX => {
                     reputs += 1;
-                    self.put_again().await?;
+                    self.put_again(reputs).await?;
                 }
                 other => return other,
             }
@@ -188,7 +188,7 @@ impl FileWriter {
                 }
                 Err(error) if is_stale(&error) && reputs < REPUTS_MAX => {
                     reputs += 1;
-                    self.put_again().await?;
+                    self.put_again(reputs).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -226,7 +226,8 @@ impl FileWriter {
     }
 
     /// Epoch or stamp have passed: every chunk is read back, verified, and put at the new ones.
-    async fn put_again(&mut self) -> Result<(), UploadError> {
+    async fn put_again(&mut self, reputs: u32) -> Result<(), UploadError> {
+        await_newer_map(reputs).await;
         self.cluster.refresh().await.map_err(NamespaceError::from)?;
         self.session.refresh_stamp().await.map_err(|error| self.changed(error))?;
         for (offset, (extent, stamp)) in std::mem::take(&mut self.stable) {

@@ -12,7 +12,7 @@ use tokio::{
 use wire::{
     Refusal,
     chunk::{ChunkAnswer, ChunkRequest, Durability, Incarnation},
-    cluster::ClusterMap,
+    cluster::{ClusterMap, PutRow},
 };
 
 use super::quorum_write::{Durable, PutFailure, QuorumWrite, Subject, Turn};
@@ -27,8 +27,17 @@ const PUT_DEADLINE: Duration = Duration::from_secs(15);
 /// How long one replica may take for one chunk: 4 MiB at 512 KiB/s.
 const PUT_CALL_DEADLINE: Duration = Duration::from_secs(8);
 
+/// A put that takes longer than this asks whether others take the writes of its row by now, and again after as long.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long that question may take.
+const LOOK_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Between two attempts at different epochs, when the newer map has not come round yet.
 const STALE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest of the pauses before what is committed at too old an epoch is put again.
+const STALE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A replica behind its quorum is waited for as long as its node answers anything in such a time …
 const STRAGGLER_SIGN_OF_LIFE: Duration = Duration::from_secs(2);
@@ -133,6 +142,14 @@ pub(crate) async fn put_chunk(
     }
 }
 
+/// What was put by too old a map is put again, for the `turn`th time: the node that is asked for the map may learn of it after
+/// the namespace did, by half a second.
+pub(crate) async fn await_newer_map(turn: u32) {
+    if turn > 1 {
+        sleep((STALE_PAUSE * 2u32.saturating_pow(turn)).min(STALE_PAUSE_MAX)).await;
+    }
+}
+
 /// A map with a ring. When the last node has joined, it takes a moment to solve.
 async fn placeable(cluster: &Cluster, until: Instant) -> Result<Arc<ClusterMap>, PutError> {
     let mut map = cluster.map();
@@ -160,6 +177,8 @@ enum End {
 enum Event {
     Put(NodeId, Result<Incarnation, ChunkCallError>),
     Synced(NodeId, Result<Incarnation, FlushError>),
+    /// Somebody was asked for a newer map.
+    Looked,
 }
 
 /// An attempt at one epoch.
@@ -167,6 +186,8 @@ struct Put {
     cluster: Cluster,
     chunk: Sealed,
     subject: Subject,
+    /// What the map of the attempt demands.
+    rows: Vec<PutRow>,
     write: QuorumWrite,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
     /// The last word of each node that failed.
@@ -182,8 +203,29 @@ impl Put {
             true | false => Turn::Reserve,
         };
         let rows = map.put_rows(placement.bits().partition_of(&chunk.key));
-        let write = QuorumWrite::new(subject, rows, turn, now(), until.into_std());
-        Self { cluster: cluster.clone(), chunk, subject, write, events: FuturesUnordered::new(), failures: Vec::new() }
+        let write = QuorumWrite::new(subject, rows.clone(), turn, now(), until.into_std());
+        let (cluster, events, failures) = (cluster.clone(), FuturesUnordered::new(), Vec::new());
+        let put = Self { cluster, chunk, subject, rows, write, events, failures };
+        put.look_later();
+        put
+    }
+
+    /// Nodes that are silent do not tell that others take their writes.
+    fn look_later(&self) {
+        let (cluster, epoch) = (self.cluster.clone(), self.subject.epoch);
+        self.events.push(Box::pin(async move {
+            sleep(LOOK_EVERY).await;
+            // Whoever cannot be asked now is asked again.
+            let _asked = timeout_at(Instant::now() + LOOK_DEADLINE, cluster.refresh_beyond(epoch)).await;
+            Event::Looked
+        }));
+    }
+
+    /// Whether the newest map demands other nodes than this attempt asks.
+    fn is_outdated(&self) -> bool {
+        let map = self.cluster.map();
+        let partition = map.placement().map(|placement| placement.bits().partition_of(&self.subject.key));
+        map.epoch > self.subject.epoch && partition.is_some_and(|partition| map.put_rows(partition) != self.rows)
     }
 
     /// Until the quorum stands or is lost.
@@ -242,6 +284,10 @@ impl Put {
 
     fn take_in(&mut self, event: Event) -> Option<End> {
         match event {
+            // What has its quorum waits for its stragglers alone.
+            Event::Looked if self.write.is_decided() => {}
+            Event::Looked if self.is_outdated() => return Some(End::StaleEpoch),
+            Event::Looked => self.look_later(),
             Event::Put(node, Ok(incarnation)) => self.write.handle_accepted(node, incarnation),
             Event::Synced(node, Ok(incarnation)) => self.write.handle_synced(node, incarnation, now()),
             Event::Put(node, Err(error)) => {

@@ -265,6 +265,11 @@ impl QuorumWrite {
         Some(outcome)
     }
 
+    /// Whether the outcome was told.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.told
+    }
+
     /// That a row can have no quorum any more.
     fn lost(&self, row: &PutRow) -> Option<QuorumLost> {
         let lost = self.count(row, |state| matches!(state, State::Lost { .. }));

@@ -88,8 +88,8 @@ pub(crate) fn holders<'a>(map: &'a ClusterMap, key: &ChunkKey) -> impl Iterator<
     let ring = map.ring.as_ref();
     let partition = ring.map(|ring| ring.bits().partition_of(key));
     let owners = ring.zip(partition).map(|(ring, partition)| ring.owners(partition));
-    let beside = map.may_hold.iter().filter(move |row| Some(row.partition) == partition);
-    let all = owners.into_iter().flatten().chain(beside.flat_map(|row| row.nodes.iter().copied()));
+    let beside = partition.into_iter().flat_map(|partition| map.may_hold(partition));
+    let all = owners.into_iter().flatten().chain(beside);
     all.filter(|node| map.node(*node).is_some())
 }
 

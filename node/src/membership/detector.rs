@@ -17,6 +17,8 @@ pub struct Detector {
 #[derive(Debug)]
 struct Heard {
     at: Instant,
+    /// Since when it has not been down.
+    since: Instant,
     store: StoreReport,
 }
 
@@ -28,7 +30,9 @@ impl Detector {
 
     /// A node has spoken.
     pub fn handle_heartbeat(&mut self, node: NodeId, store: StoreReport, now: Instant) {
-        self.heard.insert(node, Heard { at: now, store });
+        let before = self.heard.get(&node).filter(|heard| now.saturating_duration_since(heard.at) < self.down_after);
+        let since = before.map_or(now, |heard| heard.since);
+        self.heard.insert(node, Heard { at: now, since, store });
     }
 
     /// How `node` is.
@@ -46,6 +50,12 @@ impl Detector {
     /// How long `node` has been silent, since this leader began to listen at most.
     pub fn silence(&self, node: NodeId, now: Instant) -> Duration {
         now.saturating_duration_since(self.heard.get(&node).map_or(self.since, |heard| heard.at))
+    }
+
+    /// How long `node` has been heard without being down in between; nothing if it is down, or was never heard.
+    pub fn steady(&self, node: NodeId, now: Instant) -> Duration {
+        let heard = self.heard.get(&node).filter(|_| self.is_heard(node, now));
+        heard.map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard.since))
     }
 
     /// The last word of `node` on its store.
@@ -99,7 +109,14 @@ mod tests {
         assert_eq!(detector.state(b, at(3000)), NodeState::Down);
         assert_eq!(detector.state(a, at(3999)), NodeState::Up);
         assert_eq!(detector.state(a, at(4000)), NodeState::Down);
+        assert_eq!(detector.steady(a, at(3999)), Duration::from_millis(2999));
+        assert_eq!(detector.steady(a, at(4000)), Duration::ZERO);
         detector.handle_heartbeat(a, report(7), at(9000));
+        assert_eq!(
+            detector.steady(a, at(9001)),
+            Duration::from_millis(1),
+            "what was before its silence does not count"
+        );
         assert_eq!(detector.state(a, at(9001)), NodeState::CatchingUp);
         assert_eq!(detector.store(a).map(|store| store.lacking), Some(7));
     }

@@ -13,6 +13,7 @@ mod detector;
 mod moves;
 mod reports;
 mod sessions;
+mod stand_ins;
 mod voters;
 
 use std::{
@@ -40,6 +41,7 @@ pub use moves::{Hearing, Moves};
 pub use reports::Reports;
 pub(crate) use reports::own_report;
 pub use sessions::{HOLDS_MAX, Opened, Sessions};
+pub use stand_ins::StandIns;
 
 use voters::VoterChange;
 
@@ -301,21 +303,32 @@ async fn keep_house(
     finish_work(node).await
 }
 
-/// Gives up who is silent, takes back who has returned, and moves partitions accordingly.
+/// Has others take the writes of who is silent, gives up who stays so, takes back who has returned, and moves partitions
+/// accordingly.
 async fn move_partitions(node: &Node) -> Result<(), Refusal> {
     for _command in 0..MOVES_MAX {
         let Some(map) = node.map() else { return Ok(()) };
         let now = Instant::now();
         let next = node.with_leader_state(|leader| {
             let detector = &leader.detector;
-            let hearing = |id| Hearing { heard: detector.is_heard(id, now), silent: detector.silence(id, now) };
-            leader.moves.poll(&map, hearing, now)
+            let hearing = |id| Hearing {
+                heard: detector.is_heard(id, now),
+                silent: detector.silence(id, now),
+                steady: detector.steady(id, now),
+            };
+            // Writes wait for this, and for nothing else.
+            leader.stand_ins.poll(&map, hearing, now).or_else(|| leader.moves.poll(&map, hearing, now))
         });
         let Some(command) = next.flatten() else { return Ok(()) };
         match &command {
             ClusterCommand::Settle { epoch, partitions } => {
                 info!(%epoch, partitions = partitions.len(), "partitions have gone over to their new owners");
             }
+            ClusterCommand::Clean { partitions, .. } => {
+                info!(partitions = partitions.len(), "partitions are whole with their owners again");
+            }
+            ClusterCommand::Away { nodes } => info!(?nodes, "are away: others take their writes"),
+            ClusterCommand::Back { node } => info!(?node, "takes its writes itself"),
             command => info!(?command, "the ring is to change"),
         }
         propose(node, CommandBody::Cluster(command)).await?;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use wire::{
     cluster::{ClusterMap, NodeRow},
     health::Moving,
-    moves::{Coming, Leaving, MovesStatus, TransitionStatus},
+    moves::{AwayStatus, Coming, Leaving, MovesStatus, TransitionStatus},
 };
 
 use crate::namespace::{ClusterCommand, SETTLED_MAX};
@@ -33,6 +33,8 @@ pub struct Hearing {
     pub heard: bool,
     /// How long it has been silent, since this leader leads at most.
     pub silent: Duration,
+    /// How long it has been heard without being down in between, by this leader.
+    pub steady: Duration,
 }
 
 /// What nodes have confirmed to this leader. Soft state: they say it again.
@@ -82,7 +84,7 @@ impl Moves {
     fn whom_to_leave(&self, map: &ClusterMap, hearing: &impl Fn(NodeId) -> Hearing) -> Option<ClusterCommand> {
         let holding = map.nodes.iter().filter(|row| map.leaving(row.id).is_none()).count();
         map.nodes.iter().find_map(|NodeRow { id, .. }| {
-            let Hearing { heard, silent } = hearing(*id);
+            let Hearing { heard, silent, .. } = hearing(*id);
             let why = match map.leaving(*id) {
                 None if silent >= self.out_after && holding > map.replicas.count() => Some(Leaving::Out),
                 Some(Leaving::Out) if heard => None,
@@ -155,7 +157,8 @@ impl Moves {
                 coming: coming.into_values().collect(),
             }
         });
-        MovesStatus { epoch, transition, endangered }
+        let away = map.away.iter().map(|away| AwayStatus { node: away.node, partitions: count(away.partitions()) });
+        MovesStatus { epoch, transition, endangered, away: away.collect(), unclean: count(map.unclean().len()) }
     }
 }
 

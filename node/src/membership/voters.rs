@@ -97,6 +97,8 @@ mod tests {
             may_hold: Vec::new(),
             transition: None,
             leaving: leaving.iter().map(|node| Leave { node: id(*node), why: Leaving::Out }).collect(),
+            away: Vec::new(),
+            acting: Epoch(0),
         }
     }
 

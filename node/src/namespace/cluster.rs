@@ -6,14 +6,14 @@
 //! - An identity or an address belongs to one key.
 //!
 //! # Not here
-//! From one ring to the next (`moves`).
+//! From one ring to the next (`moves`); who is away (`stand_ins`).
 
 use std::net::SocketAddr;
 
-use ring::{Epoch, GcEpoch, Member, NodeId, Partition, PartitionBits, solver};
+use ring::{Epoch, GcEpoch, Member, NodeId, PartitionBits, solver};
 use wire::{
     Refusal,
-    cluster::{ClusterId, ClusterMap, KeyFingerprint, MayHold, Newcomer, NodeRow, Peer, PeerAccess, TokenPurpose},
+    cluster::{ClusterId, ClusterMap, KeyFingerprint, Newcomer, NodeRow, Peer, PeerAccess, TokenPurpose},
     namespace::{INODE_RANGE_LEN, Inode, Mode, Timestamp, Usage},
 };
 
@@ -21,10 +21,8 @@ use super::{
     command::{ClientRow, ClusterCommand, ClusterOutcome, CommandOutcome},
     edit::{Edit, Fault, collect},
     moves,
-    row::{
-        self, Body, Counters, InodeRow, MayHoldRow, MemberRow, MetaRow, SealedAuthority, Standing, TokenRow, TokenUse,
-    },
-    table,
+    row::{self, Body, Counters, InodeRow, MemberRow, MetaRow, SealedAuthority, Standing, TokenRow, TokenUse},
+    stand_ins, table,
 };
 use crate::kv::{KvError, KvRead};
 
@@ -38,19 +36,17 @@ const TOKENS_MAX: usize = 1024;
 /// The map: members and ring; none before the cluster is founded.
 pub fn cluster_map(rows: &dyn KvRead) -> Result<Option<ClusterMap>, KvError> {
     let Some(meta) = row::read::<MetaRow>(rows, &table::single(table::META))? else { return Ok(None) };
-    let may_hold = table_rows::<MayHoldRow>(rows, table::MAY_HOLD)?
-        .into_iter()
-        .filter_map(|(key, nodes)| Some(MayHold { partition: Partition(partition_of(&key)?), nodes }))
-        .collect();
     Ok(Some(ClusterMap {
         cluster: meta.cluster,
         epoch: meta.epoch,
         replicas: meta.replicas,
         nodes: members(rows)?,
         ring: row::read(rows, &table::single(table::RING))?,
-        may_hold,
+        may_hold: stand_ins::may_hold(rows)?,
         transition: moves::transition(rows)?,
         leaving: moves::leaving(rows)?,
+        away: stand_ins::away(rows)?,
+        acting: meta.acting,
     }))
 }
 
@@ -97,10 +93,6 @@ pub(super) fn table_rows<T: serde::de::DeserializeOwned>(
     Ok(decoded)
 }
 
-fn partition_of(key: &[u8]) -> Option<u32> {
-    key.last_chunk().map(|bytes| u32::from_be_bytes(*bytes))
-}
-
 /// Whether there is a token whose secret has this hash; it may be used or expired.
 pub fn is_token(rows: &dyn KvRead, hash: &[u8; 32]) -> Result<bool, KvError> {
     let row: Option<TokenRow> = row::read(rows, &table::token(hash))?;
@@ -123,6 +115,7 @@ impl Edit<'_> {
                     bits: None,
                     highest_fence: Epoch::default(),
                     floor: Epoch::default(),
+                    acting: Epoch::default(),
                 };
                 let authority = SealedAuthority { certificate: authority.clone(), sealed_key: sealed_key.clone() };
                 Ok(self.found(meta, node, &authority, *owner)?)
@@ -147,6 +140,9 @@ impl Edit<'_> {
                 | ClusterCommand::RemoveNode { .. },
                 Some(meta),
             ) => return self.moves(meta, command),
+            (ClusterCommand::Away { .. } | ClusterCommand::Back { .. } | ClusterCommand::Clean { .. }, Some(meta)) => {
+                return self.absence(meta, command);
+            }
         };
         Ok(match result {
             Ok(epoch) => CommandOutcome::Cluster(ClusterOutcome::Done { epoch }),
@@ -201,7 +197,7 @@ impl Edit<'_> {
 
     /// The map has changed: it gets its epoch.
     pub(super) fn next_map(&mut self, meta: MetaRow) -> Result<Epoch, Fault> {
-        let meta = MetaRow { epoch: meta.epoch.next(), ..meta };
+        let meta = self.stand_in_anew(MetaRow { epoch: meta.epoch.next(), ..meta })?;
         self.put(table::single(table::META), &meta)?;
         Ok(meta.epoch)
     }

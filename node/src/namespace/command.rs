@@ -190,6 +190,24 @@ pub enum ClusterCommand {
         /// The generation that begins.
         generation: u64,
     },
+    /// Others take the writes of nodes, where somebody can. Changes nothing if nobody can anywhere. Nodes that fall silent
+    /// together go away together: none is taken for a stand-in of the other.
+    Away {
+        /// Whose.
+        nodes: Vec<NodeId>,
+    },
+    /// A node takes its writes itself.
+    Back {
+        /// Which.
+        node: NodeId,
+    },
+    /// Every owner of these partitions holds what anybody holds of them: what others hold does not count any more.
+    Clean {
+        /// Epoch of the map that changed stand-ins last: they have confirmed it since.
+        acting: Epoch,
+        /// At most [`super::SETTLED_MAX`]; more are left for the next command.
+        partitions: Vec<Partition>,
+    },
 }
 
 /// What a command came to.

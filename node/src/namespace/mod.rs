@@ -32,6 +32,7 @@ mod reach;
 mod recovery;
 mod row;
 mod session;
+mod stand_ins;
 pub mod table;
 mod xattrs;
 

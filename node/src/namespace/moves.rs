@@ -56,6 +56,9 @@ impl Edit<'_> {
             | ClusterCommand::RedeemToken { .. }
             | ClusterCommand::SolveRing
             | ClusterCommand::MoveNode { .. }
+            | ClusterCommand::Away { .. }
+            | ClusterCommand::Back { .. }
+            | ClusterCommand::Clean { .. }
             | ClusterCommand::Recover { .. } => Err(Refusal::Internal),
         };
         Ok(match result {
@@ -139,6 +142,7 @@ impl Edit<'_> {
         if settled.is_empty() {
             return Ok(Ok(meta.epoch));
         }
+        self.keep_former_owners(&settled)?;
         for partition in settled {
             transition.settle(partition);
             self.put(table::partition(table::FENCE, partition), &epoch)?;
@@ -188,7 +192,8 @@ impl Edit<'_> {
         let mut meta = meta;
         if let Some(ring) = self.read::<Ring>(&table::single(table::RING))? {
             let transition = transition(self)?;
-            let is_needed = Placement::new(&ring, transition.as_ref()).kept_by(node).next().is_some();
+            let keeps = Placement::new(&ring, transition.as_ref()).kept_by(node).next().is_some();
+            let is_needed = keeps || self.may_hold_some(node)?;
             if loss == Loss::Refused && (is_needed || self.holding(node)? < meta.replicas.count()) {
                 return Ok(Err(Refusal::NotAllowed));
             }
@@ -197,6 +202,7 @@ impl Edit<'_> {
                 meta.floor = meta.epoch.next();
             }
         }
+        let meta = self.forget_away(meta, node)?;
         self.remove(table::node(node))?;
         self.put(table::removed(node), &())?;
         let leaving = table::leaving(node);

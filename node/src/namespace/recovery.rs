@@ -5,6 +5,7 @@
 //! - No map of the lost part is taken for newer than one of this history, and no two maps have one epoch.
 //! - No chunk that was put before becomes part of a file afterwards without being put again: who acknowledged it may be
 //!   among the lost.
+//! - What nodes have confirmed in the lost part counts no longer.
 //! - No session goes on: what its client believes to be done may be undone.
 
 use ring::{Epoch, GcEpoch};
@@ -29,7 +30,7 @@ impl Edit<'_> {
         let mut epoch = meta.epoch;
         if Generation::of_epoch(epoch) < generation {
             epoch = Epoch(generation.first());
-            self.put(table::single(table::META), &MetaRow { epoch, ..meta })?;
+            self.put(table::single(table::META), &MetaRow { epoch, acting: epoch, ..meta })?;
             if let Some(counters) = self.counters()? {
                 self.put(table::single(table::COUNTERS), &jumped(counters))?;
             }

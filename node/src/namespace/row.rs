@@ -1,6 +1,6 @@
 //! Values of the rows: postcard behind a byte of version.
 
-use ring::{Epoch, GcEpoch, NodeId, PartitionBits, ReplicaCount};
+use ring::{Epoch, GcEpoch, Partition, PartitionBits, ReplicaCount};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use wire::{
     cluster::{ClusterId, KeyFingerprint, NodeRow, Peer, TokenPurpose},
@@ -8,6 +8,7 @@ use wire::{
         Attr, ChunkSlice, Cookie, Extent, ExtentBody, FileType, Inode, Mode, Name, OpDone, OpError, SessionId,
         SessionNonce, Timestamp,
     },
+    stand_in::StandIn,
 };
 
 use crate::kv::{KvError, KvRead};
@@ -275,8 +276,10 @@ pub(super) struct MetaRow {
     /// No fence is higher: what was put at or above it needs no look at its partition's.
     pub(super) highest_fence: Epoch,
     /// What was put below it becomes part of no file, wherever it lies: a node whose word counted then was removed with
-    /// what it held.
+    /// what it held, or others stood in for one.
     pub(super) floor: Epoch,
+    /// Epoch of the map at which the last node went away or came back, or got another stand-in.
+    pub(super) acting: Epoch,
 }
 
 /// A member, with its place in the order of joining.
@@ -310,5 +313,8 @@ pub struct SealedAuthority {
     pub sealed_key: Vec<u8>,
 }
 
-/// Nodes of a partition's may-hold row.
-pub(super) type MayHoldRow = Vec<NodeId>;
+/// Partitions of which a node beside the owners may hold chunks, in order.
+pub(super) type MayHoldRow = Vec<Partition>;
+
+/// Who takes the writes of a node that is away, in order of ids.
+pub(super) type AwayRow = Vec<StandIn>;

@@ -28,7 +28,7 @@
 //! | `META` | | [`super::row::MetaRow`] |
 //! | `NODE` | node | [`super::row::MemberRow`] |
 //! | `RING` | | [`ring::Ring`] |
-//! | `MAY_HOLD` | partition | nodes |
+//! | `MAY_HOLD` | node | partitions that it may hold beside what it owns |
 //! | `FENCE` | partition | epoch |
 //! | `TOKEN` | hash | [`super::row::TokenRow`] |
 //! | `CLIENT` | client | [`super::command::ClientRow`] |
@@ -36,6 +36,7 @@
 //! | `TRANSITION` | | [`ring::Transition`] |
 //! | `LEAVING` | node | [`wire::moves::Leaving`] |
 //! | `REMOVED` | node | nothing: it was a member, and never is one again |
+//! | `AWAY` | node | [`wire::stand_in::StandIn`]s |
 //!
 //! Extents are keyed by their last byte, so that a scan from an offset begins with the extent that holds it: the
 //! store scans forward only.
@@ -101,7 +102,7 @@ pub(super) const META: u8 = 0x50;
 pub(super) const NODE: u8 = 0x51;
 /// Row of the ring.
 pub(super) const RING: u8 = 0x52;
-/// Table of partitions that others than the owners may hold.
+/// Table of nodes that may hold chunks of partitions that they do not own.
 pub(super) const MAY_HOLD: u8 = 0x53;
 /// Table of fences.
 pub(super) const FENCE: u8 = 0x54;
@@ -117,6 +118,8 @@ pub(super) const TRANSITION: u8 = 0x58;
 pub(super) const LEAVING: u8 = 0x59;
 /// Table of nodes that were removed.
 pub(super) const REMOVED: u8 = 0x5a;
+/// Table of nodes whose writes others take.
+pub(super) const AWAY: u8 = 0x5b;
 
 /// Key of a row.
 pub(super) type Key = Vec<u8>;
@@ -250,6 +253,11 @@ pub(super) fn leaving(node: NodeId) -> Key {
 
 pub(super) fn removed(node: NodeId) -> Key {
     key(REMOVED, &[node.as_bytes()])
+}
+
+/// A row of a node in a table of nodes.
+pub(super) fn of_node(table: u8, node: NodeId) -> Key {
+    key(table, &[node.as_bytes()])
 }
 
 pub(super) fn partition(table: u8, partition: Partition) -> Key {

@@ -1,7 +1,9 @@
-//! Drops copies of partitions that have gone over to others.
+//! Drops copies of partitions that have gone over to others, or whose owners are back.
 //!
 //! A partition goes over only when every new owner has confirmed it, so what its old owners hold is needed by nobody:
-//! readers with an older map find the new owners, which that map names as well, or ask for a newer one.
+//! readers with an older map find the new owners, which that map names as well, or ask for a newer one. What a node took
+//! in the place of another counts until every owner has confirmed that it has it: as long as the map says that the node
+//! may hold something, it drops nothing of that partition.
 //!
 //! # Invariants
 //! - Nothing is dropped by a map that is older than the newest, as the leader knows it at the beginning of a round.
@@ -94,11 +96,11 @@ async fn drop_all(node: &Arc<Node>) -> Option<usize> {
     Some(dropped)
 }
 
-/// Whether `partition` is placed elsewhere, by the newest map.
+/// Whether `partition` is placed elsewhere, and nothing of it counts here, by the newest map.
 fn is_left_over(node: &Node, partition: Partition) -> bool {
     let Some(map) = node.map() else { return false };
     let is_in = map.node(node.id).is_some() && map.leaving(node.id) != Some(Leaving::Out);
-    is_in && map.placement().is_some_and(|placement| !placement.keeps(partition, node.id))
+    is_in && map.ring.is_some() && !map.counts(partition, node.id)
 }
 
 /// Drops these copies, unless their partition is placed here again. The one place where copies go because of a move: a

@@ -1,12 +1,13 @@
 //! Fetches what this node lacks: after it returns, when a copy is damaged, and now and then; reads again what it holds, to
-//! find damage; fetches what it is to own when the ring changes; and drops what it owns no longer.
+//! find damage; fetches what it is to own when the ring changes, and what others took for a node that was away; and drops
+//! what it owns no longer.
 //!
 //! A round lists the keys of this node's partitions at each other holder, fetches what is missing here, verifies it, and
 //! keeps it with the holder's stamp. Simple and complete; digests, rates and priorities come later.
 //!
 //! # Invariants
-//! - A round counts as complete only if, of every partition, at least `replicas − write_quorum` other holders were
-//!   listed to the end: with this node's own copy that meets every write quorum.
+//! - A round counts as complete only if, of every partition, fewer than `write_quorum` of those that hold or may hold
+//!   something were not listed to the end: with this node's own copy that meets every write quorum.
 //! - Nothing is kept that does not match its key.
 //! - What the namespace lists as dead is not fetched.
 //! - A copy is dropped only where it is placed no longer, and never while somebody is told that it is held.
@@ -14,11 +15,14 @@
 //! # Not here
 //! Which partitions go where, and when they have gone over (`membership`).
 
+mod clean;
 mod leftovers;
-mod plan;
+pub(crate) mod plan;
 mod scrub;
 mod takeover;
+mod whole;
 
+pub(crate) use clean::run as clean;
 pub(crate) use leftovers::run as drop_leftovers;
 pub(crate) use scrub::run as scrub;
 pub(crate) use takeover::run as take_over;

@@ -23,16 +23,24 @@ impl Span {
     }
 }
 
-/// For each other holder of `partitions`, the spans that cover what it owns of them. Nodes that were removed hold nothing.
+/// Who holds, or may hold, chunks of `partition` that count: its owners, and those that stood in for one. Some may have been
+/// removed.
+fn holders(map: &ClusterMap, partition: Partition) -> BTreeSet<NodeId> {
+    let owners = map.placement().into_iter().flat_map(|placement| placement.owners(partition));
+    owners.chain(map.may_hold(partition)).collect()
+}
+
+/// For each other holder of `partitions`, the spans that cover what it holds of them. Nodes that were removed hold nothing.
 pub(crate) fn spans(
     map: &ClusterMap,
     partitions: impl Iterator<Item = Partition>,
     node: NodeId,
 ) -> BTreeMap<NodeId, Vec<Span>> {
     let mut spans: BTreeMap<NodeId, Vec<Span>> = BTreeMap::new();
-    let Some(placement) = map.placement() else { return spans };
     for partition in partitions {
-        for holder in placement.owners(partition).filter(|owner| *owner != node && map.node(*owner).is_some()) {
+        for holder in
+            holders(map, partition).into_iter().filter(|holder| *holder != node && map.node(*holder).is_some())
+        {
             let of_holder = spans.entry(holder).or_default();
             match of_holder.last_mut() {
                 Some(span) if span.last.0 + 1 == partition.0 && partition.0 - span.first.0 < SPAN_LEN_MAX => {
@@ -60,13 +68,12 @@ impl Coverage {
 
     /// `span` was listed to its end at `holder`.
     pub(crate) fn handle_listed(&mut self, map: &ClusterMap, holder: NodeId, span: Span) {
-        let Some(placement) = map.placement() else { return };
         for partition in span.partitions() {
-            if let Some(holders) = self.listed.get_mut(&partition)
+            if let Some(listed) = self.listed.get_mut(&partition)
                 && holder != self.node
-                && placement.is_owner(partition, holder)
+                && holders(map, partition).contains(&holder)
             {
-                holders.insert(holder);
+                listed.insert(holder);
             }
         }
     }
@@ -78,14 +85,15 @@ impl Coverage {
 
     /// Whether what was listed of `partition` meets every write quorum.
     ///
-    /// An acknowledged chunk lies on `write_quorum` of the owners, so of any `read_quorum` of them at least one has it;
-    /// this node's own word counts if it is an owner. Where owners were removed, all that are left are asked, if they
-    /// are fewer: what nobody of them has was given up with the others.
+    /// An acknowledged chunk lies on `write_quorum` of those that hold or may hold something, so if fewer than that were
+    /// not listed, somebody who has it was; this node's own word counts for what it holds. Where nodes were removed, all
+    /// that are left will do: what nobody of them has was given up with the others.
     pub(crate) fn is_covered(&self, map: &ClusterMap, partition: Partition) -> bool {
         let (Some(placement), Some(listed)) = (map.placement(), self.listed.get(&partition)) else { return false };
-        let left = placement.owners(partition).filter(|owner| map.node(*owner).is_some()).count();
-        let own = usize::from(placement.is_owner(partition, self.node));
-        listed.len() + own >= placement.replicas().read_quorum().min(left)
+        let mut unlisted = holders(map, partition);
+        unlisted.retain(|holder| *holder != self.node && !listed.contains(holder));
+        let is_gone = |holder: &NodeId| map.node(*holder).is_none();
+        unlisted.len() < placement.replicas().write_quorum() || unlisted.iter().all(is_gone)
     }
 }
 
@@ -127,6 +135,8 @@ mod tests {
             may_hold: Vec::new(),
             transition: None,
             leaving: Vec::new(),
+            away: Vec::new(),
+            acting: Epoch(0),
         }
     }
 

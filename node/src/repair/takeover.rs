@@ -1,28 +1,24 @@
 //! Fetches the partitions that this node is to own, and tells the leader which it holds whole.
 //!
-//! A batch at a time, those first of which fewest owners are left: lists the keys at the owners, fetches what is missing
-//! here, and confirms a partition when enough owners were listed to the end and everything they listed is kept. A
+//! A batch at a time, those first of which fewest owners are left: lists the keys at the holders, fetches what is missing
+//! here, and confirms a partition when enough of them were listed to the end and everything they listed is kept. A
 //! confirmation is said again until the partition is settled, because a new leader knows nothing of it.
 //!
 //! # Invariants
 //! - What is confirmed is on stable storage here, and is not dropped any more as long as the transition lasts.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use ring::{Epoch, NodeId, Partition};
+use ring::{Epoch, Partition};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 use wire::{
     Answer, Refusal, Request,
-    cluster::{ClusterAnswer, ClusterMap, ClusterRequest},
+    cluster::{ClusterAnswer, ClusterRequest},
     moves::{CONFIRMED_MAX, MovesAnswer, MovesRequest},
 };
 
-use super::{fetch_span, plan};
+use super::whole::Gatherer;
 use crate::node::Node;
 
 /// Partitions fetched between two confirmations: the sooner one is settled, the sooner its writes reach fewer nodes.
@@ -37,9 +33,6 @@ const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
 /// How long to wait when owners could not be listed, or chunks not fetched.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// How long a holder that did not answer is asked only where nobody else will do.
-const SPARED_FOR: Duration = Duration::from_secs(10);
-
 /// Without a transition there is nothing to look at until the map changes.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -49,7 +42,7 @@ struct Takeover {
     epoch: Epoch,
     confirmed: BTreeSet<Partition>,
     told: Option<Instant>,
-    silent: BTreeMap<NodeId, Instant>,
+    gatherer: Gatherer,
 }
 
 /// Takes over until the node stops.
@@ -86,16 +79,11 @@ impl Takeover {
         }
         let coming: BTreeSet<Partition> = placement.coming_to(node.id).collect();
         self.confirmed.retain(|partition| coming.contains(partition));
-        let owners_left =
-            |partition: &Partition| placement.owners(*partition).filter(|owner| map.is_in(*owner)).count();
-        let mut open: Vec<Partition> = coming.difference(&self.confirmed).copied().collect();
-        // A stable sort: neighbours stay together, and are listed in one go.
-        open.sort_by_key(owners_left);
-        open.truncate(BATCH);
-        open.sort_unstable();
+        let owners_left = |partition: Partition| placement.owners(partition).filter(|owner| map.is_in(*owner)).count();
+        let open = self.gatherer.next(coming.difference(&self.confirmed).copied(), owners_left, BATCH);
         let mut pause = Duration::ZERO;
         if !open.is_empty() {
-            let whole = self.fetch(node, &map, &open).await;
+            let whole = self.gatherer.gather(node, &map, &open).await;
             if whole.is_empty() {
                 pause = RETRY_AFTER;
             } else {
@@ -107,41 +95,6 @@ impl Takeover {
         }
         self.tell(node).await;
         pause
-    }
-
-    /// Fetches what is missing of these partitions; those of which everything is here.
-    async fn fetch(&mut self, node: &Arc<Node>, map: &Arc<ClusterMap>, open: &[Partition]) -> Vec<Partition> {
-        let wanted: BTreeSet<Partition> = open.iter().copied().collect();
-        let mut coverage = plan::Coverage::new(open.iter().copied(), node.id);
-        let (mut fetched, mut incomplete) = (0, BTreeSet::new());
-        let now = Instant::now();
-        self.silent.retain(|_, until| *until > now);
-        let mut holders: Vec<_> = plan::spans(map, open.iter().copied(), node.id).into_iter().collect();
-        holders.sort_by_key(|(holder, _)| self.silent.contains_key(holder) || !map.is_in(*holder));
-        for (holder, spans) in holders {
-            let spared = self.silent.contains_key(&holder) || !map.is_in(holder);
-            if spared && open.iter().all(|partition| coverage.is_covered(map, *partition)) {
-                continue;
-            }
-            for span in spans {
-                match fetch_span(node, map, holder, span, |partition| wanted.contains(&partition)).await {
-                    Ok(taken) => {
-                        fetched += taken.fetched;
-                        incomplete.extend(taken.incomplete);
-                        coverage.handle_listed(map, holder, span);
-                    }
-                    Err(refusal) => {
-                        debug!(?holder, %refusal, "an owner cannot be listed now");
-                        self.silent.insert(holder, Instant::now() + SPARED_FOR);
-                        break;
-                    }
-                }
-            }
-        }
-        let is_whole = |partition: &Partition| coverage.is_covered(map, *partition) && !incomplete.contains(partition);
-        let whole: Vec<Partition> = open.iter().copied().filter(is_whole).collect();
-        info!(epoch = %self.epoch, partitions = open.len(), whole = whole.len(), fetched, "taking over");
-        whole
     }
 
     /// Tells the leader what is confirmed, if that is new or was said a while ago.

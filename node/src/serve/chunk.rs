@@ -69,7 +69,7 @@ pub(super) async fn handle(
     Ok(Answer::Chunk(answer).into())
 }
 
-/// Keeps a chunk of which this node is a replica.
+/// Keeps a chunk of which this node is a replica, or in the place of one.
 async fn put(
     node: &Node,
     exchange: &mut Exchange,
@@ -123,8 +123,8 @@ async fn vouch<'a>(node: &'a Node, keys: &[ChunkKey]) -> Result<RwLockReadGuard<
 
 fn must_be_replica(map: &ClusterMap, node: &Node, keys: &[ChunkKey]) -> Result<(), Refusal> {
     let placement = map.placement().ok_or(Refusal::NotReplica)?;
-    let is_kept = |key: &ChunkKey| placement.keeps(placement.bits().partition_of(key), node.id);
-    if keys.iter().all(is_kept) { Ok(()) } else { Err(Refusal::NotReplica) }
+    let takes = |key: &ChunkKey| map.takes(placement.bits().partition_of(key), node.id);
+    if keys.iter().all(takes) { Ok(()) } else { Err(Refusal::NotReplica) }
 }
 
 async fn get(node: &Node, key: ChunkKey, offset: u32, len: u32) -> Result<Served, Refusal> {
@@ -149,7 +149,8 @@ async fn get(node: &Node, key: ChunkKey, offset: u32, len: u32) -> Result<Served
     Ok(Served { answer: Answer::Chunk(answer), body: vec![range.proof, range.data], room: Some(room) })
 }
 
-/// Keys of the partitions `first..=last`, as many as fit a page. Only an owner's word counts for all of a partition.
+/// Keys of the partitions `first..=last`, as many as fit a page. Only an owner's word counts for all of a partition, and
+/// that of one that stood in for an owner for what it took.
 async fn list(
     node: &Node,
     map: &ClusterMap,
@@ -160,7 +161,9 @@ async fn list(
     let placement = map.placement().ok_or(Refusal::NotReplica)?;
     let bits = placement.bits();
     let asked = |partition: &Partition| (first..=last).contains(partition);
-    if !bits.partitions().filter(asked).all(|partition| placement.is_owner(partition, node.id)) {
+    let may_hold = |partition| map.may_hold(partition).any(|holder| holder == node.id);
+    let counts = |partition| placement.is_owner(partition, node.id) || may_hold(partition);
+    if !bits.partitions().filter(asked).all(counts) {
         return Err(Refusal::NotReplica);
     }
     let from = after.map_or(first, |key| bits.partition_of(&key).max(first));

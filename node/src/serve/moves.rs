@@ -1,8 +1,8 @@
 //! Nodes that come and go, at the wish of people; and what nodes have taken over.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use ring::NodeId;
+use ring::{NodeId, Partition};
 use tokio::time::Instant;
 use tracing::info;
 use wire::{
@@ -31,6 +31,15 @@ pub(super) async fn handle(
                 return Err(Refusal::Malformed);
             }
             node.with_leader_state(|leader| leader.moves.handle_confirm(from, epoch, &partitions))
+                .ok_or_else(|| not_leader(node))?;
+            Ok(MovesAnswer::Noted)
+        }
+        MovesRequest::ConfirmClean { acting, partitions } => {
+            let from = asker.must_be_node()?;
+            if partitions.len() > CONFIRMED_MAX {
+                return Err(Refusal::Malformed);
+            }
+            node.with_leader_state(|leader| leader.stand_ins.handle_confirm(from, acting, &partitions))
                 .ok_or_else(|| not_leader(node))?;
             Ok(MovesAnswer::Noted)
         }
@@ -124,7 +133,9 @@ fn kept(node: &Node, map: &ClusterMap, gone: NodeId) -> Result<Kept, Refusal> {
     let (mut partitions, mut last) = (0, 0);
     if let Some(placement) = map.placement() {
         let is_up = |id: NodeId| map.node(id).is_some() && !down.contains(&id);
-        for partition in placement.kept_by(gone) {
+        let beside = map.may_hold.iter().filter(|row| row.node == gone).flat_map(|row| row.partitions.iter().copied());
+        let counts: BTreeSet<Partition> = placement.kept_by(gone).chain(beside).collect();
+        for partition in counts {
             partitions += 1;
             let others = placement.owners(partition).any(|owner| owner != gone && is_up(owner));
             last += u32::from(placement.is_owner(partition, gone) && !others);

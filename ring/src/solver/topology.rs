@@ -177,14 +177,15 @@ impl Topology {
 }
 
 /// SplitMix64's finaliser: every bit of the input stirs every bit of the output.
-pub(super) const fn mix(value: u64) -> u64 {
+pub(crate) const fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
 }
 
-fn salt(id: NodeId) -> u64 {
+/// A node's id as a number that looks random.
+pub(crate) fn salt(id: NodeId) -> u64 {
     let number = u128::from_be_bytes(*id.as_bytes());
     mix((number >> 64) as u64 ^ mix(number as u64))
 }

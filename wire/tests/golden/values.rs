@@ -16,7 +16,7 @@ use wire::{
     garbage::{Claim, DeadPage, GarbageAnswer, GarbageRequest, GarbageStatus, NodeHold, SessionHold, Standing},
     health::{HealthAnswer, HealthRequest, HealthStatus, HeardReport, Moving, NodeHealth, NodeReport, ScrubReport},
     lease::{LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, MadeAt, Recall, Release},
-    moves::{Coming, Kept, Leave, Leaving, Loss, MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
+    moves::{AwayStatus, Coming, Kept, Leave, Leaving, Loss, MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
     namespace::{
         AppendData, Attr, Batch, ChunkSlice, Content, Cookie, Entry, Extent, ExtentBody, FileLock, FileType,
         InlineData, Inode, InodeRange, ListWant, LockKind, LockOwner, Mode, Name, NamespaceAnswer, NamespaceRequest,
@@ -24,6 +24,7 @@ use wire::{
         PunchMode, Query, QueryAnswer, RenameMode, Replace, SessionId, SessionNonce, SetAttr, SetId, SetTime, Times,
         Timestamp, Usage, WalkEnd, Walked, Want, Xattr, XattrMode, XattrName,
     },
+    stand_in::{Away, StandIn},
 };
 
 const KEY: ChunkKey = ChunkKey::from_bytes([0xc5; 32]);
@@ -107,9 +108,14 @@ pub(crate) fn map() -> ClusterMap {
         replicas: ReplicaCount::new(3).unwrap(),
         nodes: vec![row(1), row(2), row(3)],
         ring: Some(ring()),
-        may_hold: vec![MayHold { partition: Partition(1), nodes: vec![node(9)] }],
+        may_hold: vec![MayHold { node: node(9), partitions: vec![Partition(1)] }],
         transition: Some(transition()),
         leaving: vec![Leave { node: node(2), why: Leaving::Out }, Leave { node: node(3), why: Leaving::Draining }],
+        away: vec![Away {
+            node: node(1),
+            stand_ins: vec![StandIn { node: node(9), partitions: vec![Partition(0), Partition(1)] }],
+        }],
+        acting: Epoch(7),
     }
 }
 
@@ -397,6 +403,10 @@ fn cluster_requests() -> Vec<(&'static str, ClusterRequest)> {
         ("request.cluster.moves.remove", moves(MovesRequest::Remove { node: node(3), loss: Loss::Refused })),
         ("request.cluster.moves.remove.loss", moves(MovesRequest::Remove { node: node(3), loss: Loss::Accepted })),
         ("request.cluster.moves.status", moves(MovesRequest::Status)),
+        (
+            "request.cluster.moves.confirm_clean",
+            moves(MovesRequest::ConfirmClean { acting: Epoch(8), partitions: vec![Partition(300)] }),
+        ),
         ("request.cluster.health.report", ClusterRequest::Health(HealthRequest::Report(node_report()))),
         ("request.cluster.health.status", ClusterRequest::Health(HealthRequest::Status)),
     ]
@@ -426,7 +436,13 @@ fn moves(request: MovesRequest) -> ClusterRequest {
 fn moves_status() -> MovesStatus {
     let coming = vec![Coming { node: node(4), partitions: 300, confirmed: 5 }];
     let transition = TransitionStatus { epoch: Epoch(8), unsettled: 300, replicas_left: 295, coming };
-    MovesStatus { epoch: Epoch(9), transition: Some(transition), endangered: 7 }
+    MovesStatus {
+        epoch: Epoch(9),
+        transition: Some(transition),
+        endangered: 7,
+        away: vec![AwayStatus { node: node(2), partitions: 600 }],
+        unclean: 700,
+    }
 }
 
 pub(crate) fn answers() -> Vec<(&'static str, Answer)> {

@@ -128,6 +128,7 @@ pub(crate) fn diagnose(facts: &Facts) -> Diagnosis {
     let name = node_names(&facts.status);
     findings.extend(facts.status.nodes.iter().flat_map(|node| node_findings(facts, node, &name(node.row.id))));
     findings.extend(facts.moves.transition.as_ref().map(|transition| ring_changes(facts, transition)));
+    findings.extend(unclean(facts));
     findings.extend(versions(facts));
     findings.extend(clocks(facts, &name));
     if findings.iter().all(|finding| finding.severity == Severity::Note) {
@@ -253,6 +254,19 @@ fn ring_changes(facts: &Facts, transition: &TransitionStatus) -> Finding {
         String::new()
     };
     Finding::new("ring-changing", Severity::Mending, text).meanwhile(format!("{pace}{more}"))
+}
+
+/// What others took for nodes that were away, and these do not have yet.
+fn unclean(facts: &Facts) -> Option<Finding> {
+    let unclean = facts.map.unclean().len() as u64;
+    (unclean > 0 && facts.map.away.is_empty()).then(|| {
+        let text = format!(
+            "Of {} others hold what they took for a node that was away.",
+            counted(unclean, "partition", "partitions")
+        );
+        let meanwhile = "the owners fetch it, and then the others drop it";
+        Finding::new("unclean", Severity::Mending, text).meanwhile(meanwhile)
+    })
 }
 
 /// What is left at the pace so far; none before something has come.

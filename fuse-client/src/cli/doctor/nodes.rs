@@ -55,7 +55,11 @@ fn down(facts: &Facts, node: &NodeStatus, who: &str) -> Finding {
     match out_after.zip(silent) {
         Some((out_after, silent)) => {
             let left = out_after.saturating_sub(silent);
-            finding.meanwhile(format!("in {} it counts as out, and its copies are made again on others", span(left)))
+            let others = if facts.map.is_away(node.row.id) { "others take its writes; " } else { "" };
+            finding.meanwhile(format!(
+                "{others}in {} it counts as out, and its copies are made again on others",
+                span(left)
+            ))
         }
         None => finding.meanwhile("if it stays away it will count as out, and its copies are made again on others"),
     }

@@ -72,6 +72,8 @@ fn well() -> Facts {
         may_hold: Vec::new(),
         transition: None,
         leaving: Vec::new(),
+        away: Vec::new(),
+        acting: Epoch(0),
     };
     let status = ClusterStatus {
         cluster: map.cluster,

@@ -215,6 +215,8 @@ fn map(addresses: &[SocketAddr]) -> ClusterMap {
         may_hold: Vec::new(),
         transition: None,
         leaving: Vec::new(),
+        away: Vec::new(),
+        acting: Epoch(0),
     }
 }
 

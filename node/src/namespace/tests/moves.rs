@@ -19,13 +19,14 @@ use wire::{
 use super::harness::{Machine, found, node_row};
 use crate::{
     kv::{KvStore, WriteBatch},
-    membership::{Hearing, Moves},
+    membership::{Hearing, Moves, StandIns},
     namespace::{
         ClusterCommand, ClusterOutcome, CommandBody, CommandOutcome, LogIndex, cluster_map,
         edit::Edit,
         row::{self, MetaRow},
         table,
     },
+    repair::plan::{Coverage, spans},
 };
 
 const BITS: PartitionBits = match PartitionBits::new(4) {
@@ -99,6 +100,8 @@ struct Host {
     chunks: BTreeSet<u64>,
     /// What it knows to hold whole, of which transition.
     confirmed: (Epoch, BTreeSet<Partition>),
+    /// What it knows to hold whole, since stand-ins changed.
+    clean: (Epoch, BTreeSet<Partition>),
 }
 
 /// A chunk that is stable on its quorums and not yet part of a file.
@@ -113,7 +116,9 @@ struct World {
     /// Since when the leader leads, and whom it has heard when.
     since: Instant,
     heard: BTreeMap<NodeId, Instant>,
+    steady: BTreeMap<NodeId, Instant>,
     moves: Moves,
+    stand_ins: StandIns,
     hosts: BTreeMap<NodeId, Host>,
     next_node: u8,
     next_chunk: u64,
@@ -134,7 +139,9 @@ impl World {
             now,
             since: now,
             heard: BTreeMap::new(),
+            steady: BTreeMap::new(),
             moves: Moves::new(OUT_AFTER),
+            stand_ins: StandIns::new(DOWN_AFTER),
             hosts: map.nodes.iter().map(host).collect(),
             next_node: count + 1,
             next_chunk: 0,
@@ -165,26 +172,35 @@ impl World {
     fn pass(&mut self, time: Duration) {
         self.now += time;
         for (node, _) in self.hosts.iter().filter(|(_, host)| host.up) {
-            self.heard.insert(*node, self.now);
+            let before = self.heard.insert(*node, self.now);
+            // What is up is heard all the time; what was down is heard from now on.
+            if before.is_none_or(|before| before + time < self.now) {
+                self.steady.insert(*node, self.now);
+            }
         }
     }
 
     fn lead(&mut self) -> bool {
         let map = self.map();
-        let (now, since, heard) = (self.now, self.since, &self.heard);
+        let (now, since, heard, steady) = (self.now, self.since, &self.heard, &self.steady);
         let hearing = |node: NodeId| {
             let silent = now.duration_since(heard.get(&node).copied().unwrap_or(since));
-            Hearing { heard: heard.contains_key(&node) && silent < DOWN_AFTER, silent }
+            let heard = heard.contains_key(&node) && silent < DOWN_AFTER;
+            let steady = steady.get(&node).filter(|_| heard).map_or(Duration::ZERO, |since| now.duration_since(*since));
+            Hearing { heard, silent, steady }
         };
-        let Some(command) = self.moves.poll(&map, hearing, now) else { return false };
+        let absence = self.stand_ins.poll(&map, hearing, now);
+        let Some(command) = absence.or_else(|| self.moves.poll(&map, hearing, now)) else { return false };
         self.propose(command).unwrap();
         true
     }
 
     fn change_leader(&mut self) {
         self.moves = Moves::new(OUT_AFTER);
+        self.stand_ins = StandIns::new(DOWN_AFTER);
         self.since = self.now;
         self.heard.clear();
+        self.steady.clear();
     }
 
     fn join(&mut self) {
@@ -197,12 +213,18 @@ impl World {
         self.hosts.insert(id(number), Host::new(map));
     }
 
-    /// At most one node is down that anything depends on: more than that is not promised.
-    fn stop(&mut self, node: NodeId) {
+    /// Nodes that are down and that anything depends on.
+    fn missed(&self) -> Vec<NodeId> {
         let map = self.map();
         let placement = map.placement().unwrap();
-        let needed = |node: NodeId| placement.kept_by(node).next().is_some();
-        if self.hosts.iter().all(|(other, host)| host.up || !needed(*other)) {
+        let needed = |node: &NodeId| {
+            BITS.partitions().any(|partition| map.counts(partition, *node)) || placement.kept_by(*node).next().is_some()
+        };
+        self.hosts.iter().filter(|(node, host)| !host.up && needed(node)).map(|(node, _)| *node).collect()
+    }
+
+    fn stop(&mut self, node: NodeId) {
+        if self.missed().len() < 2 {
             self.hosts.get_mut(&node).unwrap().up = false;
         }
     }
@@ -211,6 +233,7 @@ impl World {
         let host = self.hosts.get_mut(&node).unwrap();
         host.up = true;
         host.confirmed = (Epoch::default(), BTreeSet::new());
+        host.clean = (Epoch::default(), BTreeSet::new());
     }
 
     /// Puts a chunk by the map `age` versions ago, to quorums that `choice` decides.
@@ -242,7 +265,7 @@ impl World {
         let Some(host) = self.hosts.get_mut(&node).filter(|host| host.up) else { return false };
         host.catch_up(map.epoch, map);
         let placement = host.map.placement().unwrap();
-        map.epoch >= placement.epoch() && placement.keeps(partition_of(chunk), node)
+        map.epoch >= placement.epoch() && host.map.takes(partition_of(chunk), node)
     }
 
     /// A put becomes part of a file, if the state machine lets it.
@@ -271,16 +294,8 @@ impl World {
         if host.confirmed.0 != placement.epoch() {
             host.confirmed = (placement.epoch(), BTreeSet::new());
         }
-        for partition in placement.coming_to(node) {
-            let mut listed = 0;
-            for (at, owner) in placement.owners(partition).enumerate() {
-                let hidden = choice >> ((partition.0 as usize + at) % 64) & 1 == 1;
-                let holder = self.hosts.get(&owner).filter(|host| host.up && !hidden);
-                let Some(found) = holder.map(|holder| holder.of(partition)) else { continue };
-                self.hosts.get_mut(&node).unwrap().chunks.extend(found);
-                listed += 1;
-            }
-            if listed >= REPLICAS.read_quorum() {
+        for partition in placement.coming_to(node).collect::<Vec<_>>() {
+            if self.gather(node, &map, partition, choice) {
                 self.hosts.get_mut(&node).unwrap().confirmed.1.insert(partition);
             }
         }
@@ -288,12 +303,56 @@ impl World {
         self.moves.handle_confirm(node, *epoch, &confirmed.iter().copied().collect::<Vec<_>>());
     }
 
+    /// Takes what the holders have that `choice` does not hide; whether they are enough.
+    fn gather(&mut self, node: NodeId, map: &ClusterMap, partition: Partition, choice: u64) -> bool {
+        let mut coverage = Coverage::new(std::iter::once(partition), node);
+        let spans = spans(map, std::iter::once(partition), node);
+        for (at, (holder, spans)) in spans.into_iter().enumerate() {
+            let hidden = choice >> ((partition.0 as usize + at) % 64) & 1 == 1;
+            let Some(host) = self.hosts.get(&holder).filter(|host| host.up && !hidden) else { continue };
+            // Whoever knows better does not tell what counts no more.
+            let placement = host.map.placement().unwrap();
+            let counts =
+                placement.is_owner(partition, holder) || host.map.may_hold(partition).any(|node| node == holder);
+            if host.map.epoch > map.epoch && !counts {
+                continue;
+            }
+            let found = host.of(partition);
+            self.hosts.get_mut(&node).unwrap().chunks.extend(found);
+            spans.into_iter().for_each(|span| coverage.handle_listed(map, holder, span));
+        }
+        coverage.is_covered(map, partition)
+    }
+
+    /// A node takes what others took for those who were away, and tells the leader. It has the map of `age` versions ago at
+    /// least.
+    fn make_whole(&mut self, node: NodeId, age: usize, choice: u64) {
+        let known = self.maps[self.maps.len().saturating_sub(1 + age)].clone();
+        let Some(host) = self.hosts.get_mut(&node).filter(|host| host.up) else { return };
+        host.catch_up(known.epoch, &known);
+        let map = host.map.clone();
+        if host.clean.0 != map.acting {
+            host.clean = (map.acting, BTreeSet::new());
+        }
+        let placement = map.placement().unwrap();
+        let due = |partition: &Partition| placement.is_owner(*partition, node) && map.can_be_clean(*partition);
+        let due: Vec<Partition> = map.unclean().into_iter().filter(due).collect();
+        host.clean.1.retain(|partition| due.contains(partition));
+        for partition in due {
+            if self.gather(node, &map, partition, choice) {
+                self.hosts.get_mut(&node).unwrap().clean.1.insert(partition);
+            }
+        }
+        let (acting, clean) = &self.hosts[&node].clean;
+        self.stand_ins.handle_confirm(node, *acting, &clean.iter().copied().collect::<Vec<_>>());
+    }
+
     /// A node drops what is placed elsewhere, by the map that it has.
     fn drop_leftovers(&mut self, node: NodeId) {
         let Some(host) = self.hosts.get_mut(&node).filter(|host| host.up) else { return };
         if host.map.leaving(node) != Some(Leaving::Out) {
-            let placement = host.map.placement().unwrap();
-            host.chunks.retain(|chunk| placement.keeps(partition_of(*chunk), node));
+            let map = host.map.clone();
+            host.chunks.retain(|chunk| map.counts(partition_of(*chunk), node));
         }
     }
 
@@ -310,17 +369,29 @@ impl World {
         }
     }
 
-    /// Every chunk of a file lies with a write quorum of its owners, whatever else has happened.
+    /// Every chunk of a file lies with a write quorum of those that own its partition or may hold something of it, and where
+    /// it is clean of its owners, whatever else has happened.
     fn check(&self) {
         let map = self.map();
         let placement = map.placement().unwrap();
         for chunk in &self.committed {
-            let owners: Vec<NodeId> = placement.owners(partition_of(*chunk)).collect();
-            assert_eq!(owners.iter().collect::<BTreeSet<_>>().len(), REPLICAS.count(), "owners are distinct");
-            let held =
-                owners.iter().filter(|owner| self.hosts.get(owner).is_some_and(|host| host.chunks.contains(chunk)));
+            let partition = partition_of(*chunk);
+            let owners: BTreeSet<NodeId> = placement.owners(partition).collect();
+            assert_eq!(owners.len(), REPLICAS.count(), "owners are distinct");
+            let all: BTreeSet<NodeId> = owners.iter().copied().chain(map.may_hold(partition)).collect();
+            let held = all.iter().filter(|node| self.hosts.get(node).is_some_and(|host| host.chunks.contains(chunk)));
             let held = held.count();
-            assert!(held >= REPLICAS.write_quorum(), "chunk {chunk} lies with {held} of {owners:?} at {}", map.epoch);
+            assert!(held >= REPLICAS.write_quorum(), "chunk {chunk} lies with {held} of {all:?} at {}", map.epoch);
+        }
+        for partition in placement.bits().partitions() {
+            for row in map.put_rows(partition) {
+                assert_eq!(row.nodes.iter().collect::<BTreeSet<_>>().len(), REPLICAS.count(), "distinct");
+                let counts = |node: &NodeId| map.takes(partition, *node);
+                assert!(row.nodes.iter().all(counts), "{row:?} of {partition:?} take puts");
+                let stand_ins = row.nodes.iter().filter(|node| map.stands_in(**node, partition));
+                let is_listed = |node: &NodeId| map.may_hold(partition).any(|holder| holder == *node);
+                assert!(stand_ins.copied().all(|node| is_listed(&node)), "who stands in may hold something");
+            }
         }
     }
 
@@ -333,6 +404,10 @@ impl World {
     /// Without new events, all moves come to their end, and everything lies where the ring of the members that are there
     /// says. A node that cannot be given up, because too few others are left, is waited for.
     fn settle(&mut self) {
+        // With two lost for good, what only those two have is lost: that is not promised to end.
+        while let [first, _, ..] = self.missed().as_slice() {
+            self.start(*first);
+        }
         self.pass(DOWN_AFTER);
         self.pass(OUT_AFTER);
         self.work();
@@ -343,6 +418,7 @@ impl World {
         self.work();
         let (map, holding) = (self.map(), self.holding());
         assert_eq!(map.transition, None, "moves end");
+        assert_eq!((map.away.as_slice(), map.may_hold.as_slice()), ([].as_slice(), [].as_slice()), "absences end");
         let members: BTreeSet<NodeId> = map.ring.as_ref().unwrap().members().iter().map(|member| member.id).collect();
         if holding.len() >= REPLICAS.count() {
             assert_eq!(members, holding, "the ring is that of the members that are to hold something");
@@ -360,6 +436,7 @@ impl World {
             while self.lead() {}
             for node in self.hosts.keys().copied().collect::<Vec<_>>() {
                 self.take_over(node, 0);
+                self.make_whole(node, 0, 0);
             }
             self.check();
         }
@@ -368,7 +445,7 @@ impl World {
     fn step(&mut self, event: u8, who: u8, choice: u64) {
         let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
         let node = nodes[usize::from(who) % nodes.len()];
-        match event % 20 {
+        match event % 24 {
             0 if nodes.len() < 7 => self.join(),
             1 => self.stop(node),
             2 => self.start(node),
@@ -394,6 +471,15 @@ impl World {
                 self.pass(Duration::from_secs(1));
                 while self.lead() {}
             }
+            // Silent for so long that others take its writes.
+            18 => self.pass(DOWN_AFTER),
+            19 | 20 => self.make_whole(node, usize::from(who) % 3, choice),
+            21 => {
+                self.pass(Duration::from_secs(1));
+                while self.lead() {}
+                nodes.iter().for_each(|node| self.make_whole(*node, 0, choice));
+                self.lead();
+            }
             _ => self.take_over(node, choice),
         }
         self.check();
@@ -402,7 +488,8 @@ impl World {
 
 impl Host {
     fn new(map: ClusterMap) -> Self {
-        Self { up: true, map, chunks: BTreeSet::new(), confirmed: (Epoch::default(), BTreeSet::new()) }
+        let nothing = (Epoch::default(), BTreeSet::new());
+        Self { up: true, map, chunks: BTreeSet::new(), confirmed: nothing.clone(), clean: nothing }
     }
 
     fn catch_up(&mut self, to: Epoch, newest: &ClusterMap) {
@@ -564,4 +651,45 @@ fn what_a_node_that_was_removed_by_force_has_acknowledged_is_put_again_and_it_ne
     let redeem = ClusterCommand::RedeemToken { hash, key, newcomer };
     assert_eq!(propose(&mut machine, redeem), Err(Refusal::UnknownPeer));
     assert_eq!(map(&machine).node(id(2)), None);
+}
+
+/// Who still stands in by an old map takes puts that no owner ever lists.
+#[test]
+fn what_was_put_during_an_absence_and_not_committed_before_its_end_is_put_again() {
+    let mut machine = cluster(5);
+    let check = |machine: &Machine, epoch| {
+        let edit = Edit::new(&machine.rows, LogIndex(1), Timestamp::new(1, 0).unwrap());
+        (0..64).all(|chunk| edit.check_put([(key_of(chunk), epoch, GcEpoch(1))].into_iter()).is_ok())
+    };
+    let before = map(&machine);
+    propose(&mut machine, ClusterCommand::Away { nodes: vec![id(1), id(2)] }).unwrap();
+    let away = map(&machine);
+    assert!(check(&machine, before.epoch) && check(&machine, away.epoch), "an absence that begins makes nothing void");
+    propose(&mut machine, ClusterCommand::Back { node: id(1) }).unwrap();
+    let back = map(&machine);
+    assert!(!check(&machine, before.epoch) && !check(&machine, away.epoch) && check(&machine, back.epoch));
+    assert_eq!(back.may_hold, away.may_hold, "what others took counts still");
+}
+
+#[test]
+fn partitions_become_clean_only_when_no_owner_is_away_and_by_words_since_stand_ins_changed() {
+    let mut machine = cluster(5);
+    propose(&mut machine, ClusterCommand::Away { nodes: vec![id(1), id(2)] }).unwrap();
+    propose(&mut machine, ClusterCommand::Back { node: id(1) }).unwrap();
+    let back = map(&machine);
+    let all: Vec<Partition> = back.unclean().into_iter().collect();
+    let of_two: BTreeSet<Partition> = back.placement().unwrap().kept_by(id(2)).collect();
+    propose(&mut machine, ClusterCommand::Clean { acting: before_of(back.acting), partitions: all.clone() }).unwrap();
+    assert_eq!(map(&machine), back, "meant for stand-ins of before");
+    propose(&mut machine, ClusterCommand::Clean { acting: back.acting, partitions: all }).unwrap();
+    assert_eq!(map(&machine).unclean(), back.unclean().intersection(&of_two).copied().collect());
+    propose(&mut machine, ClusterCommand::Back { node: id(2) }).unwrap();
+    let last = map(&machine);
+    let rest: Vec<Partition> = last.unclean().into_iter().collect();
+    propose(&mut machine, ClusterCommand::Clean { acting: last.acting, partitions: rest }).unwrap();
+    assert_eq!(map(&machine).may_hold, []);
+}
+
+fn before_of(epoch: Epoch) -> Epoch {
+    Epoch(epoch.0 - 1)
 }

@@ -35,6 +35,8 @@ fn map(nodes: u8) -> ClusterMap {
         may_hold: Vec::new(),
         transition: None,
         leaving: Vec::new(),
+        away: Vec::new(),
+        acting: Epoch(0),
     }
 }
 
