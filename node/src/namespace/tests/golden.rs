@@ -13,6 +13,7 @@ use wire::{
         Batch, ChunkSlice, Cookie, FileLock, FileType, InlineData, Inode, LockKind, LockOwner, Mode, Name, NumberedOp,
         Op, OpDone, OpError, OpNumber, SessionId, SessionNonce, Timestamp, Usage, Want, XattrName,
     },
+    stand_in::StandIn,
 };
 
 use super::super::command::ClientRow;
@@ -184,12 +185,15 @@ fn add_cluster(golden: &mut Golden) {
         bits: Some(PartitionBits::new(12).unwrap()),
         highest_fence: Epoch(299),
         floor: Epoch(2),
+        acting: Epoch(7),
     };
     row(golden, "meta", &table::single(table::META), &meta);
     row(golden, "node", &table::node(id(1)), &MemberRow { place: 3, node: node(1) });
     row(golden, "ring", &table::single(table::RING), &ring());
     row(golden, "transition", &table::single(table::TRANSITION), &transition());
-    row(golden, "may_hold", &table::partition(table::MAY_HOLD, Partition(300)), &vec![id(1), id(2)]);
+    row(golden, "may_hold", &table::of_node(table::MAY_HOLD, id(1)), &vec![Partition(3), Partition(300)]);
+    let stand_ins = vec![StandIn { node: id(2), partitions: vec![Partition(300)] }];
+    row(golden, "away", &table::of_node(table::AWAY, id(1)), &stand_ins);
     row(golden, "fence", &table::partition(table::FENCE, Partition(300)), &Epoch(299));
     for (name, purpose, used) in [
         ("token.node", TokenPurpose::Node, None),
@@ -264,6 +268,9 @@ fn cluster_commands() -> Vec<(&'static str, ClusterCommand)> {
         ("set_leaving", ClusterCommand::SetLeaving { node: id(2), why: Some(Leaving::Out) }),
         ("remove_node", ClusterCommand::RemoveNode { node: id(2), loss: Loss::Accepted }),
         ("recover", ClusterCommand::Recover { generation: 1 }),
+        ("away", ClusterCommand::Away { nodes: vec![id(1), id(2)] }),
+        ("back", ClusterCommand::Back { node: id(1) }),
+        ("clean", ClusterCommand::Clean { acting: Epoch(7), partitions: vec![Partition(300)] }),
     ]
 }
 
@@ -302,6 +309,7 @@ fn counted(body: &CommandBody, command: &ClusterCommand) {
     match command {
         CC::Found { .. } | CC::CreateToken { .. } | CC::RedeemToken { .. } | CC::SolveRing => {}
         CC::MoveNode { .. } | CC::Rebalance { .. } | CC::Settle { .. } | CC::SetLeaving { .. } => {}
-        CC::RemoveNode { .. } | CC::Recover { .. } => {}
+        CC::RemoveNode { .. } | CC::Recover { .. } | CC::Away { .. } => {}
+        CC::Back { .. } | CC::Clean { .. } => {}
     }
 }
