@@ -9,6 +9,7 @@
 //! # Not here
 //! What a change does (`namespace`); who lacks which chunks (`repair`); what becomes of dead ones (`garbage`).
 
+mod confirmed;
 mod detector;
 mod moves;
 mod reports;

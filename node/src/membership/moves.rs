@@ -7,10 +7,7 @@
 //!   hold chunks, are in `namespace/tests/moves.rs`).
 //! - A partition is settled only when every node that is to own it has confirmed it for this very transition.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use ring::{Epoch, Member, NodeId, Partition, Placement};
 use tokio::time::Instant;
@@ -20,6 +17,7 @@ use wire::{
     moves::{AwayStatus, Coming, Leaving, MovesStatus, TransitionStatus},
 };
 
+use super::confirmed::Confirmed;
 use crate::namespace::{ClusterCommand, SETTLED_MAX};
 
 /// Between two commands that settle partitions, unless everything is confirmed: each makes a new map, which travels to
@@ -41,8 +39,7 @@ pub struct Hearing {
 #[derive(Debug)]
 pub struct Moves {
     out_after: Duration,
-    epoch: Epoch,
-    confirmed: BTreeMap<NodeId, BTreeSet<Partition>>,
+    confirmed: Confirmed,
     settled: Option<Instant>,
     /// The transition under way, when it was first seen, and how many replicas were still to come then.
     seen: Option<(Epoch, Instant, u32)>,
@@ -51,19 +48,12 @@ pub struct Moves {
 impl Moves {
     /// Nothing confirmed yet; a node is given up after a silence of `out_after`.
     pub fn new(out_after: Duration) -> Self {
-        Self { out_after, epoch: Epoch::default(), confirmed: BTreeMap::new(), settled: None, seen: None }
+        Self { out_after, confirmed: Confirmed::default(), settled: None, seen: None }
     }
 
     /// `node` holds what the owners of these partitions hold, for the transition of `epoch`.
     pub fn handle_confirm(&mut self, node: NodeId, epoch: Epoch, partitions: &[Partition]) {
-        // The map of this leader may be behind, the node's never is beyond the log.
-        if epoch > self.epoch {
-            self.epoch = epoch;
-            self.confirmed.clear();
-        }
-        if epoch == self.epoch {
-            self.confirmed.entry(node).or_default().extend(partitions);
-        }
+        self.confirmed.handle(node, epoch, partitions);
     }
 
     /// What to propose now, if anything. Asked again with the map that came of it, or when time has passed.
@@ -114,8 +104,7 @@ impl Moves {
     }
 
     fn has_confirmed(&self, placement: &Placement<'_>, node: NodeId, partition: Partition) -> bool {
-        self.epoch == placement.epoch()
-            && self.confirmed.get(&node).is_some_and(|confirmed| confirmed.contains(&partition))
+        self.confirmed.has(placement.epoch(), node, partition)
     }
 
     /// Notes when a transition is first seen.

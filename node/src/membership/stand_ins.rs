@@ -6,16 +6,13 @@
 //!   goes through the Raft log, and is checked there against the map of that moment.
 //! - Partitions become clean only when every owner has confirmed it since nobody went away or came back.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::time::Duration;
 
 use ring::{Epoch, NodeId, Partition};
 use tokio::time::Instant;
 use wire::cluster::ClusterMap;
 
-use super::moves::Hearing;
+use super::{confirmed::Confirmed, moves::Hearing};
 use crate::namespace::{ClusterCommand, SETTLED_MAX};
 
 /// How long a node must have been heard before it takes its writes itself: one that falls silent again and again does not
@@ -35,8 +32,7 @@ const CLEAN_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct StandIns {
     down_after: Duration,
-    acting: Epoch,
-    confirmed: BTreeMap<NodeId, BTreeSet<Partition>>,
+    confirmed: Confirmed,
     cleaned: Option<Instant>,
     /// Whose absence makes no difference, by the map of this epoch.
     needless: Option<(Epoch, Vec<NodeId>)>,
@@ -45,19 +41,12 @@ pub struct StandIns {
 impl StandIns {
     /// Nothing confirmed yet; others take the writes of a node after a silence of `down_after`.
     pub fn new(down_after: Duration) -> Self {
-        Self { down_after, acting: Epoch::default(), confirmed: BTreeMap::new(), cleaned: None, needless: None }
+        Self { down_after, confirmed: Confirmed::default(), cleaned: None, needless: None }
     }
 
     /// `node` holds all that anybody holds of these partitions, by a map whose stand-ins changed last at `acting`.
     pub fn handle_confirm(&mut self, node: NodeId, acting: Epoch, partitions: &[Partition]) {
-        // The map of this leader may be behind, the node's never is beyond the log.
-        if acting > self.acting {
-            self.acting = acting;
-            self.confirmed.clear();
-        }
-        if acting == self.acting {
-            self.confirmed.entry(node).or_default().extend(partitions);
-        }
+        self.confirmed.handle(node, acting, partitions);
     }
 
     /// What to propose now, if anything. Asked again with the map that came of it, or when time has passed.
@@ -95,7 +84,7 @@ impl StandIns {
 
     /// Partitions that everybody who owns them has confirmed.
     fn clean(&mut self, map: &ClusterMap, now: Instant) -> Option<ClusterCommand> {
-        if map.may_hold.is_empty() || self.acting != map.acting {
+        if map.may_hold.is_empty() {
             return None;
         }
         let unclean = map.unclean();
@@ -112,8 +101,7 @@ impl StandIns {
 
     fn is_ready(&self, map: &ClusterMap, partition: Partition) -> bool {
         let Some(placement) = map.placement().filter(|_| map.can_be_clean(partition)) else { return false };
-        let has_confirmed =
-            |node: &NodeId| self.confirmed.get(node).is_some_and(|confirmed| confirmed.contains(&partition));
+        let has_confirmed = |node: &NodeId| self.confirmed.has(map.acting, *node, partition);
         let mut left = placement.owners(partition).filter(|owner| map.node(*owner).is_some()).peekable();
         left.peek().is_some() && left.all(|owner| has_confirmed(&owner))
     }
