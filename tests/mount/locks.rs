@@ -5,7 +5,10 @@ use std::{
     io,
     os::unix::fs::FileExt,
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +19,7 @@ use nix::{
     fcntl::{FcntlArg, fcntl},
     libc,
 };
+use rustix::process::Signal;
 
 /// Length 0 reaches to the end, whatever it is.
 const TO_THE_END: i64 = 0;
@@ -193,7 +197,7 @@ fn a_signal_ends_the_wait_for_a_lock() {
     until("it waits", Duration::from_secs(10), || {
         fs::read_to_string(&stat).is_ok_and(|at| at.contains("fuse") || at.contains("request_wait"))
     });
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
     until("it ends", Duration::from_secs(5), || waiter.try_wait().unwrap().is_some());
     // Whoever was interrupted holds nothing.
     one.unlock().unwrap();
@@ -242,6 +246,103 @@ fn locks_go_with_the_mount_that_held_them() {
     waiting.try_lock().unwrap();
 }
 
+/// Locks and unlocks a range while no node answers; whether that took no answer. The nodes go on by themselves after a while.
+fn decides_alone(cluster: &Cluster, file: &File) -> bool {
+    const SILENCE: Duration = Duration::from_secs(1);
+    let (done, is_done) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        cluster.nodes.iter().for_each(|node| node.signal(Signal::STOP));
+        let begin = Instant::now();
+        scope.spawn(move || {
+            // Whatever the other thread waits for.
+            let _is_done = is_done.recv_timeout(SILENCE);
+            cluster.nodes.iter().for_each(|node| node.signal(Signal::CONT));
+        });
+        for _ in 0..10 {
+            try_range(file, Kind::Write, 1000, 1).unwrap();
+            try_range(file, Kind::None, 1000, 1).unwrap();
+        }
+        drop(done);
+        begin.elapsed() < SILENCE
+    })
+}
+
+/// Writes a file and locks it again and again, until the mount decides about its locks itself.
+fn use_alone(cluster: &Cluster, file: &File) {
+    until("the mount decides about locks itself", Duration::from_secs(60), || {
+        file.write_all_at(b"mine", 2000).unwrap();
+        for _ in 0..5 {
+            try_range(file, Kind::Write, 1000, 1).unwrap();
+            try_range(file, Kind::None, 1000, 1).unwrap();
+        }
+        decides_alone(cluster, file)
+    });
+}
+
+/// "The locks of a file that one mount alone uses are decided there, until somebody else asks."
+#[test]
+fn locks_that_a_mount_decides_about_itself_hold_against_all_others() {
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    let [one, again, two] = [0, 0, 1].map(|at: usize| open(&mounts[at]));
+    use_alone(&cluster, &one);
+    try_range(&one, Kind::Write, 10, 10).unwrap();
+    try_range(&one, Kind::Read, 30, 10).unwrap();
+    assert!(is_locked(again.try_lock()), "on the same mount");
+    assert_eq!(try_range(&two, Kind::Write, 19, 5), Err(Errno::EAGAIN));
+    assert_eq!(in_the_way(&two, Kind::Read, 0, 50), Some((10, 10)));
+    try_range(&two, Kind::Read, 35, 1).unwrap();
+    assert_eq!(try_range(&one, Kind::Write, 30, 10), Err(Errno::EAGAIN));
+    // Somebody who waits gets it when it is given up, whoever decided when it was taken.
+    try_range(&two, Kind::None, 0, TO_THE_END).unwrap();
+    use_alone(&cluster, &one);
+    let stage = AtomicU32::new(0);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            stage.store(1, Ordering::SeqCst);
+            wait_range(&two, Kind::Write, 0, TO_THE_END).unwrap();
+            stage.swap(3, Ordering::SeqCst)
+        });
+        until("somebody waits", Duration::from_secs(5), || stage.load(Ordering::SeqCst) == 1);
+        one.write_all_at(b"last", 2000).unwrap();
+        stage.store(2, Ordering::SeqCst);
+        try_range(&one, Kind::None, 0, TO_THE_END).unwrap();
+        assert_eq!(waiter.join().unwrap(), 2, "got before it was given up");
+    });
+    let mut bytes = [0; 4];
+    two.read_exact_at(&mut bytes, 2000).unwrap();
+    assert_eq!(&bytes, b"last");
+    try_range(&two, Kind::None, 0, TO_THE_END).unwrap();
+}
+
+/// They outlive leaders, and mounts that are silent for less than a session.
+#[test]
+fn locks_that_a_mount_decides_about_itself_outlive_the_leader_and_a_pause_of_the_mount() {
+    let mut cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    let [one, two] = [0, 1].map(|at: usize| open(&mounts[at]));
+    use_alone(&cluster, &one);
+    try_range(&one, Kind::Write, 10, 10).unwrap();
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill();
+    assert_eq!(try_range(&two, Kind::Read, 10, 1), Err(Errno::EAGAIN));
+    one.write_all_at(b"held", 10).unwrap();
+    one.sync_all().unwrap();
+    cluster.nodes[leader].start();
+    cluster.wait_healthy();
+    use_alone(&cluster, &one);
+    mounts[0].signal(Signal::STOP);
+    // Longer than any lease: nobody knows what is held, so it cannot be had.
+    let begin = Instant::now();
+    assert_eq!(try_range(&two, Kind::Read, 10, 1), Err(Errno::EAGAIN));
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    mounts[0].signal(Signal::CONT);
+    until("what is not locked can be had", Duration::from_secs(20), || try_range(&two, Kind::Write, 50, 1).is_ok());
+    assert_eq!(try_range(&two, Kind::Read, 10, 1), Err(Errno::EAGAIN));
+    try_range(&one, Kind::None, 0, TO_THE_END).unwrap();
+    try_range(&two, Kind::Write, 0, TO_THE_END).unwrap();
+}
+
 /// "A lock is lost with the session of its mount, after 60 s without any word from it; who held one hears of it."
 #[test]
 fn who_lost_locks_with_the_session_gets_errors_until_the_file_is_closed() {
@@ -255,10 +356,10 @@ fn who_lost_locks_with_the_session_gets_errors_until_the_file_is_closed() {
     try_range(&plain, Kind::Write, 0, 10).unwrap();
     try_range(&plain, Kind::None, 0, TO_THE_END).unwrap();
     held.try_lock().unwrap();
-    one.signal(rustix::process::Signal::STOP);
+    one.signal(Signal::STOP);
     until("the locks of the silent mount are gone", Duration::from_secs(120), || !is_locked(waiting.try_lock()));
     waiting.write_all_at(b"your", 0).unwrap();
-    one.signal(rustix::process::Signal::CONT);
+    one.signal(Signal::CONT);
     let is_lost = |result: io::Result<()>| {
         let error = result.expect_err("the lock is lost");
         assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");

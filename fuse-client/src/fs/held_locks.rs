@@ -1,82 +1,278 @@
-//! Which locks this mount holds, as far as it knows: to give them up when a file is closed, and to know which programs
-//! are to hear that theirs are lost. Pure.
+//! Which locks this mount holds, and who decides about them: the cluster, or this mount itself, which then answers at once
+//! and tells the cluster nothing before somebody else asks. Pure.
+//!
+//! # Invariants
+//! - Between a delegation and its return what is known here is all that the session holds, byte for byte: it is asked for
+//!   only while nothing is under way, and nothing in doubt.
+//! - Locks are decided here only while the inode is leased exclusively: the session lives, and recalls reach it.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
-use wire::namespace::{Inode, LockOwner};
+use wire::namespace::{FileLock, Inode, LockOwner, LockSet, OpError, SessionId};
 
-/// Ranges, from the first to the last byte, by inode and owner.
+/// Stands for this mount's session among the locks of one.
+const OURS: SessionId = SessionId(0);
+
+/// Questions about the locks of a file, one soon after the other, that make it worth a delegation: one more question.
+const WORTH_DELEGATING: u32 = 4;
+
+/// What comes later than that after the last question is the first again.
+const SOON: Duration = Duration::from_secs(5);
+
+/// After others wanted to know of the locks of a file, the cluster decides about them for a while.
+const CONTENDED: Duration = Duration::from_secs(5);
+
+/// Files without locks that are remembered; more are forgotten at once instead of after [`SOON`].
+const FREE_MAX: usize = 4096;
+
+/// What somebody wants to do about locks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wish {
+    /// Take one, for an owner.
+    Lock(LockOwner),
+    /// Give some up.
+    Unlock(LockOwner),
+    /// Look.
+    Test,
+}
+
+/// How that is done.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Turn {
+    /// Here, at once.
+    Here,
+    /// By the cluster. What became of a lock or an unlock has to be told.
+    Ask,
+    /// After this delegation has been asked for.
+    Delegate(LockOwner),
+    /// After this delegation has been returned.
+    Return(LockOwner),
+    /// After what is under way.
+    Wait,
+}
+
+/// What became of a question to the cluster.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Fate {
+    /// It was done.
+    Done,
+    /// It was refused.
+    Refused,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// All files on which something is locked, or was lately.
 #[derive(Debug, Default)]
 pub(crate) struct HeldLocks {
-    held: HashMap<(Inode, LockOwner), Vec<(u64, u64)>>,
+    files: HashMap<Inode, FileLocks>,
+    delegations: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Authority {
+    #[default]
+    Cluster,
+    Taking(LockOwner),
+    Here(LockOwner),
+    Returning(LockOwner),
+}
+
+#[derive(Debug, Default)]
+struct FileLocks {
+    set: LockSet,
+    /// Owners who may hold something else.
+    unsure: HashSet<LockOwner>,
+    authority: Authority,
+    /// Whose questions are under way.
+    asking: Vec<LockOwner>,
+    /// Questions one soon after the other.
+    asked: u32,
+    asked_at: Option<Instant>,
+    contended_until: Option<Instant>,
 }
 
 impl HeldLocks {
-    /// An owner has a range, or may have it.
-    pub(crate) fn handle_locked(&mut self, inode: Inode, owner: LockOwner, start: u64, end: u64) {
-        self.handle_unlocked(inode, owner, start, end);
-        self.held.entry((inode, owner)).or_default().push((start, end));
+    /// How a wish about `inode` is done, which is leased here exclusively or not.
+    pub(crate) fn turn(&mut self, inode: Inode, wish: Wish, exclusive: bool, now: Instant) -> Turn {
+        let file = self.files.entry(inode).or_default();
+        match file.authority {
+            Authority::Here(_) if exclusive || matches!(wish, Wish::Unlock(_)) => Turn::Here,
+            Authority::Here(delegation) => {
+                file.authority = Authority::Returning(delegation);
+                Turn::Return(delegation)
+            }
+            Authority::Taking(_) | Authority::Returning(_) => Turn::Wait,
+            Authority::Cluster => {
+                file.note_asked(now);
+                if matches!(wish, Wish::Lock(_)) && exclusive && file.is_worth_delegating(now) {
+                    self.delegations += 1;
+                    let delegation = LockOwner(self.delegations);
+                    file.authority = Authority::Taking(delegation);
+                    return Turn::Delegate(delegation);
+                }
+                if let Wish::Lock(owner) | Wish::Unlock(owner) = wish {
+                    file.begin(owner);
+                }
+                Turn::Ask
+            }
+        }
     }
 
-    /// An owner has nothing in a range any more.
-    pub(crate) fn handle_unlocked(&mut self, inode: Inode, owner: LockOwner, start: u64, end: u64) {
-        let Some(ranges) = self.held.get_mut(&(inode, owner)) else { return };
-        let left = ranges.iter().flat_map(|&(from, to)| {
-            let before = (from < start).then(|| (from, to.min(start.saturating_sub(1))));
-            let after = (to > end).then(|| (from.max(end.saturating_add(1)), to));
-            before.into_iter().chain(after)
-        });
-        *ranges = left.collect();
-        if ranges.is_empty() {
-            self.held.remove(&(inode, owner));
+    /// A lock that is decided here.
+    pub(crate) fn lock_here(&mut self, inode: Inode, lock: &FileLock) -> Result<(), OpError> {
+        let file = self.files.entry(inode).or_default();
+        file.set = file.set.locked(OURS, lock)?;
+        Ok(())
+    }
+
+    /// What is given up here.
+    pub(crate) fn unlock_here(&mut self, inode: Inode, owner: LockOwner, range: (u64, u64)) -> Result<(), OpError> {
+        let file = self.files.entry(inode).or_default();
+        file.set = file.set.unlocked(OURS, owner, range)?;
+        Ok(())
+    }
+
+    /// A lock in the way, where that is known here.
+    pub(crate) fn conflict_here(&self, inode: Inode, lock: &FileLock) -> Option<FileLock> {
+        self.files.get(&inode)?.set.conflict(OURS, lock)
+    }
+
+    /// What the cluster made of a lock.
+    pub(crate) fn handle_locked(&mut self, inode: Inode, lock: &FileLock, fate: Fate) {
+        let Some(file) = self.files.get_mut(&inode) else { return };
+        file.end(lock.owner);
+        match (fate, file.set.locked(OURS, lock)) {
+            (Fate::Refused, _) => {}
+            (Fate::Done, Ok(set)) => file.set = set,
+            // Answers came in another order than that in which things were done.
+            (Fate::Done, Err(_)) | (Fate::Unknown, _) => drop(file.unsure.insert(lock.owner)),
         }
+    }
+
+    /// What the cluster made of an unlock.
+    pub(crate) fn handle_unlocked(&mut self, inode: Inode, owner: LockOwner, range: (u64, u64), fate: Fate) {
+        let Some(file) = self.files.get_mut(&inode) else { return };
+        file.end(owner);
+        match (fate, file.set.unlocked(OURS, owner, range)) {
+            (Fate::Refused, _) => {}
+            (Fate::Done, Ok(set)) => {
+                file.set = set;
+                if range == (0, u64::MAX) && !file.asking.contains(&owner) {
+                    file.unsure.remove(&owner);
+                }
+            }
+            (Fate::Done, Err(_)) | (Fate::Unknown, _) => drop(file.unsure.insert(owner)),
+        }
+    }
+
+    /// What the cluster made of a wish for a delegation. True if that has to be returned.
+    pub(crate) fn handle_delegated(&mut self, inode: Inode, delegation: LockOwner, fate: Fate, now: Instant) -> bool {
+        let Some(file) = self.files.get_mut(&inode).filter(|file| file.authority == Authority::Taking(delegation))
+        else {
+            return false;
+        };
+        file.authority = match fate {
+            Fate::Done => Authority::Here(delegation),
+            Fate::Refused => {
+                file.contended_until = Some(now + CONTENDED);
+                Authority::Cluster
+            }
+            Fate::Unknown => Authority::Returning(delegation),
+        };
+        fate == Fate::Unknown
+    }
+
+    /// Somebody else wants to know of the locks, or the lease goes: which delegation is to be returned.
+    pub(crate) fn begin_return(&mut self, inode: Inode) -> Turn {
+        let Some(file) = self.files.get_mut(&inode) else { return Turn::Ask };
+        match file.authority {
+            Authority::Cluster => Turn::Ask,
+            Authority::Taking(_) | Authority::Returning(_) => Turn::Wait,
+            Authority::Here(delegation) => {
+                file.authority = Authority::Returning(delegation);
+                Turn::Return(delegation)
+            }
+        }
+    }
+
+    /// What is returned: the same as long as it is being returned.
+    pub(crate) fn locks(&self, inode: Inode) -> Vec<FileLock> {
+        self.files.get(&inode).into_iter().flat_map(|file| file.set.iter()).map(|held| held.lock).collect()
+    }
+
+    /// A delegation has been returned, or was none.
+    pub(crate) fn handle_returned(&mut self, inode: Inode, delegation: LockOwner, now: Instant) {
+        if let Some(file) = self.files.get_mut(&inode).filter(|file| file.authority == Authority::Returning(delegation))
+        {
+            file.authority = Authority::Cluster;
+            file.contended_until = Some(now + CONTENDED);
+        }
+    }
+
+    /// Files about whose locks this mount decides.
+    pub(crate) fn delegated(&self) -> Vec<Inode> {
+        let here = self.files.iter().filter(|(_, file)| matches!(file.authority, Authority::Here(_)));
+        here.map(|(inode, _)| *inode).collect()
     }
 
     /// Whether an owner may hold anything of an inode.
     pub(crate) fn holds(&self, inode: Inode, owner: LockOwner) -> bool {
-        self.held.contains_key(&(inode, owner))
+        let holds = |file: &FileLocks| file.set.has_owner(OURS, owner) || file.unsure.contains(&owner);
+        self.files.get(&inode).is_some_and(holds)
     }
 
     /// Everything is lost; of which inodes.
     pub(crate) fn lose_all(&mut self) -> HashSet<Inode> {
-        std::mem::take(&mut self.held).into_keys().map(|(inode, _)| inode).collect()
+        let files = std::mem::take(&mut self.files).into_iter();
+        files.filter(|(_, file)| !file.set.is_empty() || !file.unsure.is_empty()).map(|(inode, _)| inode).collect()
+    }
+
+    /// Forgets files on which nothing is locked.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        let is_full = self.files.len() > FREE_MAX;
+        self.files.retain(|_, file| {
+            let is_recent = file.asked_at.is_some_and(|at| now.saturating_duration_since(at) < SOON);
+            !file.is_free() || (is_recent && !is_full)
+        });
+    }
+}
+
+impl FileLocks {
+    fn note_asked(&mut self, now: Instant) {
+        let soon = self.asked_at.is_some_and(|at| now.saturating_duration_since(at) < SOON);
+        self.asked = if soon { self.asked.saturating_add(1) } else { 1 };
+        self.asked_at = Some(now);
+    }
+
+    fn is_worth_delegating(&self, now: Instant) -> bool {
+        self.asked > WORTH_DELEGATING
+            && self.asking.is_empty()
+            && self.unsure.is_empty()
+            && self.contended_until.is_none_or(|until| until <= now)
+    }
+
+    fn begin(&mut self, owner: LockOwner) {
+        if self.asking.contains(&owner) {
+            // In which order the two are done is not known.
+            self.unsure.insert(owner);
+        }
+        self.asking.push(owner);
+    }
+
+    fn end(&mut self, owner: LockOwner) {
+        if let Some(at) = self.asking.iter().position(|asking| *asking == owner) {
+            self.asking.swap_remove(at);
+        }
+    }
+
+    fn is_free(&self) -> bool {
+        self.set.is_empty() && self.unsure.is_empty() && self.asking.is_empty() && self.authority == Authority::Cluster
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use wire::namespace::{Inode, LockOwner};
-
-    use super::HeldLocks;
-
-    #[test]
-    fn an_owner_holds_what_it_locked_and_has_not_given_up_byte_for_byte() {
-        let (inode, owner) = (Inode(7), LockOwner(1));
-        let mut locks = HeldLocks::default();
-        locks.handle_locked(inode, owner, 10, 19);
-        locks.handle_locked(inode, owner, 15, u64::MAX);
-        assert!(locks.holds(inode, owner) && !locks.holds(inode, LockOwner(2)));
-        locks.handle_unlocked(inode, owner, 12, 30);
-        locks.handle_unlocked(inode, owner, 0, 10);
-        locks.handle_unlocked(inode, owner, 31, u64::MAX);
-        assert!(locks.holds(inode, owner), "11 is left");
-        locks.handle_unlocked(inode, owner, 11, 11);
-        assert!(!locks.holds(inode, owner));
-        locks.handle_locked(inode, owner, 0, u64::MAX);
-        locks.handle_unlocked(inode, owner, 0, u64::MAX);
-        assert!(!locks.holds(inode, owner));
-    }
-
-    #[test]
-    fn what_is_lost_is_told_once() {
-        let mut locks = HeldLocks::default();
-        locks.handle_locked(Inode(7), LockOwner(1), 0, 1);
-        locks.handle_locked(Inode(7), LockOwner(2), 5, 6);
-        locks.handle_locked(Inode(8), LockOwner(1), 0, 1);
-        assert_eq!(locks.lose_all(), HashSet::from([Inode(7), Inode(8)]));
-        assert_eq!(locks.lose_all(), HashSet::new());
-        assert!(!locks.holds(Inode(7), LockOwner(1)));
-    }
-}
+mod tests;

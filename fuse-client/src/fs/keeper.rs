@@ -145,6 +145,7 @@ async fn keep(shared: Arc<Shared>) {
         if now().saturating_duration_since(sweep) >= RENEW_INTERVAL {
             sweep = now();
             shared.trim();
+            shared.tidy_locks();
         }
         tokio::select! {
             () = shared.keeper.notified(), if pause < RENEW_INTERVAL || needs_care(&shared) => {}

@@ -94,6 +94,9 @@ impl Shared {
             }
             table.begin_recall(&recall)
         };
+        if keep != Some(LeaseMode::Exclusive) {
+            self.return_locks(inode, GIVE_BACK_DEADLINE).await;
+        }
         if holds_more {
             self.let_go(inode, keep).await;
         }

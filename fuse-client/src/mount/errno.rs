@@ -45,7 +45,7 @@ fn of_op(error: OpError) -> Errno {
         OpError::NotPermitted => Errno::EPERM,
         OpError::NoXattr => Errno::ENODATA,
         OpError::TooManyXattrs => Errno::ENOSPC,
-        OpError::Locked => Errno::EAGAIN,
+        OpError::Locked | OpError::LocksDelegated => Errno::EAGAIN,
         OpError::TooManyLocks => Errno::ENOLCK,
         OpError::LeaseEnded => Errno::EIO,
         OpError::StaleEpoch

@@ -8,6 +8,9 @@ const OP_BASE: usize = 192;
 /// A `NewExtent`: key, and five numbers.
 const EXTENT: usize = 32 + 5 * 10 + 6;
 
+/// A `FileLock`.
+const LOCK: usize = 4 * 10 + 1;
+
 /// Bytes that `op` takes in a batch, at most.
 pub(super) fn op_weight(op: &Op) -> usize {
     OP_BASE
@@ -24,7 +27,13 @@ pub(super) fn op_weight(op: &Op) -> usize {
                 AppendData::Inline(content) => content.bytes.len(),
                 AppendData::Slices { slices, .. } => slices.len() * EXTENT,
             },
-            Op::SetAttr { .. } | Op::Punch { .. } | Op::Clone { .. } | Op::Lock { .. } | Op::Unlock { .. } => 0,
+            Op::ReturnLocks { locks, .. } => locks.len() * LOCK,
+            Op::SetAttr { .. }
+            | Op::Punch { .. }
+            | Op::Clone { .. }
+            | Op::Lock { .. }
+            | Op::Unlock { .. }
+            | Op::DelegateLocks { .. } => 0,
         }
 }
 

@@ -134,6 +134,14 @@ impl Leases {
         }
     }
 
+    /// Somebody asked for a lock on `inode`, about whose locks another session decides: that one holds it exclusively, and
+    /// returns the locks before it lets go. Nobody waits for that.
+    pub fn handle_locks_wanted(&mut self, inode: Inode, now: Instant) {
+        if let Some(holder) = self.exclusive_holder(inode) {
+            self.recall(holder, inode, Some(LeaseMode::Shared), now);
+        }
+    }
+
     fn note_changed(&mut self, inodes: impl Iterator<Item = Inode>) {
         let moment = self.next_moment();
         if self.holders.is_empty() {

@@ -1,8 +1,8 @@
 //! Which inodes an answer tells of. Pure.
 
-use wire::namespace::{Inode, OpError, Query, QueryAnswer};
+use wire::namespace::{FileLock, Inode, LockKind, OpError, Query, QueryAnswer};
 
-/// Adds the inodes whose attributes, entries or content `answer` tells.
+/// Adds the inodes whose attributes, entries or content `answer` tells, or whose locks it does not know.
 pub fn told(query: &Query, answer: &Result<QueryAnswer, OpError>, inodes: &mut Vec<Inode>) {
     let Ok(answer) = answer else { return };
     match answer {
@@ -19,6 +19,8 @@ pub fn told(query: &Query, answer: &Result<QueryAnswer, OpError>, inodes: &mut V
                 inodes.push(*inode);
             }
         }
+        // Who decides about locks holds the inode exclusively, and returns them before that goes.
+        QueryAnswer::Lock(Some(FileLock { kind: LockKind::Delegated, .. })) => inodes.extend(query.about()),
         QueryAnswer::Usage(_) | QueryAnswer::Lock(_) => {}
     }
 }

@@ -66,7 +66,9 @@ pub fn cost(op: &Op) -> usize {
         | Op::SetXattr { .. }
         | Op::RemoveXattr { .. }
         | Op::Lock { .. }
-        | Op::Unlock { .. } => BASE,
+        | Op::Unlock { .. }
+        | Op::DelegateLocks { .. }
+        | Op::ReturnLocks { .. } => BASE,
         Op::SetAttr { set, .. } if set.size.is_none() => BASE,
         // One extent put in, and one or two that it narrows or replaces.
         Op::WriteExtents { extents, .. } => BASE + 2 * ROWS_PER_EXTENT * extents.len() + ROWS_PER_EXTENT,
@@ -271,6 +273,10 @@ impl Edit<'_> {
             }
             Op::Lock { inode, lock } => (*inode, self.lock(session, *inode, lock)?),
             Op::Unlock { inode, owner, start, end } => (*inode, self.unlock(session, *inode, *owner, (*start, *end))?),
+            Op::DelegateLocks { inode, delegation } => (*inode, self.delegate_locks(session, *inode, *delegation)?),
+            Op::ReturnLocks { inode, delegation, locks } => {
+                (*inode, self.return_locks(session, *inode, *delegation, locks)?)
+            }
         };
         Ok((OpDone { inode, version: row.data_version, offset }, row))
     }

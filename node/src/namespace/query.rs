@@ -59,7 +59,7 @@ pub(super) fn answer(rows: &dyn KvRead, query: &Query) -> Result<QueryAnswer, Qu
         }
         Query::Lock { inode, session, lock } => {
             inode_row(rows, *inode)?;
-            QueryAnswer::Lock(locks::conflict(rows, *inode, *session, lock)?)
+            QueryAnswer::Lock(locks::locks_of(rows, *inode)?.conflict(*session, lock))
         }
     })
 }

@@ -41,7 +41,9 @@ pub fn led_to(rows: &dyn KvRead, op: &Op, inodes: &mut Vec<Inode>) -> Result<(),
         | Op::Punch { .. }
         | Op::Clone { .. }
         | Op::Lock { .. }
-        | Op::Unlock { .. } => Ok(()),
+        | Op::Unlock { .. }
+        | Op::DelegateLocks { .. }
+        | Op::ReturnLocks { .. } => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@
 //! | `INODE_CHUNK` | inode, chunk | number of its extents |
 //! | `CHUNK` | chunk | number of inodes |
 //! | `XATTR` | inode, name | bytes |
-//! | `LOCK` | inode | [`super::locks::HeldLock`]s |
+//! | `LOCK` | inode | [`wire::namespace::LockSet`] |
 //! | `SESSION` | session | [`super::row::SessionRow`] |
 //! | `NONCE` | client, nonce | session |
 //! | `RANGE` | session, first inode | bitmap of the numbers used |

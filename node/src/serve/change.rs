@@ -164,6 +164,7 @@ impl OpenChange {
         let mut touched: Vec<Attr> = Vec::new();
         let (count, is_made) = (batch.ops.len(), !made_at.is_empty());
         let mut made = self.fence(&batch, made_at)?.into_iter();
+        let locked: Vec<Option<Inode>> = batch.ops.iter().map(|numbered| locked_by(&numbered.op)).collect();
         for part in split(batch) {
             let of_part: Vec<Made> = made.by_ref().take(part.ops.len()).collect();
             let command = match is_made {
@@ -184,6 +185,11 @@ impl OpenChange {
                 CommandOutcome::Refused(refusal) => return Err(refusal),
                 _ => return Err(Refusal::Internal),
             }
+        }
+        for (inode, _) in locked.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Err(OpError::LocksDelegated))
+        {
+            let Some(inode) = inode else { continue };
+            self.desk.with(|leases| leases.handle_locks_wanted(*inode, Instant::now()))?;
         }
         // The last word on each counts.
         touched.sort_by_key(|attr| (attr.inode, std::cmp::Reverse(attr.change)));
@@ -323,6 +329,14 @@ async fn decide(desk: Desk, id: ChangeId) {
     tokio::select! {
         () = node.stop.cancelled() => {}
         () = decided => {}
+    }
+}
+
+/// The inode on which an operation takes locks.
+fn locked_by(op: &Op) -> Option<Inode> {
+    match op {
+        Op::Lock { inode, .. } | Op::DelegateLocks { inode, .. } => Some(*inode),
+        _ => None,
     }
 }
 

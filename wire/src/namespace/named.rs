@@ -21,7 +21,9 @@ impl Op {
             | Self::WriteInline { inode, .. }
             | Self::Append { inode, .. }
             | Self::Punch { inode, .. } => (Some(*inode), None),
-            Self::Lock { .. } | Self::Unlock { .. } => (None, None),
+            Self::Lock { .. } | Self::Unlock { .. } | Self::DelegateLocks { .. } | Self::ReturnLocks { .. } => {
+                (None, None)
+            }
         };
         first.into_iter().chain(second)
     }
@@ -45,7 +47,9 @@ impl Op {
             | Self::Punch { .. }
             | Self::Clone { .. }
             | Self::Lock { .. }
-            | Self::Unlock { .. } => None,
+            | Self::Unlock { .. }
+            | Self::DelegateLocks { .. }
+            | Self::ReturnLocks { .. } => None,
         }
     }
 

@@ -3,7 +3,9 @@
 use ring::{Epoch, GcEpoch};
 use serde::{Deserialize, Serialize};
 
-use super::{Attr, ChunkSlice, InlineData, Inode, Mode, Name, NewExtent, SetAttr, SetId, Times, XattrName};
+use super::{
+    Attr, ChunkSlice, FileLock, InlineData, Inode, LockOwner, Mode, Name, NewExtent, SetAttr, SetId, Times, XattrName,
+};
 
 /// An extended attribute with its value.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -316,34 +318,24 @@ pub enum Op {
         /// Last byte.
         end: u64,
     },
-}
-
-/// Who holds a lock within a session: what the kernel calls a lock owner.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
-pub struct LockOwner(pub u64);
-
-/// Whether a lock admits others like it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub enum LockKind {
-    /// Others may read-lock the same bytes.
-    Read,
-    /// Nobody else may lock them.
-    Write,
-}
-
-/// An advisory lock on a range of a file, of `fcntl` or `flock` alike: one lock space, as on NFS.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct FileLock {
-    /// Whose.
-    pub owner: LockOwner,
-    /// Process, for those who ask who is in the way.
-    pub pid: u32,
-    /// First byte.
-    pub start: u64,
-    /// Last byte; `u64::MAX` to the end of the file, wherever that is.
-    pub end: u64,
-    /// Read or write.
-    pub kind: LockKind,
+    /// From now on the session itself decides about locks on an inode, among its own owners; the cluster forgets those
+    /// that it knows of it. Refused while another session holds one ([`OpError::Locked`]). Whoever else asks for a lock
+    /// meanwhile is told [`OpError::LocksDelegated`].
+    DelegateLocks {
+        /// Which inode.
+        inode: Inode,
+        /// Tells this delegation from others of the session.
+        delegation: LockOwner,
+    },
+    /// Ends a delegation: these are the locks that the session holds. [`OpError::Invalid`] if there is no such delegation.
+    ReturnLocks {
+        /// Which inode.
+        inode: Inode,
+        /// Which delegation.
+        delegation: LockOwner,
+        /// Without conflicts among each other, at most [`super::LOCKS_MAX`].
+        locks: Vec<FileLock>,
+    },
 }
 
 /// What remains of an operation after it was executed: what a session's window keeps.
@@ -448,4 +440,7 @@ pub enum OpError {
     /// The operation had been executed by its session under a lease that has ended before the cluster heard of it.
     #[error("the lease under which the operation was executed has ended")]
     LeaseEnded,
+    /// Another session decides about the locks on the inode; it is asked to let the cluster know of them: ask again.
+    #[error("another client decides about the locks of this file")]
+    LocksDelegated,
 }

@@ -367,6 +367,8 @@ fn data_ops() -> Vec<(&'static str, Op)> {
         ("op.punch.allocate", punch(PunchMode::Allocate)),
         ("op.lock", Op::Lock { inode, lock: lock() }),
         ("op.unlock", Op::Unlock { inode, owner: LockOwner(1 << 40), start: 0, end: u64::MAX }),
+        ("op.delegate_locks", Op::DelegateLocks { inode, delegation: LockOwner(9) }),
+        ("op.return_locks", Op::ReturnLocks { inode, delegation: LockOwner(9), locks: vec![lock()] }),
         ("op.clone", Op::Clone { from: inode, from_offset: 1, to: Inode(5), to_offset: 2, len: 3, if_version, set_id }),
     ]
 }
@@ -665,6 +667,7 @@ pub(crate) fn op_errors() -> Vec<OpError> {
         OpError::Locked,
         OpError::TooManyLocks,
         OpError::LeaseEnded,
+        OpError::LocksDelegated,
     ]
 }
 

@@ -209,7 +209,9 @@ impl Absorb<'_> {
             | Op::Punch { .. }
             | Op::Clone { .. }
             | Op::Lock { .. }
-            | Op::Unlock { .. } => {}
+            | Op::Unlock { .. }
+            | Op::DelegateLocks { .. }
+            | Op::ReturnLocks { .. } => {}
         }
     }
 }

@@ -163,7 +163,9 @@ impl Names {
             | Op::Append { .. }
             | Op::Punch { .. }
             | Op::Lock { .. }
-            | Op::Unlock { .. } => Err(OpError::Invalid),
+            | Op::Unlock { .. }
+            | Op::DelegateLocks { .. }
+            | Op::ReturnLocks { .. } => Err(OpError::Invalid),
             Op::Clone { .. } => unreachable!("clones are done above"),
         };
         (0, done)

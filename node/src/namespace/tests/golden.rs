@@ -18,7 +18,6 @@ use wire::{
 
 use super::super::command::ClientRow;
 use super::super::dead::{DeadRow, DeadTally};
-use super::super::locks::HeldLock;
 use super::super::row::{
     Body, Counters, Dentry, DirEntry, ExtentRow, InodeRow, MemberRow, MetaRow, Outcome, SealedAuthority, SessionRow,
     SessionState, Standing, Storage, TokenRow, TokenUse, decode, encode,
@@ -133,7 +132,7 @@ fn add_content(golden: &mut Golden) {
     golden.bytes("chunk.key", table::chunk(&KEY));
     golden.bytes("xattr.key", table::xattr(FILE, &XattrName::new(*b"user.color").unwrap()));
     let lock = FileLock { owner: LockOwner(5), pid: 77, start: 10, end: u64::MAX, kind: LockKind::Write };
-    row(golden, "locks", &table::locks(FILE), &vec![HeldLock { session: SESSION, lock }]);
+    row(golden, "locks", &table::locks(FILE), &vec![wire::namespace::HeldLock { session: SESSION, lock }]);
     row(golden, "dead", &table::dead(&KEY), &DeadRow { at: GcEpoch(4), len: 4_194_304 });
     let tally = DeadTally { chunks: 3, bytes: 12 << 20, newest: GcEpoch(4) };
     row(golden, "dead_tally", &table::single(table::DEAD_TALLY), &tally);

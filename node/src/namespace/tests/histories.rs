@@ -459,7 +459,9 @@ fn touched(op: &Op) -> Vec<Inode> {
         | Op::Append { inode, .. }
         | Op::Punch { inode, .. }
         | Op::Lock { inode, .. }
-        | Op::Unlock { inode, .. } => vec![*inode],
+        | Op::Unlock { inode, .. }
+        | Op::DelegateLocks { inode, .. }
+        | Op::ReturnLocks { inode, .. } => vec![*inode],
     }
 }
 

@@ -4,18 +4,12 @@ use std::collections::BTreeMap;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use wire::namespace::{
-    FileLock, InlineData, Inode, LockKind, LockOwner, Op, OpError, Query, QueryAnswer, SessionId, SessionNonce, SetId,
-    SetTime, Timestamp,
+    FileLock, HeldLock, InlineData, Inode, LOCKS_MAX, LockKind, LockOwner, Op, OpError, Query, QueryAnswer, SessionId,
+    SessionNonce, SetId, SetTime, Timestamp,
 };
 
 use super::harness::{CLIENT, Client, Machine, name};
-use crate::namespace::{
-    CommandBody, CommandOutcome, LOCKS_MAX,
-    edit::collect,
-    is_mount,
-    locks::{HeldLock, locks_of},
-    mount_sessions, table,
-};
+use crate::namespace::{CommandBody, CommandOutcome, edit::collect, is_mount, locks::locks_of, mount_sessions, table};
 
 /// Bytes of the file that the histories lock, the last of them all beyond.
 const BYTES: u64 = 24;
@@ -76,7 +70,7 @@ fn run(seed: u64) {
 fn compare(machine: &Machine, inode: Inode, map: &ByteMap) {
     let held = locks_of(&machine.rows, inode).unwrap();
     let mut bytes = ByteMap::new();
-    for HeldLock { session, lock } in &held {
+    for HeldLock { session, lock } in held.iter() {
         let owner = (*session, lock.owner);
         for byte in lock.start..=last_byte(lock.end) {
             assert!(bytes.insert((byte, owner), lock.kind).is_none(), "two locks of one owner overlap");
@@ -160,6 +154,39 @@ fn an_inode_has_no_more_locks_than_it_may() {
     let upside_down = Op::Lock { inode, lock: lock(1, 5, 4, LockKind::Read) };
     assert_eq!(client.run(&mut machine, upside_down), Err(OpError::Invalid));
     assert_eq!(lock_rows(&machine), 0);
+}
+
+#[test]
+fn a_session_that_decides_about_locks_is_in_the_way_of_others_until_it_returns_them_or_ends() {
+    let mut machine = Machine::new();
+    let [mut one, mut other] = [1, 2].map(|client| Client::open(&mut machine, client));
+    let inode = one.touch(&mut machine, Inode::ROOT, "file");
+    let before = machine.attr(inode);
+    let (delegation, held) = (LockOwner(3), lock(1, 0, 9, LockKind::Read));
+    let delegate = Op::DelegateLocks { inode, delegation };
+    other.ok(&mut machine, Op::Lock { inode, lock: held });
+    assert_eq!(one.run(&mut machine, delegate.clone()), Err(OpError::Locked));
+    other.ok(&mut machine, Op::Unlock { inode, owner: held.owner, start: 0, end: u64::MAX });
+    one.ok(&mut machine, delegate.clone());
+    let wish = Op::Lock { inode, lock: lock(1, 50, 50, LockKind::Read) };
+    assert_eq!(other.run(&mut machine, wish.clone()), Err(OpError::LocksDelegated));
+    assert_eq!(other.run(&mut machine, delegate.clone()), Err(OpError::LocksDelegated));
+    let question = |session| Query::Lock { inode, session, lock: lock(1, 50, 50, LockKind::Read) };
+    let answer = machine.query(question(other.session));
+    assert!(matches!(answer, Ok(QueryAnswer::Lock(Some(FileLock { kind: LockKind::Delegated, .. })))), "{answer:?}");
+    one.ok(&mut machine, Op::ReturnLocks { inode, delegation, locks: vec![held] });
+    let again = Op::ReturnLocks { inode, delegation, locks: Vec::new() };
+    assert_eq!(one.run(&mut machine, again), Err(OpError::Invalid), "what is late changes nothing");
+    other.ok(&mut machine, wish.clone());
+    assert_eq!(other.run(&mut machine, Op::Lock { inode, lock: lock(1, 9, 9, LockKind::Write) }), Err(OpError::Locked));
+    other.ok(&mut machine, Op::Unlock { inode, owner: held.owner, start: 0, end: u64::MAX });
+    one.ok(&mut machine, delegate);
+    assert_eq!(machine.attr(inode), before, "locks change nothing else");
+    assert_eq!(lock_rows(&machine), 2);
+    machine.propose(CommandBody::CloseSession { session: one.session });
+    machine.finish_work();
+    assert_eq!(lock_rows(&machine), 0);
+    other.ok(&mut machine, wish);
 }
 
 #[test]

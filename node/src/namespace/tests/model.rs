@@ -341,7 +341,10 @@ impl Model {
                 self.clone_range((from.0, *from_offset), (to.0, *to_offset), *len, *set_id)
             }
             // They have a model of their own.
-            Op::Lock { inode, .. } | Op::Unlock { inode, .. } => Ok((inode.0, 0)),
+            Op::Lock { inode, .. }
+            | Op::Unlock { inode, .. }
+            | Op::DelegateLocks { inode, .. }
+            | Op::ReturnLocks { inode, .. } => Ok((inode.0, 0)),
         }
     }
 
