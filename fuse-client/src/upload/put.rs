@@ -33,6 +33,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long that question may take.
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Chunks up to this length are synced with the put: one round trip less, where that takes longer than the bytes. Longer
+/// ones come many at a time, and one sync of a node covers all that it has taken until then.
+const SYNCED_PUT_LEN_MAX: u32 = 64 << 10;
+
 /// Between two attempts at different epochs, when the newer map has not come round yet.
 const STALE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -248,10 +252,11 @@ impl Put {
     }
 
     fn start_what_is_due(&mut self) {
+        let durability = self.durability();
         while let Some(node) = self.write.poll_send(now()) {
             let (cluster, bytes) = (self.cluster.clone(), self.chunk.bytes.clone());
             let Subject { key, epoch, gc, .. } = self.subject;
-            let request = ChunkRequest::Put { key, epoch, gc, durability: Durability::Buffered };
+            let request = ChunkRequest::Put { key, epoch, gc, durability };
             self.events.push(Box::pin(async move {
                 let put = cluster.chunk(node, request, &[bytes], PUT_CALL_DEADLINE).await;
                 Event::Put(
@@ -267,6 +272,10 @@ impl Put {
             let (cluster, flusher) = (self.cluster.clone(), self.cluster.flusher(node));
             self.events.push(Box::pin(async move { Event::Synced(node, flusher.sync(&cluster, node).await) }));
         }
+    }
+
+    fn durability(&self) -> Durability {
+        if self.subject.chunk_len <= SYNCED_PUT_LEN_MAX { Durability::Synced } else { Durability::Buffered }
     }
 
     /// Waits for the next word of a node, or for the time to try again.
@@ -288,7 +297,10 @@ impl Put {
             Event::Looked if self.write.is_decided() => {}
             Event::Looked if self.is_outdated() => return Some(End::StaleEpoch),
             Event::Looked => self.look_later(),
-            Event::Put(node, Ok(incarnation)) => self.write.handle_accepted(node, incarnation),
+            Event::Put(node, Ok(incarnation)) => match self.durability() {
+                Durability::Buffered => self.write.handle_accepted(node, incarnation),
+                Durability::Synced => self.write.handle_stable(node),
+            },
             Event::Synced(node, Ok(incarnation)) => self.write.handle_synced(node, incarnation, now()),
             Event::Put(node, Err(error)) => {
                 self.note(node, &error);

@@ -3,7 +3,8 @@
 //! While a partition moves, enough is a write quorum of its old row and one of its new row; a node of both counts twice.
 //!
 //! A put is *accepted* by a store of some incarnation, and *stable* by a sync of the same incarnation. If the store
-//! answers the sync as another, it may have lost the put, which is sent again.
+//! answers the sync as another, it may have lost the put, which is sent again. A store that was asked to sync with the put says
+//! both at once.
 //!
 //! # Invariants
 //! - [`Durable`] is made here alone, once a write quorum of every row is stable.
@@ -202,6 +203,13 @@ impl QuorumWrite {
     pub(crate) fn handle_accepted(&mut self, node: NodeId, incarnation: Incarnation) {
         if let Some(replica) = self.replica(node).filter(|replica| replica.state == State::Sending) {
             replica.state = State::Accepted { incarnation };
+        }
+    }
+
+    /// The store accepted the put and synced it before it answered.
+    pub(crate) fn handle_stable(&mut self, node: NodeId) {
+        if let Some(replica) = self.replica(node).filter(|replica| replica.state == State::Sending) {
+            replica.state = State::Stable;
         }
     }
 

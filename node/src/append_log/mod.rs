@@ -45,7 +45,7 @@ pub use record::{Align, HEADER_LEN, NewRecord, PAYLOAD_LEN_MAX, RecordInfo, Reco
 
 use self::active::{Prepared, payload_len_max};
 use self::files::Files;
-use self::writer::{Fate, Request, Writer};
+use self::writer::{Demand, Fate, Request, Writer};
 use crate::disk::Disk;
 
 /// Source of generations and incarnations: seeded in tests, from the operating system in production.
@@ -113,25 +113,22 @@ impl AppendLog {
     /// Queues records one after the other, with no record of others between them. On an error the ones before the
     /// refused record may have been appended: only the tenant's reading of them makes a batch whole.
     pub async fn append_batch(&self, records: Vec<NewRecord>) -> Result<Vec<Appended>, AppendError> {
-        self.send_append(records, None).await
+        self.send_append(records, Demand::None).await
     }
 
-    /// Appends records and makes them durable: one step less than [`AppendLog::append_batch`] and [`AppendLog::sync`].
-    pub async fn append_synced(&self, records: Vec<NewRecord>) -> Result<(Vec<Appended>, Synced), AppendError> {
-        let (synced, answer) = oneshot::channel();
-        let appended = self.send_append(records, Some(synced)).await?;
-        match answer.await {
-            Ok(Ok(synced)) => Ok((appended, synced)),
-            Ok(Err(SyncError::Failed { source })) => Err(AppendError::Failed { source }),
-            Ok(Err(SyncError::Lost { .. } | SyncError::Closed)) | Err(_) => Err(AppendError::Closed),
-        }
+    /// As [`AppendLog::append_batch`], for records whose sync is asked for next: short ones are written and synced by one
+    /// thread in one go.
+    pub async fn append_urgent(&self, records: Vec<NewRecord>) -> Result<Vec<Appended>, AppendError> {
+        self.send_append(records, Demand::Sync).await
     }
 
-    async fn send_append(
-        &self,
-        records: Vec<NewRecord>,
-        synced: Option<oneshot::Sender<Result<Synced, SyncError>>>,
-    ) -> Result<Vec<Appended>, AppendError> {
+    /// As [`AppendLog::append_urgent`], for one record.
+    pub async fn append_one_urgent(&self, record: NewRecord) -> Result<Appended, AppendError> {
+        let appended = self.append_urgent(vec![record]).await?;
+        Ok(*appended.first().expect("one record has one position"))
+    }
+
+    async fn send_append(&self, records: Vec<NewRecord>, demand: Demand) -> Result<Vec<Appended>, AppendError> {
         let mut queued: u64 = 0;
         let mut prepared = Vec::with_capacity(records.len());
         for record in records {
@@ -145,7 +142,7 @@ impl AppendLog {
         // One that is larger than the queue waits until it has the queue for itself.
         let bytes = u32::try_from(queued).unwrap_or(u32::MAX).min(self.queue_bytes);
         let permit = Arc::clone(&self.queue).acquire_many_owned(bytes).await.map_err(|_| AppendError::Closed)?;
-        self.ask(|reply| Request::Append { records: prepared, permit, reply, synced }, AppendError::Closed).await
+        self.ask(|reply| Request::Append { records: prepared, permit, reply, demand }, AppendError::Closed).await
     }
 
     /// Makes everything appended before this call durable; all who wait share one `fdatasync`.

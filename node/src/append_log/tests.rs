@@ -14,8 +14,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::{
-    Align, AppendLog, FileStyle, Fill, Footer, LogConfig, LogRng, NewRecord, Position, RecordKind, Recovered, Room,
-    TAG_LEN, Tag,
+    Align, AppendError, AppendLog, Appended, FileStyle, Fill, Footer, LogConfig, LogRng, NewRecord, Position,
+    RecordKind, Recovered, Room, SyncError, TAG_LEN, Tag,
 };
 use crate::disk::{Disk, SimDisk, SimOptions};
 
@@ -74,6 +74,19 @@ fn tag(number: u64) -> Tag {
 
 fn number(tag: &Tag) -> u64 {
     u64::from_le_bytes(tag[..8].try_into().unwrap())
+}
+
+/// Appends records and makes them durable.
+async fn append_synced(
+    log: &AppendLog,
+    records: Vec<NewRecord>,
+) -> Result<(Vec<Appended>, super::Synced), AppendError> {
+    let appended = log.append_urgent(records).await?;
+    match log.sync_to(appended.last().unwrap()).await {
+        Ok(synced) => Ok((appended, synced)),
+        Err(SyncError::Failed { source }) => Err(AppendError::Failed { source }),
+        Err(SyncError::Lost { .. } | SyncError::Closed) => Err(AppendError::Closed),
+    }
 }
 
 async fn numbers(log: &AppendLog) -> Vec<u64> {

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
-pub(super) use self::request::{Fate, Request};
+pub(super) use self::request::{Demand, Fate, Request};
 use super::active::{Active, Batch, Prepared};
 use super::directory::{CreateError, Directory, is_full};
 use super::file_header::FILE_HEADER_LEN;
@@ -133,10 +133,13 @@ impl Writer {
 
     async fn handle(&mut self, request: Request) {
         match request {
-            Request::Append { records, permit, reply, synced } => {
+            Request::Append { records, permit, reply, demand } => {
                 let appended = self.append(records, permit).await;
-                if let Some(synced) = synced {
-                    self.wait(None, synced);
+                if demand == Demand::Sync
+                    && appended.is_ok()
+                    && let Some(active) = &self.active
+                {
+                    self.state.waiters.push(Waiter { upto: active.next, reply: None });
                 }
                 drop(reply.send(appended));
             }

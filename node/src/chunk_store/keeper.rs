@@ -17,6 +17,7 @@ use ring::{ChunkKey, GcEpoch};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
+use wire::chunk::Durability;
 use wire::tree::VerifiedChunk;
 
 use super::config::ChunkStoreConfig;
@@ -64,56 +65,28 @@ pub(super) enum Command {
         chunk: VerifiedChunk,
         gc: GcEpoch,
         mode: PutMode,
+        /// What the asker is going to wait for.
+        durability: Durability,
         reply: Reply<Result<Accepted, PutError>>,
     },
     /// Stamps the chunks that are held; says which are.
-    Stamp {
-        keys: Vec<ChunkKey>,
-        gc: GcEpoch,
-        reply: Reply<Result<(Vec<bool>, Accepted), PutError>>,
-    },
+    Stamp { keys: Vec<ChunkKey>, gc: GcEpoch, reply: Reply<Result<(Vec<bool>, Accepted), PutError>> },
     /// Deletes the copies that are stamped no higher than `upto`; says how many.
-    Forget {
-        keys: Vec<ChunkKey>,
-        upto: GcEpoch,
-        reply: Reply<Result<(usize, Accepted), PutError>>,
-    },
+    Forget { keys: Vec<ChunkKey>, upto: GcEpoch, reply: Reply<Result<(usize, Accepted), PutError>> },
     /// Deletes a copy that was found bad, if it is still the one.
-    Drop {
-        key: ChunkKey,
-        at: Position,
-        reply: Reply<Result<Accepted, PutError>>,
-    },
+    Drop { key: ChunkKey, at: Position, reply: Reply<Result<Accepted, PutError>> },
     /// Moves a record of a segment that is to go, if it is still needed.
-    Move {
-        record: SegmentRecord,
-        chunk: Option<VerifiedChunk>,
-        reply: Reply<Result<Moved, PutError>>,
-    },
+    Move { record: SegmentRecord, chunk: Option<VerifiedChunk>, reply: Reply<Result<Moved, PutError>> },
     /// Brings the index up to what is stable.
-    Settle {
-        reply: Reply<Result<(), KvError>>,
-    },
+    Settle { reply: Reply<Result<(), KvError>> },
     /// Removes the rows of deletions that only the segment itself still needs.
-    Unlist {
-        keys: Vec<ChunkKey>,
-        file: FileId,
-        reply: Reply<Result<(), KvError>>,
-    },
+    Unlist { keys: Vec<ChunkKey>, file: FileId, reply: Reply<Result<(), KvError>> },
     /// The segment is gone.
-    Gone {
-        file: FileId,
-        reply: Reply<Result<(), KvError>>,
-    },
+    Gone { file: FileId, reply: Reply<Result<(), KvError>> },
     /// Drops shadows that are gone from these rows.
-    Prune {
-        keys: Vec<ChunkKey>,
-        reply: Reply<Result<(), KvError>>,
-    },
+    Prune { keys: Vec<ChunkKey>, reply: Reply<Result<(), KvError>> },
     /// The segments, with the bytes of each that must stay.
-    Segments {
-        reply: Reply<Vec<Segment>>,
-    },
+    Segments { reply: Reply<Vec<Segment>> },
     /// Ends the keeper.
     Close,
 }
@@ -161,7 +134,9 @@ impl Keeper {
 
     async fn handle(&mut self, command: Command) {
         match command {
-            Command::Put { chunk, gc, mode, reply } => drop(reply.send(self.put(&chunk, gc, mode).await)),
+            Command::Put { chunk, gc, mode, durability, reply } => {
+                drop(reply.send(self.put(&chunk, gc, (mode, durability)).await));
+            }
             Command::Stamp { keys, gc, reply } => drop(reply.send(self.stamp(&keys, gc).await)),
             Command::Forget { keys, upto, reply } => drop(reply.send(self.forget(&keys, upto).await)),
             Command::Drop { key, at, reply } => drop(reply.send(self.drop_copy(key, at).await)),
@@ -175,7 +150,12 @@ impl Keeper {
         }
     }
 
-    async fn put(&mut self, chunk: &VerifiedChunk, gc: GcEpoch, mode: PutMode) -> Result<Accepted, PutError> {
+    async fn put(
+        &mut self,
+        chunk: &VerifiedChunk,
+        gc: GcEpoch,
+        (mode, durability): (PutMode, Durability),
+    ) -> Result<Accepted, PutError> {
         self.make_ready().await?;
         let row = self.row(&chunk.key())?;
         let held_stamp = row.as_ref().and_then(|row| row.held()).map(|held| held.stamp);
@@ -185,7 +165,7 @@ impl Keeper {
         }
         let stamp = held_stamp.map_or(gc, |stamp| stamp.max(gc));
         let (entry, record) = Entry::chunk(chunk, stamp, Origin::Here);
-        let appended = self.append(entry, record, row).await;
+        let appended = self.append_for(entry, record, row, durability).await;
         self.shared.note_full(matches!(appended, Err(PutError::Full { .. })));
         appended?;
         self.shared.note_mended(&chunk.key());
@@ -248,7 +228,21 @@ impl Keeper {
 
     /// Appends a record of a key whose row is `row`.
     async fn append(&mut self, entry: Entry, record: NewRecord, row: Option<Row>) -> Result<Appended, PutError> {
-        let appended = self.shared.log.append(record).await.map_err(|error| self.noted(error.into()))?;
+        self.append_for(entry, record, row, Durability::Buffered).await
+    }
+
+    async fn append_for(
+        &mut self,
+        entry: Entry,
+        record: NewRecord,
+        row: Option<Row>,
+        durability: Durability,
+    ) -> Result<Appended, PutError> {
+        let appended = match durability {
+            Durability::Buffered => self.shared.log.append(record).await,
+            Durability::Synced => self.shared.log.append_one_urgent(record).await,
+        };
+        let appended = appended.map_err(|error| self.noted(error.into()))?;
         let record = entry.placed(appended.position);
         self.shared.pending.write().push(record, appended, merge(row, &record));
         Ok(appended)

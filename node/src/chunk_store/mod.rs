@@ -342,7 +342,8 @@ impl ChunkStore {
         durability: Durability,
         mode: PutMode,
     ) -> Result<Incarnation, PutError> {
-        let accepted = self.ask(|reply| Command::Put { chunk, gc, mode, reply }).await.ok_or(PutError::Closed)??;
+        let accepted =
+            self.ask(|reply| Command::Put { chunk, gc, mode, durability, reply }).await.ok_or(PutError::Closed)??;
         match durability {
             Durability::Buffered => Ok(Incarnation(accepted.incarnation.0)),
             Durability::Synced => self.stabilise(accepted).await,

@@ -256,7 +256,7 @@ impl RaftLogStorage<Types> for LogStore {
     {
         let entries: Vec<_> = entries.into_iter().map(|entry| encode_entry(&entry)).collect();
         let records = entries.iter().map(|(head, payload)| record(ENTRY, head, payload.clone())).collect();
-        let appended = self.shared.log.append_batch(records).await.map_err(io::Error::other)?;
+        let appended = self.shared.log.append_urgent(records).await.map_err(io::Error::other)?;
         let mut end = 0;
         {
             let mut table = self.shared.table.lock();

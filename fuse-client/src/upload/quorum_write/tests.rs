@@ -37,6 +37,8 @@ struct Store {
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Put,
+    PutSynced,
+    Stable,
     Accepted(u64),
     Sync,
     Synced(u64),
@@ -48,6 +50,7 @@ proptest! {
     #[test]
     fn durable_means_stable_on_a_quorum_whatever_the_schedule(
         replicas in 1usize..6,
+        synced in any::<bool>(),
         reserves in proptest::collection::vec(any::<bool>(), 5),
         steps in proptest::collection::vec((any::<u8>(), any::<u8>()), 0..400),
     ) {
@@ -58,9 +61,10 @@ proptest! {
         let mut write = write(&turns, quorum, now);
         let mut stores: Vec<Store> = (0..replicas).map(|_| Store::default()).collect();
         let mut ways: Vec<(usize, Way)> = Vec::new();
+        let put = if synced { Way::PutSynced } else { Way::Put };
         let index: BTreeMap<NodeId, usize> = (0..replicas).map(|number| (node(number), number)).collect();
         for (what, which) in steps {
-            while let Some(to) = write.poll_send(now) { ways.push((index[&to], Way::Put)) }
+            while let Some(to) = write.poll_send(now) { ways.push((index[&to], put)) }
             while let Some(to) = write.poll_sync() { ways.push((index[&to], Way::Sync)) }
             if let Some(outcome) = write.poll_outcome() {
                 if outcome.is_ok() {
@@ -96,6 +100,11 @@ proptest! {
                             state.buffered = true;
                             ways.push((store, Way::Accepted(state.incarnation)));
                         }
+                        Way::PutSynced => {
+                            state.stable = true;
+                            ways.push((store, Way::Stable));
+                        }
+                        Way::Stable => write.handle_stable(node(store)),
                         Way::Sync => {
                             state.stable |= state.buffered;
                             ways.push((store, Way::Synced(state.incarnation)));

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use ring::{ChunkKey, Epoch, GcEpoch, Member, NodeId, PartitionBits, ReplicaCount, Ring, Weight};
 use wire::{
     Answer, Refusal, Reply, Request,
-    chunk::{ChunkAnswer, ChunkRequest, Incarnation},
+    chunk::{ChunkAnswer, ChunkRequest, Durability, Incarnation},
     cluster::{
         Access, ClientId, ClusterAnswer, ClusterId, ClusterMap, ClusterRequest, KeyFingerprint, Newcomer, NodeRow,
         Peer, PeerAccess, Redeem, Redeemed, TokenPurpose,
@@ -319,15 +319,23 @@ fn chunk(index: usize, request: ChunkRequest, body: Bytes, state: &mut State) ->
         }
         ChunkRequest::Put { .. } if store.full => Err(Refusal::DiskFull),
         ChunkRequest::Put { key, .. } if ChunkKey::of(&body) != key => Err(Refusal::KeyMismatch),
-        ChunkRequest::Put { key, .. } => {
+        ChunkRequest::Put { key, durability, .. } => {
             store.puts += 1;
             store.buffered.insert(key, body);
-            if store.crashes > 0 {
+            let crashes = store.crashes > 0;
+            if crashes {
                 store.crashes -= 1;
                 store.buffered.clear();
                 store.incarnation += 1;
             }
-            Ok(ChunkAnswer::Put { incarnation })
+            match durability {
+                Durability::Synced if crashes => Err(Refusal::Busy),
+                Durability::Synced => {
+                    store.stable.extend(std::mem::take(&mut store.buffered));
+                    Ok(ChunkAnswer::Put { incarnation })
+                }
+                Durability::Buffered => Ok(ChunkAnswer::Put { incarnation }),
+            }
         }
         ChunkRequest::Sync { .. } => {
             let buffered = std::mem::take(&mut store.buffered);

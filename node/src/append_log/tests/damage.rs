@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::file_header::FILE_HEADER_LEN;
 use super::super::{Align, AppendLog, Damage, FileStyle, OpenError, Position, ReadError, Recovered};
-use super::{config, dir, file_at, log_files, number, numbers, open, payload, raw, record, rng, sim};
+use super::{append_synced, config, dir, file_at, log_files, number, numbers, open, payload, raw, record, rng, sim};
 use crate::disk::{Disk, Durability, OpenMode, SimDisk};
 
 /// Longer than the delay and the sync of the mark.
@@ -65,7 +65,7 @@ async fn a_rotten_header_below_the_mark_is_damage_and_what_follows_is_found() {
         assert_eq!(listing.damage, vec![damage]);
         assert_eq!(listing.records.iter().map(|info| number(&info.tag)).collect::<Vec<_>>(), vec![0, 2]);
         // Sealing the file does not make anyone forget.
-        log.append_synced(vec![record(3, 10, Align::Packed)]).await.unwrap();
+        append_synced(&log, vec![record(3, 10, Align::Packed)]).await.unwrap();
         log.seal().await.unwrap();
         assert_eq!(log.list(positions[0].file).await.unwrap().damage, vec![damage]);
     }
@@ -97,7 +97,7 @@ async fn a_tail_torn_above_the_mark_is_cut_and_never_comes_back() {
     assert_eq!((recovered.damage, recovered.cut.unwrap().at), (vec![], positions[1]));
     assert_eq!(numbers(&log).await, vec![0]);
     // Of the same length, so that record 2 of old follows it without a seam.
-    let again = log.append_synced(vec![record(9, 300, Align::Packed)]).await.unwrap().0[0];
+    let again = append_synced(&log, vec![record(9, 300, Align::Packed)]).await.unwrap().0[0];
     assert_eq!(again.position, positions[1]);
     disk.power_cycle();
     let (log, recovered) = open(&disk, config(FileStyle::ZeroFilled), 3).await;
@@ -145,7 +145,7 @@ async fn a_file_whose_header_is_lost_is_reported_whole_and_the_log_goes_on() {
     let (log, recovered) = open(&disk, config(FileStyle::Allocated), 3).await;
     let file = recovered.files[0];
     assert_eq!(recovered.damage, vec![Damage { at: Position { file: file.id, offset: 0 }, len: file.len }]);
-    let appended = log.append_synced(vec![record(7, 10, Align::Packed)]).await.unwrap().0[0];
+    let appended = append_synced(&log, vec![record(7, 10, Align::Packed)]).await.unwrap().0[0];
     assert!(appended.position.file > file.id);
     assert_eq!(log.read_record(appended.position).await.unwrap().1, payload(7, 10));
 }
@@ -158,7 +158,7 @@ async fn an_unreadable_sector_is_damage_below_the_mark_and_stops_the_open_above_
     let (log, recovered) = open(&disk, config(FileStyle::Allocated), 2).await;
     let (good, damage) = survey(&log, &recovered).await;
     assert!(good.contains(&2) && !good.contains(&1) && !damage.is_empty(), "{good:?}, {damage:?}");
-    let last = log.append_synced(vec![record(3, 700, Align::Packed)]).await.unwrap().0[0];
+    let last = append_synced(&log, vec![record(3, 700, Align::Packed)]).await.unwrap().0[0];
     disk.kill();
     disk.break_sector(&file_at(&disk, 0), last.position.offset + 64);
     let opened = AppendLog::open(disk.process(), &dir(), config(FileStyle::Allocated), rng(1)).await;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 
 use super::super::{Align, AppendError, AppendLog, FileState, FileStyle, Fill, LogConfig, ReadError, Room, SyncError};
-use super::{FILE_LEN, config, dir, log_files, number, numbers, open, payload, record, rng, sim};
+use super::{FILE_LEN, append_synced, config, dir, log_files, number, numbers, open, payload, record, rng, sim};
 use crate::disk::{Disk, FileDisk, FileDiskConfig, LockError, SimDisk, SimFault, SimOptions};
 
 /// Enough records to fill some files.
@@ -129,7 +129,7 @@ async fn a_failed_sync_is_told_to_all_and_never_acknowledged_later() {
     assert!(reopened.cut.unwrap() > kept.position && reopened.cut.unwrap() <= lost.position);
     assert!(matches!(log.sync_to(&lost).await, Err(SyncError::Lost { .. })));
     assert!(matches!(log.read_record(lost.position).await, Err(ReadError::Damaged { .. })));
-    log.append_synced(vec![record(3, 100, Align::Packed)]).await.unwrap();
+    append_synced(&log, vec![record(3, 100, Align::Packed)]).await.unwrap();
     disk.power_cycle();
     let (log, recovered) = open(&disk, config(FileStyle::Allocated), 2).await;
     assert_eq!((recovered.damage, numbers(&log).await), (vec![], vec![0, 3]));
@@ -155,7 +155,7 @@ async fn a_payload_over_the_limit_is_refused_and_a_batch_larger_than_the_queue_i
     let (log, _) = open(&disk, config, 1).await;
     let refused = log.append(record(1, FILE_LEN as usize, Align::Packed)).await;
     assert!(matches!(refused, Err(AppendError::TooLarge { .. })));
-    log.append_synced((0..50).map(|number| record(number, 500, Align::Packed)).collect()).await.unwrap();
+    append_synced(&log, (0..50).map(|number| record(number, 500, Align::Packed)).collect()).await.unwrap();
     assert_eq!(numbers(&log).await, (0..50).collect::<Vec<_>>());
 }
 
@@ -178,7 +178,7 @@ async fn on_a_real_disk_what_was_synced_is_there_again_and_a_torn_tail_is_cut() 
         let (log, recovered) = open_real(&dir, style, 2).await;
         assert_eq!((recovered.damage, recovered.cut), (vec![], None));
         assert_eq!(numbers(&log).await, before);
-        let torn = log.append_synced(vec![record(100, 50, Align::Packed)]).await.unwrap().0[0];
+        let torn = append_synced(&log, vec![record(100, 50, Align::Packed)]).await.unwrap().0[0];
         log.close().await.unwrap();
         // A power cut that tore the last record and took the mark behind it.
         let path = dir.join(format!("{}.log", torn.position.file));
@@ -206,7 +206,7 @@ async fn on_a_real_disk_a_directory_is_locked_once_and_a_large_record_keeps_its_
     let parts = large.parts.concat();
     // More parts than the kernel takes in one call.
     large.parts = parts.chunks(1500).map(Bytes::copy_from_slice).collect();
-    let (appended, _) = log.append_synced(vec![large]).await.unwrap();
+    let (appended, _) = append_synced(&log, vec![large]).await.unwrap();
     let (info, bytes) = log.read_record(appended[0].position).await.unwrap();
     assert_eq!((number(&info.tag), bytes), (1, Bytes::from(parts)));
     assert!(log.usage().await.unwrap().used >= 4 << 20);

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::{Align, AppendError, AppendLog, FileId, FileState, FileStyle, LogConfig, Position};
-use super::{FILE_LEN, config, dir, record, records, rng};
+use super::{FILE_LEN, append_synced, config, dir, record, records, rng};
 use crate::disk::{SimDisk, SimFault, SimOptions};
 
 /// A record that was appended, in order.
@@ -95,7 +95,7 @@ impl History {
         self.next += 1;
         let record = record(number, len, align);
         let appended = if synced {
-            self.log.append_synced(vec![record]).await.map(|(appended, _)| appended[0])
+            append_synced(&self.log, vec![record]).await.map(|(appended, _)| appended[0])
         } else {
             self.log.append(record).await
         };

@@ -12,8 +12,7 @@ pub(in super::super) enum Request {
         records: Vec<Prepared>,
         permit: OwnedSemaphorePermit,
         reply: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
-        /// Answered, if wanted, once the records are synced.
-        synced: Option<oneshot::Sender<Result<Synced, SyncError>>>,
+        demand: Demand,
     },
     Sync {
         of: Option<Appended>,
@@ -36,6 +35,13 @@ pub(in super::super) enum Request {
     Close {
         reply: oneshot::Sender<Result<(), SyncError>>,
     },
+}
+
+/// Whether somebody is going to wait for the sync of what is appended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in super::super) enum Demand {
+    None,
+    Sync,
 }
 
 /// What becomes of a sealed file that nobody needs.

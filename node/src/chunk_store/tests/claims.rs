@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
 use rand::SeedableRng;
@@ -12,7 +13,7 @@ use wire::chunk::Durability;
 
 use super::super::{Checked, ChunkStore, Compacted, IndexOrigin, PutError, ReadError, Rebuilt, SyncError};
 use super::rig::{DIR, IndexFate, Rig, compact_all, list, put, read};
-use crate::disk::{Disk, FileDisk, FileDiskConfig, OpenMode, SimFault};
+use crate::disk::{Disk, FileDisk, FileDiskConfig, OpenMode, SimFault, SimOptions};
 use crate::kv::{FjallConfig, FjallKv, KvError, KvRead, KvStore, KvVisit, MemoryKv, WriteBatch};
 
 const SEGMENT: u64 = 1 << 20;
@@ -41,7 +42,8 @@ async fn every_range_of_a_chunk_is_read_with_a_proof() {
 
 #[tokio::test(start_paused = true)]
 async fn one_sync_covers_all_puts_that_wait_and_the_same_chunk_is_written_once() {
-    let mut rig = Rig::new(2, 32 << 20);
+    let latency_max = Duration::from_millis(1);
+    let mut rig = Rig::on(SimOptions { seed: 2, latency_max, ..SimOptions::default() }, 32 << 20);
     let (store, _) = rig.open().await;
     put(&store, &rig.chunk(10), 1).await;
     let (syncs, chunk) = (rig.disk.sync_count(), rig.chunk(5_000));

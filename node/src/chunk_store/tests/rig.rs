@@ -32,7 +32,12 @@ pub(super) enum IndexFate {
 
 impl Rig {
     pub(super) fn new(seed: u64, segment_len: u64) -> Self {
-        let disk = SimDisk::new(SimOptions { seed, ..SimOptions::default() });
+        Self::on(SimOptions { seed, ..SimOptions::default() }, segment_len)
+    }
+
+    pub(super) fn on(options: SimOptions, segment_len: u64) -> Self {
+        let seed = options.seed;
+        let disk = SimDisk::new(options);
         let config = ChunkStoreConfig { segment_len, reserve: 2 * segment_len, ..ChunkStoreConfig::default() };
         Self { disk, kv: MemoryKv::new(), config, rng: StdRng::seed_from_u64(seed) }
     }
