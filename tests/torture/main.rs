@@ -1,6 +1,7 @@
 //! Programs at work on mounts and by commands while nodes and mounts are killed and stopped, bytes change on disks and nodes
 //! are lost; as root also while hosts are cut off and disks are full; with Debian's libfaketime while clocks jump. Two of
-//! these at a time, at random: nothing that was acknowledged is lost or wrong, what is shared behaves as one register, every
+//! these at a time, at random: nothing that was acknowledged is lost or wrong, what is shared behaves as one register, a lock
+//! keeps others out, every
 //! operation ends, no node ends by itself but for a full disk, and in the end everything has its replicas again.
 //!
 //! Of what nodes hold only one at a time is damaged, and no other before it is whole again.
@@ -10,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests: what cannot go on should stop there, and say so")]
 
 mod commands;
+mod counter;
 mod faults;
 mod hands;
 mod ledger;
@@ -67,6 +69,7 @@ const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 struct Outcome {
     reports: Vec<Report>,
     events: Vec<Event>,
+    counts: Vec<counter::Step>,
     scenes: usize,
     wrong: Vec<String>,
 }
@@ -126,6 +129,9 @@ fn torture(world: &mut World, mounts: &mut [Mount], stage: &Stage, (seed, long):
                 scope.spawn(move || use_register(stage, MORTAL + number % 2, seed * 100 + 50 + number as u64))
             })
             .collect();
+        let counters: Vec<_> = (0..2)
+            .map(|number| scope.spawn(move || counter::count(stage, MORTAL + number, seed * 100 + 60 + number as u64)))
+            .collect();
         let watcher = scope.spawn(|| watch(stage, seed));
         let (scenes, wrong) = {
             let _stop = StopAtEnd(stage);
@@ -133,8 +139,9 @@ fn torture(world: &mut World, mounts: &mut [Mount], stage: &Stage, (seed, long):
         };
         let reports = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
         let events = registers.into_iter().flat_map(|register| register.join().unwrap()).collect();
+        let counts = counters.into_iter().flat_map(|counter| counter.join().unwrap()).collect();
         watcher.join().unwrap();
-        Outcome { reports, events, scenes, wrong }
+        Outcome { reports, events, counts, scenes, wrong }
     })
 }
 
@@ -237,6 +244,7 @@ impl World {
 fn audit(cluster: &Cluster, outcome: &Outcome) -> Vec<String> {
     let mount = Mount::new(cluster, "audit");
     let mut wrong = register::wrong(&outcome.events);
+    wrong.extend(counter::wrong(&outcome.counts, counter::read(&mount.path("counter"))));
     wrong.extend(outcome.wrong.iter().cloned());
     for report in &outcome.reports {
         let dir = mount.path(&report.dir);
@@ -302,16 +310,17 @@ fn nothing_acknowledged_is_lost_or_wrong_while_nodes_and_mounts_are_killed_and_s
     let steps: u64 = outcome.reports.iter().map(|report| report.steps).sum();
     let failed: u64 = outcome.reports.iter().map(|report| report.failed).sum();
     eprintln!(
-        "seed {seed}: {} scenes, {steps} steps of which {failed} failed, the slowest took {:.1?}, register used {} times",
+        "seed {seed}: {} scenes, {steps} steps of which {failed} failed, the slowest took {:.1?}, register used {} times, counted {} times",
         outcome.scenes,
         stage.watch.slowest(),
-        outcome.events.len()
+        outcome.events.len(),
+        outcome.counts.len(),
     );
     if !wrong.is_empty() {
         keep_logs(cluster, seed);
     }
     assert!(wrong.is_empty(), "seed {seed}:\n{}", wrong.join("\n"));
-    assert!(steps > 0 && !outcome.events.is_empty());
+    assert!(steps > 0 && !outcome.events.is_empty() && !outcome.counts.is_empty());
     drop(mounts);
     if long >= COLLECTED_FROM {
         wait_collected(cluster);
