@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ring::{ChunkKey, Epoch, GcEpoch, Partition};
+use ring::{ChunkKey, Epoch, GcEpoch, Partition, PartitionBits};
 use tokio::sync::RwLockReadGuard;
 use tracing::warn;
 use wire::{
     Answer, Refusal,
-    chunk::{ChunkAnswer, ChunkRequest, Durability, Incarnation, KEYS_MAX},
+    chunk::{ChunkAnswer, ChunkRequest, DIGESTS_MAX, Durability, Incarnation, KEYS_MAX},
     cluster::ClusterMap,
     quic::Exchange,
     tree::{GROUP_LEN, ReceivedChunk},
@@ -15,7 +15,7 @@ use wire::{
 
 use super::{Asker, Served, read_body, take_room};
 use crate::{
-    chunk_store::{PutError, ReadError, SyncError},
+    chunk_store::{ListError, PutError, ReadError, SyncError},
     node::Node,
 };
 
@@ -55,6 +55,10 @@ pub(super) async fn handle(
         ChunkRequest::List { first, last, after, epoch } => {
             asker.must_be_node()?;
             list(node, &*map_at(node, epoch).await?, first, last, after).await?
+        }
+        ChunkRequest::Digest { first, last, epoch } => {
+            asker.must_be_node()?;
+            digest(node, &*map_at(node, epoch).await?, first, last).await?
         }
         ChunkRequest::Suspect { key } => {
             // Whatever else a stranger to this node names would only fill the list of those that are read again.
@@ -158,14 +162,7 @@ async fn list(
     last: Partition,
     after: Option<ChunkKey>,
 ) -> Result<ChunkAnswer, Refusal> {
-    let placement = map.placement().ok_or(Refusal::NotReplica)?;
-    let bits = placement.bits();
-    let asked = |partition: &Partition| (first..=last).contains(partition);
-    let may_hold = |partition| map.may_hold(partition).any(|holder| holder == node.id);
-    let counts = |partition| placement.is_owner(partition, node.id) || may_hold(partition);
-    if !bits.partitions().filter(asked).all(counts) {
-        return Err(Refusal::NotReplica);
-    }
+    let bits = must_count(map, node, first, last)?;
     let from = after.map_or(first, |key| bits.partition_of(&key).max(first));
     let mut keys = Vec::new();
     for partition in bits.partitions().skip_while(|partition| *partition < from).take_while(|part| *part <= last) {
@@ -174,14 +171,36 @@ async fn list(
             return Ok(ChunkAnswer::Listed { keys, end: false });
         }
         let after = after.filter(|key| bits.partition_of(key) == partition);
-        let page = node.chunks.list(bits, partition, after, room).await.map_err(|error| {
-            warn!(%error, "the chunk index cannot be read");
-            Refusal::DiskFailed
-        })?;
+        let page = node.chunks.list(bits, partition, after, room).await.map_err(|error| list_refusal(&error))?;
         keys.extend(page.keys);
     }
     let end = keys.len() < KEYS_MAX;
     Ok(ChunkAnswer::Listed { keys, end })
+}
+
+/// Digests of the partitions `first..=last`, under the same conditions as a list of them.
+async fn digest(node: &Node, map: &ClusterMap, first: Partition, last: Partition) -> Result<ChunkAnswer, Refusal> {
+    let bits = must_count(map, node, first, last)?;
+    if last < first || last.0 - first.0 >= DIGESTS_MAX {
+        return Err(Refusal::Malformed);
+    }
+    let digests = node.chunks.digests(bits, first, last).await.map_err(|error| list_refusal(&error))?;
+    Ok(ChunkAnswer::Digests { digests })
+}
+
+/// Refuses to speak for partitions of which this node's word does not count.
+fn must_count(map: &ClusterMap, node: &Node, first: Partition, last: Partition) -> Result<PartitionBits, Refusal> {
+    let placement = map.placement().ok_or(Refusal::NotReplica)?;
+    let asked = |partition: &Partition| (first..=last).contains(partition);
+    let may_hold = |partition| map.may_hold(partition).any(|holder| holder == node.id);
+    let counts = |partition| placement.is_owner(partition, node.id) || may_hold(partition);
+    let counts_everywhere = placement.bits().partitions().filter(asked).all(counts);
+    if counts_everywhere { Ok(placement.bits()) } else { Err(Refusal::NotReplica) }
+}
+
+pub(crate) fn list_refusal(error: &ListError) -> Refusal {
+    warn!(%error, "the chunk index cannot be read");
+    Refusal::DiskFailed
 }
 
 pub(crate) fn put_refusal(error: &PutError) -> Refusal {
