@@ -7,7 +7,7 @@
 //! # Not here
 //! What the answers are made of: `chunk_store`, `consensus`, `namespace`.
 
-pub(crate) use chunk::put_refusal;
+pub(crate) use chunk::{list_refusal, put_refusal};
 
 mod change;
 mod chunk;
@@ -21,7 +21,7 @@ mod namespace;
 mod question;
 mod redeem;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use self::namespace::propose;
 
