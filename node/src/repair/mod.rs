@@ -15,21 +15,19 @@
 //! # Not here
 //! Which partitions go where, and when they have gone over (`membership`).
 
-mod clean;
 mod comparison;
 mod fetch;
+mod hand_over;
 mod leftovers;
 pub(crate) mod plan;
 mod scrub;
-mod takeover;
 #[cfg(test)]
 mod tests;
 mod whole;
 
-pub(crate) use clean::run as clean;
+pub(crate) use hand_over::{clean, take_over};
 pub(crate) use leftovers::run as drop_leftovers;
 pub(crate) use scrub::run as scrub;
-pub(crate) use takeover::run as take_over;
 
 use std::{
     collections::BTreeSet,
