@@ -11,6 +11,7 @@ use wire::{
     tree::{ReceivedChunk, VerifiedChunk},
 };
 
+use super::Turn;
 use crate::node::Node;
 
 /// What to do about a copy that is held already.
@@ -35,11 +36,14 @@ pub(super) async fn fetch(
     let mut last = Refusal::UnknownChunk;
     let mut holders: Vec<NodeId> = placement.owners(partition).chain(map.others(partition)).collect();
     holders.retain(|holder| *holder != node.id && map.node(*holder).is_some());
-    // Whoever is out would be waited for in vain.
+    // Each chunk begins with another holder, or one would be read by all; whoever is out would be waited for in vain.
+    let first = usize::from(key.as_bytes()[31]) % holders.len().max(1);
+    holders.rotate_left(first);
     holders.sort_by_key(|holder| !map.is_in(*holder));
+    let _place = node.repair.places.acquire().await.map_err(|_| Refusal::NotServing)?;
     for holder in holders {
         match fetch_from(node, map, holder, key).await {
-            Ok((chunk, theirs)) => {
+            Ok(Fetched { chunk, gc: theirs, turn: _turn }) => {
                 let gc = gc.max(theirs);
                 let kept = match copy {
                     Copy::Keep => node.chunks.put(chunk, gc, Durability::Synced).await,
@@ -55,16 +59,19 @@ pub(super) async fn fetch(
     Err(last)
 }
 
-async fn fetch_from(
-    node: &Node,
-    map: &ClusterMap,
-    holder: NodeId,
-    key: ChunkKey,
-) -> Result<(VerifiedChunk, GcEpoch), Refusal> {
+/// A chunk that has come, and is sound.
+struct Fetched {
+    chunk: VerifiedChunk,
+    /// The stamp of the copy.
+    gc: GcEpoch,
+    /// In which it was hashed, and is to be kept.
+    turn: Turn,
+}
+
+async fn fetch_from(node: &Node, map: &ClusterMap, holder: NodeId, key: ChunkKey) -> Result<Fetched, Refusal> {
     let address = map.node(holder).map(|row| row.address).ok_or(Refusal::UnknownPeer)?;
     // The length of the chunk is not known here: all of it is asked for, and the key vouches for the bytes.
     let request = Request::Chunk(ChunkRequest::Get { key, offset: 0, len: wire::CHUNK_LEN_MAX });
-    let room = node.bodies.clone().acquire_many_owned(wire::CHUNK_LEN_MAX).await.map_err(|_| Refusal::NotServing)?;
     let call = node.peers.call(holder, address, Lane::Bulk, &request, &[], node.config.repair.deadline).await;
     let (reply, body) = call.map_err(|_| Refusal::NotServing)?;
     let Answer::Chunk(ChunkAnswer::Got { chunk_len, offset: 0, proof_len, gc }) = reply? else {
@@ -74,7 +81,9 @@ async fn fetch_from(
     if body.len() < proof_len || u32::try_from(body.len() - proof_len) != Ok(chunk_len) {
         return Err(Refusal::Malformed);
     }
-    let chunk = ReceivedChunk::new(body.slice(proof_len..)).verify(key).map_err(|_| Refusal::Corrupt);
-    drop(room);
-    chunk.map(|chunk| (chunk, gc))
+    // Only now: while the holder lets this node wait, nothing is done here.
+    let mut turn = node.repair.turns.begin(node.config.repair.deadline).await?;
+    turn.note_bytes(chunk_len.into());
+    let chunk = ReceivedChunk::new(body.slice(proof_len..)).verify(key).map_err(|_| Refusal::Corrupt)?;
+    Ok(Fetched { chunk, gc, turn })
 }

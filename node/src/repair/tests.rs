@@ -83,15 +83,10 @@ async fn a_comparison_brings_what_is_missing_raises_lower_stamps_and_lists_nothi
     assert_eq!(copies(&second).await, before);
     // Whoever is woken by something that happened does the same by itself.
     third.repair.compare_again();
-    let mut there = Vec::new();
-    for _ in 0..400 {
-        there = copies(&third).await;
-        if there == before {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    assert_eq!(there, before);
+    let holds = |chunk: &VerifiedChunk| third.chunks.holds(&chunk.key()).unwrap();
+    until("everything has come", || chunks.iter().all(holds)).await;
+    compare(&third, &second).await;
+    assert_eq!(copies(&third).await, before);
     for node in [first, second, third] {
         node.shut_down().await;
     }

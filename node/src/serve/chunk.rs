@@ -8,7 +8,7 @@ use tracing::warn;
 use wire::{
     Answer, Refusal,
     chunk::{ChunkAnswer, ChunkRequest, DIGESTS_MAX, Durability, Incarnation, KEYS_MAX},
-    cluster::ClusterMap,
+    cluster::{ClusterMap, PeerAccess},
     quic::Exchange,
     tree::{GROUP_LEN, ReceivedChunk},
 };
@@ -21,6 +21,9 @@ use crate::{
 
 /// How long this node may take to learn of the map that a sender has already.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a node may wait until repair has its turn here: half of what it waits itself, so that it can ask another.
+const TURN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Answers one request.
 pub(super) async fn handle(
@@ -51,7 +54,7 @@ pub(super) async fn handle(
             let (held, incarnation) = node.chunks.has(&keys, gc).await.map_err(|error| put_refusal(&error))?;
             ChunkAnswer::Has { held, incarnation }
         }
-        ChunkRequest::Get { key, offset, len } => return get(node, key, offset, len).await,
+        ChunkRequest::Get { key, offset, len } => return get(node, asker, key, offset, len).await,
         ChunkRequest::List { first, last, after, epoch } => {
             asker.must_be_node()?;
             list(node, &*map_at(node, epoch).await?, first, last, after).await?
@@ -131,7 +134,12 @@ fn must_be_replica(map: &ClusterMap, node: &Node, keys: &[ChunkKey]) -> Result<(
     if keys.iter().all(takes) { Ok(()) } else { Err(Refusal::NotReplica) }
 }
 
-async fn get(node: &Node, key: ChunkKey, offset: u32, len: u32) -> Result<Served, Refusal> {
+async fn get(node: &Node, asker: Asker, key: ChunkKey, offset: u32, len: u32) -> Result<Served, Refusal> {
+    let mut turn = match asker.access {
+        // Only repair makes nodes read from each other.
+        PeerAccess::Node => Some(node.repair.turns.begin(TURN_DEADLINE).await?),
+        PeerAccess::Client(_) => None,
+    };
     // Whole groups around the range, and the proof.
     let most = len.min(wire::CHUNK_LEN_MAX).saturating_add(4 * GROUP_LEN);
     let room = node.bodies.clone().acquire_many_owned(most).await.map_err(|_| Refusal::NotServing)?;
@@ -150,7 +158,10 @@ async fn get(node: &Node, key: ChunkKey, offset: u32, len: u32) -> Result<Served
     })?;
     let proof_len = u32::try_from(range.proof.len()).expect("a proof is a few hundred bytes");
     let answer = ChunkAnswer::Got { chunk_len: range.chunk_len, offset: range.offset, proof_len, gc: range.gc };
-    Ok(Served { answer: Answer::Chunk(answer), body: vec![range.proof, range.data], room: Some(room) })
+    if let Some(turn) = &mut turn {
+        turn.note_bytes(range.data.len() as u64);
+    }
+    Ok(Served { answer: Answer::Chunk(answer), body: vec![range.proof, range.data], room: Some(room), turn })
 }
 
 /// Keys of the partitions `first..=last`, as many as fit a page. Only an owner's word counts for all of a partition, and
