@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
+use node::config::{RepairConfig, ScrubConfig};
 use ring::{ReplicaCount, Zone};
 
 /// A storage node of dfs.
@@ -92,6 +93,10 @@ pub(crate) struct RunArguments {
     /// Silence after which the replicas of a node are made on others, if this node leads: 90s, 10m, 2h.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_time)]
     pub(crate) out_after: Duration,
+    /// Bytes a second, at most, that this node fetches, or reads for others, to make lost replicas again: 50MiB, 1GiB.
+    /// If not given, as many as it can; while clients are served, a fifth of its time.
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub(crate) repair_rate: Option<ByteSize>,
     /// Bytes a second, at most, of what this node holds that are read again and checked: 500KiB, 20MiB.
     #[arg(long, value_name = "SIZE", default_value = "20MiB", value_parser = parse_rate)]
     pub(crate) scrub_rate: ByteSize,
@@ -101,6 +106,14 @@ pub(crate) struct RunArguments {
     /// What to log: error, warn, info, debug, trace, or a filter of tracing.
     #[arg(long, env = "DFS_LOG", default_value = "info")]
     pub(crate) log: String,
+}
+
+impl RunArguments {
+    pub(crate) fn repair(&self) -> RepairConfig {
+        let scrub = ScrubConfig { bytes_per_s: self.scrub_rate.as_u64(), every: self.scrub_every };
+        let bytes_per_s = self.repair_rate.map(|rate| rate.as_u64());
+        RepairConfig { bytes_per_s, scrub, ..RepairConfig::default() }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -91,6 +91,9 @@ impl Default for MembershipConfig {
 pub struct RepairConfig {
     /// Chunks fetched at once: four of 4 MiB hide the latency of a disk and leave room for others.
     pub fetches: usize,
+    /// Bytes that this node fetches, and reads for others that fetch, in a second, at most. None: as fast as it can while
+    /// no client asks for anything; beside clients repair takes its share of the time either way.
+    pub bytes_per_s: Option<u64>,
     /// Between two full comparisons with the other holders when nothing else gives a reason, at least: a put that
     /// reached only its quorum is made whole then. Long comparisons are further apart.
     pub interval: Duration,
@@ -104,6 +107,7 @@ impl Default for RepairConfig {
     fn default() -> Self {
         Self {
             fetches: 4,
+            bytes_per_s: None,
             interval: Duration::from_secs(20),
             deadline: Duration::from_secs(10),
             scrub: ScrubConfig::default(),

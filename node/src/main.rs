@@ -7,7 +7,7 @@ use clap::Parser;
 use node::{
     authority::seal,
     chunk_store::ChunkStoreConfig,
-    config::{Config, GarbageConfig, MembershipConfig, RepairConfig, ScrubConfig, ServeConfig},
+    config::{Config, GarbageConfig, MembershipConfig, ServeConfig},
     consensus::{Health, SystemClock, WallClock},
     disk::{
         Disk, FileDisk, FileDiskConfig, LockError,
@@ -452,13 +452,12 @@ async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> a
         keep_seal: Box::new(move |seal| sealer.write_seal(seal).map_err(Into::into)),
         founding,
     };
-    let scrub = ScrubConfig { bytes_per_s: arguments.scrub_rate.as_u64(), every: arguments.scrub_every };
     let config = Config {
         data: path.to_owned(),
         listen,
         serve: ServeConfig::default(),
         membership: MembershipConfig { out_after: arguments.out_after, ..MembershipConfig::default() },
-        repair: RepairConfig { scrub, ..RepairConfig::default() },
+        repair: arguments.repair(),
         garbage: GarbageConfig::default(),
     };
     Ok((parts, config))

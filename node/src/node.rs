@@ -245,7 +245,7 @@ impl Node {
             clock: parts.clock,
             leader: Mutex::new(None),
             lease_bells: LeaseBells::default(),
-            repair: RepairState::default(),
+            repair: RepairState::new(&config.repair),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             bodies: permits(config.serve.body_bytes),

@@ -6,6 +6,16 @@ use serde::{Deserialize, Serialize};
 /// Keys in one [`ChunkRequest::Has`] or one page of [`ChunkAnswer::Listed`]: 4,096 × 40 bytes are a small frame.
 pub const KEYS_MAX: usize = 4096;
 
+/// Partitions of which one [`ChunkRequest::Digest`] may ask: 256 × 32 bytes are a small frame, and a walk through as many
+/// is a short one.
+pub const DIGESTS_MAX: u32 = 256;
+
+/// What a store holds of one partition: BLAKE3 of the keys of its copies, in order, each followed by the copy's stamp (8
+/// bytes, little-endian). What [`ChunkAnswer::Listed`] would not show is not in it. Equal digests are equal copies with
+/// equal stamps, as surely as equal keys are equal bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct PartitionDigest(pub [u8; 32]);
+
 /// Whether a put is answered before or after it is on stable storage.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Durability {
@@ -74,6 +84,15 @@ pub enum ChunkRequest {
         /// Which chunk.
         key: ChunkKey,
     },
+    /// The digests of consecutive partitions: what is equal on both sides need not be listed. Nodes only.
+    Digest {
+        /// The lowest partition.
+        first: Partition,
+        /// The highest, itself included; at most [`DIGESTS_MAX`] of them.
+        last: Partition,
+        /// The sender's epoch.
+        epoch: Epoch,
+    },
 }
 
 /// What a chunk store answers.
@@ -116,4 +135,9 @@ pub enum ChunkAnswer {
     },
     /// To a suspect: the copy was checked, or will be.
     Noted,
+    /// To a digest.
+    Digests {
+        /// Of the lowest partitions asked for, in order: of one at least, and not of all where much is held.
+        digests: Vec<PartitionDigest>,
+    },
 }

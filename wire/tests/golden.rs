@@ -147,10 +147,10 @@ fn every_variant_has_its_line() {
     assert_eq!(leases, [(0..LEASE_REQUESTS).collect(), (0..LEASE_ANSWERS).collect()]);
 }
 
-const CHUNK_REQUESTS: u8 = 6;
+const CHUNK_REQUESTS: u8 = 7;
 const NAMESPACE_REQUESTS: u8 = 8;
 const CLUSTER_REQUESTS: u8 = 11;
-const CHUNK_ANSWERS: u8 = 6;
+const CHUNK_ANSWERS: u8 = 7;
 const NAMESPACE_ANSWERS: u8 = 7;
 const CLUSTER_ANSWERS: u8 = 11;
 const LEASE_REQUESTS: u8 = 7;
@@ -170,6 +170,7 @@ fn counted(
     use {MovesAnswer as MA, MovesRequest as MR};
     match asked.0 {
         CR::Put { .. } | CR::Sync { .. } | CR::Has { .. } | CR::Get { .. } | CR::List { .. } | CR::Suspect { .. } => {}
+        CR::Digest { .. } => {}
     }
     match asked.1 {
         NR::OpenSession { .. } | NR::KeepAlive { .. } | NR::CloseSession { .. } => {}
@@ -202,6 +203,7 @@ fn counted(
     }
     match answered.0 {
         CA::Put { .. } | CA::Synced { .. } | CA::Has { .. } | CA::Got { .. } | CA::Listed { .. } | CA::Noted => {}
+        CA::Digests { .. } => {}
     }
     match answered.1 {
         NA::SessionOpened { .. } | NA::Alive { .. } | NA::SessionClosed => {}

@@ -17,6 +17,7 @@
 
 mod compaction;
 mod config;
+mod digest;
 mod error;
 mod index;
 mod keeper;
@@ -39,7 +40,7 @@ use ring::{ChunkKey, GcEpoch, Partition, PartitionBits};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
-use wire::chunk::{Durability, Incarnation};
+use wire::chunk::{Durability, Incarnation, PartitionDigest};
 use wire::cluster::StoreReport;
 use wire::tree::VerifiedChunk;
 
@@ -237,6 +238,17 @@ impl ChunkStore {
             ControlFlow::Continue(())
         })?;
         Ok(page)
+    }
+
+    /// Digests of the partitions `first..=last` as they could be listed: of the first at least, and of as many more as it
+    /// takes a short walk to make.
+    pub async fn digests(
+        &self,
+        bits: PartitionBits,
+        first: Partition,
+        last: Partition,
+    ) -> Result<Vec<PartitionDigest>, ListError> {
+        self.digest_span(bits, first, last, digest::ROWS_MAX).await
     }
 
     /// Takes the copies of these chunks out of use that are stamped no higher than this: they count as not held, though

@@ -1,6 +1,7 @@
 //! Claims about the chunk store, on a disk that loses, tears, refuses and rots.
 
 mod claims;
+mod digest;
 mod golden;
 mod histories;
 mod model;

@@ -2,33 +2,39 @@
 //! find damage; fetches what it is to own when the ring changes, and what others took for a node that was away; and drops
 //! what it owns no longer.
 //!
-//! A round lists the keys of this node's partitions at each other holder, fetches what is missing here, verifies it, and
-//! keeps it with the holder's stamp. Simple and complete; digests, rates and priorities come later.
+//! A round compares this node's partitions with each other holder (`comparison`): of those whose digests differ it lists
+//! the keys, fetches what is missing here, verifies it, and keeps it with the holder's stamp (`fetch`).
 //!
 //! # Invariants
 //! - A round counts as complete only if, of every partition, fewer than `write_quorum` of those that hold or may hold
 //!   something were not listed to the end: with this node's own copy that meets every write quorum.
 //! - Nothing is kept that does not match its key.
 //! - What the namespace lists as dead is not fetched.
+//! - Beside requests of clients it takes a fifth of the time of each node that it works on (`pace`).
 //! - A copy is dropped only where it is placed no longer, and never while somebody is told that it is held.
 //!
 //! # Not here
 //! Which partitions go where, and when they have gone over (`membership`).
 
-mod clean;
+mod comparison;
+mod fetch;
+mod hand_over;
 mod leftovers;
+mod pace;
 pub(crate) mod plan;
 mod scrub;
-mod takeover;
+#[cfg(test)]
+mod tests;
+mod turns;
 mod whole;
 
-pub(crate) use clean::run as clean;
+pub(crate) use hand_over::{clean, take_over};
 pub(crate) use leftovers::run as drop_leftovers;
 pub(crate) use scrub::run as scrub;
-pub(crate) use takeover::run as take_over;
+pub(crate) use turns::{Turn, Turns};
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -36,24 +42,20 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
 use parking_lot::Mutex;
-use ring::{ChunkKey, Epoch, GcEpoch, NodeId, Partition};
+use ring::{ChunkKey, GcEpoch};
 use tokio::{
-    sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore},
     time::Instant,
 };
 use tracing::{debug, info, warn};
-use wire::{
-    Answer, Refusal, Request,
-    chunk::{ChunkAnswer, ChunkRequest, Durability},
-    cluster::ClusterMap,
-    health::ScrubReport,
-    quic::Lane,
-    tree::{ReceivedChunk, VerifiedChunk},
-};
+use wire::{Refusal, cluster::ClusterMap, health::ScrubReport};
 
-use crate::{chunk_store::Checked, node::Node};
+use self::{
+    comparison::fetch_span,
+    fetch::{Copy, fetch},
+};
+use crate::{chunk_store::Checked, config::RepairConfig, node::Node};
 
 /// Suspected copies that may wait to be checked; more are found again by the next round or reader.
 const SUSPECTS_MAX: usize = 65_536;
@@ -62,21 +64,26 @@ const SUSPECTS_MAX: usize = 65_536;
 /// is no part of it, or a node that had much to fetch, and is away again, would miss for minutes what others took for it.
 const REST_PER_ROUND: u32 = 50;
 
-/// Work that one page of a comparison counts for, at most: what takes longer waits for something else.
-const PAGE_WORK_MAX: Duration = Duration::from_millis(200);
-
 /// How long a round that could not be completed waits before the next.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// What is known to be lacking, and what may be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RepairState {
+    /// Shares this node's time between clients and repair.
+    pub(crate) turns: Turns,
+    /// Places for chunks that are being fetched, whatever for: they bound the memory that these take, which is not that for
+    /// chunks of clients.
+    places: Semaphore,
     wake: Notify,
     /// Guards itself alone; never held across an await.
     suspects: Mutex<Suspects>,
     /// Puts came here and were not kept.
     missed: AtomicBool,
-    lacking: AtomicU64,
+    /// Found missing, and being fetched.
+    fetching: AtomicU64,
+    /// Could not be fetched by the last comparison.
+    failed: AtomicU64,
     /// Guards itself alone; never held across an await.
     scrub: Mutex<scrub::Progress>,
     /// Held for reading while somebody is told that a copy is held here, for writing while copies are dropped.
@@ -90,6 +97,21 @@ struct Suspects {
 }
 
 impl RepairState {
+    /// Nothing is known yet.
+    pub fn new(config: &RepairConfig) -> Self {
+        Self {
+            turns: Turns::new(config.bytes_per_s),
+            places: Semaphore::new(config.fetches),
+            wake: Notify::default(),
+            suspects: Mutex::default(),
+            missed: AtomicBool::default(),
+            fetching: AtomicU64::default(),
+            failed: AtomicU64::default(),
+            scrub: Mutex::default(),
+            copies: RwLock::default(),
+        }
+    }
+
     /// The copy of `key` here may be damaged: it is checked, and replaced if it is.
     pub fn suspect(&self, key: ChunkKey) {
         let mut suspects = self.suspects.lock();
@@ -119,7 +141,7 @@ impl RepairState {
 
     /// Chunks known to be lacking.
     pub fn lacking(&self) -> u64 {
-        self.lacking.load(Ordering::Relaxed)
+        self.fetching.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
     }
 
     /// How far the scrub is.
@@ -263,21 +285,21 @@ struct Compared {
     complete: bool,
 }
 
-/// Lists this node's partitions at the other holders and fetches what is missing.
+/// Compares this node's partitions with the other holders and fetches what is missing.
 async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> Compared {
     let mut worked = Duration::ZERO;
     let Some(placement) = map.placement() else { return Compared { worked, complete: true } };
     let ours = || placement.bits().partitions().filter(|partition| placement.is_owner(*partition, node.id));
     let mut listed = plan::Coverage::new(ours(), node.id);
-    let mut fetched = 0u64;
-    let mut failed = 0u64;
+    let (mut fetched, mut failed, mut keys) = (0, 0, 0);
     for (holder, spans) in plan::spans(map, ours(), node.id) {
         for span in spans {
-            match fetch_span(node, map, holder, span, |partition| placement.is_owner(partition, node.id)).await {
+            match fetch_span(node, map, holder, span).await {
                 Ok(taken) => {
                     fetched += taken.fetched;
                     failed += taken.failed;
                     worked += taken.worked;
+                    keys += taken.listed;
                     listed.handle_listed(map, holder, span);
                 }
                 Err(refusal) => {
@@ -287,158 +309,10 @@ async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> Compared {
             }
         }
     }
-    node.repair.lacking.store(failed, Ordering::Relaxed);
+    node.repair.failed.store(failed, Ordering::Relaxed);
+    debug!(?worked, keys, "compared");
     if fetched > 0 {
         info!(fetched, failed, "fetched what was missed");
     }
     Compared { worked, complete: failed == 0 && listed.is_complete(map) }
-}
-
-/// What came of a span.
-#[derive(Default)]
-struct Taken {
-    fetched: u64,
-    failed: u64,
-    /// Spent on finding out what is missing.
-    worked: Duration,
-    /// Partitions of those that failed.
-    incomplete: BTreeSet<Partition>,
-}
-
-/// Lists one span of partitions at `holder`, page by page, and fetches what is missing here of those that are `wanted`.
-async fn fetch_span(
-    node: &Arc<Node>,
-    map: &Arc<ClusterMap>,
-    holder: NodeId,
-    span: plan::Span,
-    wanted: impl Fn(Partition) -> bool,
-) -> Result<Taken, Refusal> {
-    let bits = map.placement().ok_or(Refusal::NotServing)?.bits();
-    let mut taken = Taken::default();
-    let mut after = None;
-    loop {
-        let began = Instant::now();
-        let page = list(node, map, holder, span, after).await?;
-        let listed = page.keys.iter().copied().filter(|(key, _)| wanted(bits.partition_of(key)));
-        let missing = missing_here(node, listed).await?;
-        taken.worked += began.elapsed().min(PAGE_WORK_MAX);
-        let missing = crate::garbage::worth_fetching(node, missing).await;
-        node.repair.lacking.store(taken.failed + missing.len() as u64, Ordering::Relaxed);
-        let fetches = missing.into_iter().map(async |(key, gc)| (key, fetch(node, map, key, gc, Copy::Keep).await));
-        let mut fetches = futures::stream::iter(fetches).buffer_unordered(node.config.repair.fetches);
-        while let Some((key, result)) = fetches.next().await {
-            match result {
-                Ok(()) => taken.fetched += 1,
-                Err(refusal) => {
-                    debug!(%key, %refusal, "cannot be fetched now");
-                    taken.failed += 1;
-                    taken.incomplete.insert(bits.partition_of(&key));
-                }
-            }
-        }
-        after = page.keys.last().map(|(key, _)| *key);
-        if page.end || after.is_none() {
-            return Ok(taken);
-        }
-    }
-}
-
-/// Of copies elsewhere, those that are not held here. What is held is stable when this returns, and has their stamps, if
-/// those are higher: it would be deleted here otherwise while it counts there.
-async fn missing_here(
-    node: &Node,
-    listed: impl Iterator<Item = (ChunkKey, GcEpoch)>,
-) -> Result<Vec<(ChunkKey, GcEpoch)>, Refusal> {
-    let mut by_stamp: BTreeMap<GcEpoch, Vec<ChunkKey>> = BTreeMap::new();
-    for (key, gc) in listed {
-        by_stamp.entry(gc).or_default().push(key);
-    }
-    let mut missing = Vec::new();
-    for (gc, keys) in by_stamp {
-        let (held, _) = node.chunks.has(&keys, gc).await.map_err(|error| crate::serve::put_refusal(&error))?;
-        missing.extend(keys.into_iter().zip(held).filter(|(_, held)| !held).map(|(key, _)| (key, gc)));
-    }
-    // Neighbours stay together, in the order in which they were listed.
-    missing.sort_unstable();
-    Ok(missing)
-}
-
-struct ListedPage {
-    keys: Vec<(ChunkKey, GcEpoch)>,
-    end: bool,
-}
-
-async fn list(
-    node: &Node,
-    map: &ClusterMap,
-    holder: NodeId,
-    span: plan::Span,
-    after: Option<ChunkKey>,
-) -> Result<ListedPage, Refusal> {
-    let epoch: Epoch = map.epoch;
-    let request = Request::Chunk(ChunkRequest::List { first: span.first, last: span.last, after, epoch });
-    match node.ask(holder, &request, node.config.repair.deadline).await? {
-        Answer::Chunk(ChunkAnswer::Listed { keys, end }) => Ok(ListedPage { keys, end }),
-        _ => Err(Refusal::Malformed),
-    }
-}
-
-/// What to do about a copy that is held already.
-#[derive(Clone, Copy, Debug)]
-enum Copy {
-    /// It is good.
-    Keep,
-    /// It cannot be read: another is put in its place.
-    Replace,
-}
-
-/// Fetches one chunk from any other holder that has a sound copy, and keeps it.
-async fn fetch(node: &Arc<Node>, map: &ClusterMap, key: ChunkKey, gc: GcEpoch, copy: Copy) -> Result<(), Refusal> {
-    let placement = map.placement().ok_or(Refusal::NotServing)?;
-    let partition = placement.bits().partition_of(&key);
-    let mut last = Refusal::UnknownChunk;
-    let mut holders: Vec<NodeId> = placement.owners(partition).chain(map.others(partition)).collect();
-    holders.retain(|holder| *holder != node.id && map.node(*holder).is_some());
-    // Whoever is out would be waited for in vain.
-    holders.sort_by_key(|holder| !map.is_in(*holder));
-    for holder in holders {
-        match fetch_from(node, map, holder, key).await {
-            Ok((chunk, theirs)) => {
-                let gc = gc.max(theirs);
-                let kept = match copy {
-                    Copy::Keep => node.chunks.put(chunk, gc, Durability::Synced).await,
-                    Copy::Replace => node.chunks.replace(chunk, gc, Durability::Synced).await,
-                };
-                return kept.map(drop).map_err(|error| crate::serve::put_refusal(&error));
-            }
-            // Whoever could not say is a reason to ask again.
-            Err(Refusal::UnknownChunk) => {}
-            Err(refusal) => last = refusal,
-        }
-    }
-    Err(last)
-}
-
-async fn fetch_from(
-    node: &Node,
-    map: &ClusterMap,
-    holder: NodeId,
-    key: ChunkKey,
-) -> Result<(VerifiedChunk, GcEpoch), Refusal> {
-    let address = map.node(holder).map(|row| row.address).ok_or(Refusal::UnknownPeer)?;
-    // The length of the chunk is not known here: all of it is asked for, and the key vouches for the bytes.
-    let request = Request::Chunk(ChunkRequest::Get { key, offset: 0, len: wire::CHUNK_LEN_MAX });
-    let room = node.bodies.clone().acquire_many_owned(wire::CHUNK_LEN_MAX).await.map_err(|_| Refusal::NotServing)?;
-    let call = node.peers.call(holder, address, Lane::Bulk, &request, &[], node.config.repair.deadline).await;
-    let (reply, body) = call.map_err(|_| Refusal::NotServing)?;
-    let Answer::Chunk(ChunkAnswer::Got { chunk_len, offset: 0, proof_len, gc }) = reply? else {
-        return Err(Refusal::Malformed);
-    };
-    let proof_len = usize::try_from(proof_len).expect("a u32 fits a usize");
-    if body.len() < proof_len || u32::try_from(body.len() - proof_len) != Ok(chunk_len) {
-        return Err(Refusal::Malformed);
-    }
-    let chunk = ReceivedChunk::new(body.slice(proof_len..)).verify(key).map_err(|_| Refusal::Corrupt);
-    drop(room);
-    chunk.map(|chunk| (chunk, gc))
 }

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ring::{NodeId, Partition};
-use wire::cluster::ClusterMap;
+use wire::{
+    chunk::{DIGESTS_MAX, PartitionDigest},
+    cluster::ClusterMap,
+};
 
 /// Consecutive partitions listed in one go: bounds what one request walks through.
-const SPAN_LEN_MAX: u32 = 256;
+const SPAN_LEN_MAX: u32 = DIGESTS_MAX;
 
 /// Consecutive partitions.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -21,6 +24,38 @@ impl Span {
     fn partitions(self) -> impl Iterator<Item = Partition> {
         (self.first.0..=self.last.0).map(Partition)
     }
+
+    pub(crate) fn contains(self, partition: Partition) -> bool {
+        (self.first..=self.last).contains(&partition)
+    }
+}
+
+/// Adds a partition that is higher than those in `spans`.
+fn push(spans: &mut Vec<Span>, partition: Partition) {
+    match spans.last_mut() {
+        Some(span) if span.last.0 + 1 == partition.0 && partition.0 - span.first.0 < SPAN_LEN_MAX => {
+            span.last = partition;
+        }
+        _ => spans.push(Span { first: partition, last: partition }),
+    }
+}
+
+/// Adds to `unequal` the partitions of which these digests, those of `span` in order, are not the same. What is left of the
+/// span, if one side has not made them all.
+pub(super) fn note_unequal(
+    unequal: &mut Vec<Span>,
+    span: Span,
+    theirs: &[PartitionDigest],
+    ours: &[PartitionDigest],
+) -> Option<Span> {
+    let mut partitions = span.partitions();
+    for (theirs, ours) in theirs.iter().zip(ours) {
+        let partition = partitions.next()?;
+        if theirs != ours {
+            push(unequal, partition);
+        }
+    }
+    partitions.next().map(|first| Span { first, last: span.last })
 }
 
 /// Who holds, or may hold, chunks of `partition` that count: its owners, and those that stood in for one. Some may have been
@@ -41,13 +76,7 @@ pub(crate) fn spans(
         for holder in
             holders(map, partition).into_iter().filter(|holder| *holder != node && map.node(*holder).is_some())
         {
-            let of_holder = spans.entry(holder).or_default();
-            match of_holder.last_mut() {
-                Some(span) if span.last.0 + 1 == partition.0 && partition.0 - span.first.0 < SPAN_LEN_MAX => {
-                    span.last = partition;
-                }
-                _ => of_holder.push(Span { first: partition, last: partition }),
-            }
+            push(spans.entry(holder).or_default(), partition);
         }
     }
     spans
@@ -104,7 +133,9 @@ mod tests {
     use ring::{Epoch, Member, NodeId, Partition, PartitionBits, ReplicaCount, Ring, Transition, Weight};
     use wire::cluster::{ClusterId, ClusterMap, KeyFingerprint, NodeRow};
 
-    use super::{Coverage, Span, spans};
+    use wire::chunk::PartitionDigest;
+
+    use super::{Coverage, Span, note_unequal, spans};
 
     fn id(id: u8) -> NodeId {
         NodeId::from_bytes([id; 16])
@@ -156,6 +187,20 @@ mod tests {
         assert_eq!(spans.get(&id(3)).map(Vec::as_slice), Some([span(0, 0), span(2, 2)].as_slice()));
         assert_eq!(spans.get(&id(4)).map(Vec::as_slice), Some([span(1, 2)].as_slice()));
         assert_eq!(spans.len(), 3);
+    }
+
+    #[test]
+    fn what_is_listed_is_just_what_differs_and_what_one_side_has_not_said_is_asked_again() {
+        let digests = |bytes: &[u8]| bytes.iter().map(|byte| PartitionDigest([*byte; 32])).collect::<Vec<_>>();
+        let mut unequal = Vec::new();
+        let (theirs, ours) = (digests(&[1, 2, 3, 4, 5, 6]), digests(&[1, 9, 9, 4]));
+        assert_eq!(note_unequal(&mut unequal, span(10, 15), &theirs, &ours), Some(span(14, 15)));
+        assert_eq!(unequal, [span(11, 12)]);
+        assert_eq!(note_unequal(&mut unequal, span(14, 15), &digests(&[5, 6]), &digests(&[5, 7])), None);
+        assert_eq!(unequal, [span(11, 12), span(15, 15)]);
+        // Whoever says more than it was asked for is not listened to.
+        assert_eq!(note_unequal(&mut unequal, span(20, 20), &digests(&[1, 1]), &digests(&[1, 2])), None);
+        assert_eq!(unequal.len(), 2);
     }
 
     #[test]

@@ -249,7 +249,7 @@ impl Scrub {
 }
 
 /// How long so many bytes take at this rate, rounded up.
-fn time_for(bytes: u64, bytes_per_s: u64) -> Duration {
+pub(super) fn time_for(bytes: u64, bytes_per_s: u64) -> Duration {
     let nanos = u128::from(bytes) * 1_000_000_000;
     Duration::from_nanos(u64::try_from(nanos.div_ceil(u128::from(bytes_per_s.max(1)))).unwrap_or(u64::MAX))
 }

@@ -1,7 +1,7 @@
-//! Makes partitions whole here, a batch at a time: lists what their holders hold, and fetches what is missing.
+//! Makes partitions whole here, a batch at a time: compares them with their holders, and fetches what is missing.
 //!
 //! # Invariants
-//! - A partition is whole only if what was listed of it meets every write quorum, and all of that is on stable storage here.
+//! - A partition is whole only if what was compared of it meets every write quorum, and all of that is on stable storage here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,13 +9,18 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt;
 use ring::{NodeId, Partition};
 use tokio::time::Instant;
 use tracing::{debug, info};
 use wire::cluster::ClusterMap;
 
-use super::{fetch_span, plan};
+use super::{comparison::fetch_span, plan};
 use crate::node::Node;
+
+/// Spans compared at once: what is missing of one is fetched while others are listed, or many short spans would leave
+/// network and disk idle most of the time.
+const SPANS_AT_ONCE: usize = 4;
 
 /// How long a holder that did not answer is asked only where nobody else will do.
 const SPARED_FOR: Duration = Duration::from_secs(10);
@@ -53,7 +58,6 @@ impl Gatherer {
         map: &Arc<ClusterMap>,
         open: &[Partition],
     ) -> Vec<Partition> {
-        let wanted: BTreeSet<Partition> = open.iter().copied().collect();
         let mut coverage = plan::Coverage::new(open.iter().copied(), node.id);
         let (mut fetched, mut incomplete) = (0, BTreeSet::new());
         let now = Instant::now();
@@ -65,15 +69,17 @@ impl Gatherer {
             if spared && open.iter().all(|partition| coverage.is_covered(map, *partition)) {
                 continue;
             }
-            for span in spans {
-                match fetch_span(node, map, holder, span, |partition| wanted.contains(&partition)).await {
+            let compared = spans.into_iter().map(async |span| (span, fetch_span(node, map, holder, span).await));
+            let mut compared = futures::stream::iter(compared).buffer_unordered(SPANS_AT_ONCE);
+            while let Some((span, result)) = compared.next().await {
+                match result {
                     Ok(taken) => {
                         fetched += taken.fetched;
                         incomplete.extend(taken.incomplete);
                         coverage.handle_listed(map, holder, span);
                     }
                     Err(refusal) => {
-                        debug!(?holder, %refusal, "a holder cannot be listed now");
+                        debug!(?holder, %refusal, "a holder cannot be compared with now");
                         self.silent.insert(holder, Instant::now() + SPARED_FOR);
                         break;
                     }

@@ -2,25 +2,28 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ring::{ChunkKey, Epoch, GcEpoch, Partition};
+use ring::{ChunkKey, Epoch, GcEpoch, Partition, PartitionBits};
 use tokio::sync::RwLockReadGuard;
 use tracing::warn;
 use wire::{
     Answer, Refusal,
-    chunk::{ChunkAnswer, ChunkRequest, Durability, Incarnation, KEYS_MAX},
-    cluster::ClusterMap,
+    chunk::{ChunkAnswer, ChunkRequest, DIGESTS_MAX, Durability, Incarnation, KEYS_MAX},
+    cluster::{ClusterMap, PeerAccess},
     quic::Exchange,
     tree::{GROUP_LEN, ReceivedChunk},
 };
 
 use super::{Asker, Served, read_body, take_room};
 use crate::{
-    chunk_store::{PutError, ReadError, SyncError},
+    chunk_store::{ListError, PutError, ReadError, SyncError},
     node::Node,
 };
 
 /// How long this node may take to learn of the map that a sender has already.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a node may wait until repair has its turn here: half of what it waits itself, so that it can ask another.
+const TURN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Answers one request.
 pub(super) async fn handle(
@@ -51,10 +54,14 @@ pub(super) async fn handle(
             let (held, incarnation) = node.chunks.has(&keys, gc).await.map_err(|error| put_refusal(&error))?;
             ChunkAnswer::Has { held, incarnation }
         }
-        ChunkRequest::Get { key, offset, len } => return get(node, key, offset, len).await,
+        ChunkRequest::Get { key, offset, len } => return get(node, asker, key, offset, len).await,
         ChunkRequest::List { first, last, after, epoch } => {
             asker.must_be_node()?;
             list(node, &*map_at(node, epoch).await?, first, last, after).await?
+        }
+        ChunkRequest::Digest { first, last, epoch } => {
+            asker.must_be_node()?;
+            digest(node, &*map_at(node, epoch).await?, first, last).await?
         }
         ChunkRequest::Suspect { key } => {
             // Whatever else a stranger to this node names would only fill the list of those that are read again.
@@ -127,7 +134,12 @@ fn must_be_replica(map: &ClusterMap, node: &Node, keys: &[ChunkKey]) -> Result<(
     if keys.iter().all(takes) { Ok(()) } else { Err(Refusal::NotReplica) }
 }
 
-async fn get(node: &Node, key: ChunkKey, offset: u32, len: u32) -> Result<Served, Refusal> {
+async fn get(node: &Node, asker: Asker, key: ChunkKey, offset: u32, len: u32) -> Result<Served, Refusal> {
+    let mut turn = match asker.access {
+        // Only repair makes nodes read from each other.
+        PeerAccess::Node => Some(node.repair.turns.begin(TURN_DEADLINE).await?),
+        PeerAccess::Client(_) => None,
+    };
     // Whole groups around the range, and the proof.
     let most = len.min(wire::CHUNK_LEN_MAX).saturating_add(4 * GROUP_LEN);
     let room = node.bodies.clone().acquire_many_owned(most).await.map_err(|_| Refusal::NotServing)?;
@@ -146,7 +158,10 @@ async fn get(node: &Node, key: ChunkKey, offset: u32, len: u32) -> Result<Served
     })?;
     let proof_len = u32::try_from(range.proof.len()).expect("a proof is a few hundred bytes");
     let answer = ChunkAnswer::Got { chunk_len: range.chunk_len, offset: range.offset, proof_len, gc: range.gc };
-    Ok(Served { answer: Answer::Chunk(answer), body: vec![range.proof, range.data], room: Some(room) })
+    if let Some(turn) = &mut turn {
+        turn.note_bytes(range.data.len() as u64);
+    }
+    Ok(Served { answer: Answer::Chunk(answer), body: vec![range.proof, range.data], room: Some(room), turn })
 }
 
 /// Keys of the partitions `first..=last`, as many as fit a page. Only an owner's word counts for all of a partition, and
@@ -158,14 +173,7 @@ async fn list(
     last: Partition,
     after: Option<ChunkKey>,
 ) -> Result<ChunkAnswer, Refusal> {
-    let placement = map.placement().ok_or(Refusal::NotReplica)?;
-    let bits = placement.bits();
-    let asked = |partition: &Partition| (first..=last).contains(partition);
-    let may_hold = |partition| map.may_hold(partition).any(|holder| holder == node.id);
-    let counts = |partition| placement.is_owner(partition, node.id) || may_hold(partition);
-    if !bits.partitions().filter(asked).all(counts) {
-        return Err(Refusal::NotReplica);
-    }
+    let bits = must_count(map, node, first, last)?;
     let from = after.map_or(first, |key| bits.partition_of(&key).max(first));
     let mut keys = Vec::new();
     for partition in bits.partitions().skip_while(|partition| *partition < from).take_while(|part| *part <= last) {
@@ -174,14 +182,36 @@ async fn list(
             return Ok(ChunkAnswer::Listed { keys, end: false });
         }
         let after = after.filter(|key| bits.partition_of(key) == partition);
-        let page = node.chunks.list(bits, partition, after, room).await.map_err(|error| {
-            warn!(%error, "the chunk index cannot be read");
-            Refusal::DiskFailed
-        })?;
+        let page = node.chunks.list(bits, partition, after, room).await.map_err(|error| list_refusal(&error))?;
         keys.extend(page.keys);
     }
     let end = keys.len() < KEYS_MAX;
     Ok(ChunkAnswer::Listed { keys, end })
+}
+
+/// Digests of the partitions `first..=last`, under the same conditions as a list of them.
+async fn digest(node: &Node, map: &ClusterMap, first: Partition, last: Partition) -> Result<ChunkAnswer, Refusal> {
+    let bits = must_count(map, node, first, last)?;
+    if last < first || last.0 - first.0 >= DIGESTS_MAX {
+        return Err(Refusal::Malformed);
+    }
+    let digests = node.chunks.digests(bits, first, last).await.map_err(|error| list_refusal(&error))?;
+    Ok(ChunkAnswer::Digests { digests })
+}
+
+/// Refuses to speak for partitions of which this node's word does not count.
+fn must_count(map: &ClusterMap, node: &Node, first: Partition, last: Partition) -> Result<PartitionBits, Refusal> {
+    let placement = map.placement().ok_or(Refusal::NotReplica)?;
+    let asked = |partition: &Partition| (first..=last).contains(partition);
+    let may_hold = |partition| map.may_hold(partition).any(|holder| holder == node.id);
+    let counts = |partition| placement.is_owner(partition, node.id) || may_hold(partition);
+    let counts_everywhere = placement.bits().partitions().filter(asked).all(counts);
+    if counts_everywhere { Ok(placement.bits()) } else { Err(Refusal::NotReplica) }
+}
+
+pub(crate) fn list_refusal(error: &ListError) -> Refusal {
+    warn!(%error, "the chunk index cannot be read");
+    Refusal::DiskFailed
 }
 
 pub(crate) fn put_refusal(error: &PutError) -> Refusal {

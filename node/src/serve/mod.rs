@@ -7,7 +7,7 @@
 //! # Not here
 //! What the answers are made of: `chunk_store`, `consensus`, `namespace`.
 
-pub(crate) use chunk::put_refusal;
+pub(crate) use chunk::{list_refusal, put_refusal};
 
 mod change;
 mod chunk;
@@ -21,7 +21,7 @@ mod namespace;
 mod question;
 mod redeem;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use self::namespace::propose;
 
@@ -38,7 +38,7 @@ use wire::{
     quic::{Accepted, Connection, Endpoint, Exchange},
 };
 
-use crate::{kv::KvStore, node::Node};
+use crate::{kv::KvStore, node::Node, repair::Turn};
 
 /// How long a peer's identity may take to be looked up at a voter.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(3);
@@ -121,6 +121,16 @@ fn places<'a>(node: &'a Node, asker: &Asker, request: &Request) -> &'a Arc<Semap
     }
 }
 
+/// Whether somebody waits for the answer to this, so that repair leaves it its share. A mount that listens for recalls has
+/// nothing to do.
+fn is_foreground(asker: &Asker, request: &Request) -> bool {
+    match (asker.access, request) {
+        (PeerAccess::Node, _) => false,
+        (_, Request::Namespace(NamespaceRequest::Lease(LeaseRequest::Recalls { .. }))) => false,
+        (PeerAccess::Client(_), _) => true,
+    }
+}
+
 /// What `peer` may do, by the rows of this node or, where they do not know it, by those of a voter.
 async fn identify(node: &Node, peer: Peer, key: KeyFingerprint) -> Result<PeerAccess, Refusal> {
     let known = |rows: &dyn KvStore| {
@@ -179,11 +189,13 @@ pub(crate) struct Served {
     pub(crate) body: Vec<Bytes>,
     /// Room in memory for the body, taken before it was read and held until it has left.
     pub(crate) room: Option<OwnedSemaphorePermit>,
+    /// Of repair, in which the body was read and leaves.
+    pub(crate) turn: Option<Turn>,
 }
 
 impl From<wire::Answer> for Served {
     fn from(answer: wire::Answer) -> Self {
-        Self { answer, body: Vec::new(), room: None }
+        Self { answer, body: Vec::new(), room: None, turn: None }
     }
 }
 
@@ -195,6 +207,7 @@ async fn serve_exchange(
     mut permit: Option<OwnedSemaphorePermit>,
 ) {
     let deadline = exchange.deadline.min(REQUEST_DEADLINE_MAX);
+    let _served = is_foreground(&asker, &exchange.request).then(|| node.repair.turns.serve_client());
     let gone = exchange.gone();
     let work = async {
         if permit.is_none() {
@@ -209,11 +222,11 @@ async fn serve_exchange(
         // Nobody waits for the answer: the place is for others.
         () = gone => return debug!("request given up"),
     };
-    let (reply, body, room): (Reply, Vec<Bytes>, _) = match served {
-        Ok(served) => (Ok(served.answer), served.body, served.room),
+    let (reply, body, held): (Reply, Vec<Bytes>, _) = match served {
+        Ok(served) => (Ok(served.answer), served.body, (served.room, served.turn)),
         Err(refusal) => {
             debug!(%refusal, "request refused");
-            (Err(refusal), Vec::new(), None)
+            (Err(refusal), Vec::new(), (None, None))
         }
     };
     // Whoever does not take the answer must not keep its bytes in memory.
@@ -222,7 +235,7 @@ async fn serve_exchange(
         Ok(Err(error)) => debug!(%error, "answer not delivered"),
         Err(_) => debug!("answer not taken in time"),
     }
-    drop(room);
+    drop(held);
 }
 
 async fn handle(

@@ -28,10 +28,10 @@ use crate::{
 
 const CLIENT: Peer = Peer::Client(ClientId([3; 16]));
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node's identity and media, and what it starts from.
-struct Machine {
+pub(crate) struct Machine {
     number: u8,
     key: KeyPair,
     address: SocketAddr,
@@ -45,7 +45,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(number: u8) -> Self {
+    pub(crate) fn new(number: u8) -> Self {
         let disk = || SimDisk::new(SimOptions { seed: number.into(), ..SimOptions::default() });
         Self {
             number,
@@ -73,14 +73,14 @@ impl Machine {
 }
 
 /// What a cluster of the tests is made with.
-struct Rig {
+pub(crate) struct Rig {
     cluster: ClusterId,
     authority: AuthorityKey,
     seal: SealKey,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let cluster = ClusterId([1; 16]);
         Self { cluster, authority: AuthorityKey::generate(cluster), seal: SealKey([2; 32]) }
     }
@@ -129,21 +129,22 @@ impl Rig {
             serve: ServeConfig::default(),
             membership: MembershipConfig::default(),
             repair: RepairConfig::default(),
-            garbage: GarbageConfig::default(),
+            // Chunks of which these tests put copies are in no file.
+            garbage: GarbageConfig { sweep: PATIENCE * 100, ..GarbageConfig::default() },
         };
         Node::start(parts, config).await.unwrap()
     }
 
     /// Starts the first node and waits until it has founded the cluster.
-    async fn found(&self) -> Arc<Node> {
+    pub(crate) async fn found(&self) -> Arc<Node> {
         let machine = Machine { seal: Some(self.seal.clone()), ..Machine::new(1) };
         let node = self.start(&machine).await;
         until("the cluster is founded", || node.map().is_some()).await;
         node
     }
 
-    /// Lets a node in at `leader`, starts it, and waits until it votes as second.
-    async fn join(&self, leader: &Node, machine: &mut Machine) -> Arc<Node> {
+    /// Lets a node in at `leader`, starts it, and waits until it votes: the second machine as second, the third as third.
+    pub(crate) async fn join(&self, leader: &Node, machine: &mut Machine) -> Arc<Node> {
         let hash = [machine.number; 32];
         let expires = Timestamp::new(i64::from(u32::MAX), 0).unwrap();
         propose(leader, ClusterCommand::CreateToken { hash, purpose: TokenPurpose::Node, expires }).await;
@@ -153,7 +154,8 @@ impl Rig {
         machine.seeds = vec![leader.advertise];
         let node = self.start(machine).await;
         for node in [leader, &*node] {
-            until("both vote", || node.consensus.watch().borrow().voters.len() == 2).await;
+            let votes = || node.consensus.watch().borrow().voters.len() == usize::from(machine.number);
+            until("all vote", votes).await;
         }
         node
     }
@@ -174,7 +176,7 @@ async fn bind(address: SocketAddr) -> Socket {
     socket.unwrap()
 }
 
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");

@@ -7,7 +7,7 @@ use ring::{
 };
 use wire::{
     Answer, Refusal, Request,
-    chunk::{ChunkAnswer, ChunkRequest, Durability, Incarnation},
+    chunk::{ChunkAnswer, ChunkRequest, Durability, Incarnation, PartitionDigest},
     cluster::{
         Access, ClientId, ClusterAnswer, ClusterId, ClusterMap, ClusterRequest, ClusterStatus, KeyFingerprint, MayHold,
         Newcomer, NodeRow, NodeState, NodeStatus, Peer, PeerAccess, RaftRole, Redeem, Redeemed, SealKey, StoreReport,
@@ -176,6 +176,7 @@ fn chunk_requests() -> Vec<(&'static str, ChunkRequest)> {
             ChunkRequest::List { first: Partition(5), last: Partition(9), after: Some(key), epoch },
         ),
         ("request.chunk.suspect", ChunkRequest::Suspect { key }),
+        ("request.chunk.digest", ChunkRequest::Digest { first: Partition(5), last: Partition(260), epoch }),
     ]
 }
 
@@ -464,6 +465,7 @@ fn chunk_answers() -> Vec<(&'static str, ChunkAnswer)> {
         ("answer.chunk.got", ChunkAnswer::Got { chunk_len: 70_000, offset: 16_384, proof_len: 96, gc: GcEpoch(4) }),
         ("answer.chunk.listed", ChunkAnswer::Listed { keys: vec![(KEY, GcEpoch(4))], end: true }),
         ("answer.chunk.noted", ChunkAnswer::Noted),
+        ("answer.chunk.digests", ChunkAnswer::Digests { digests: vec![PartitionDigest([7; 32])] }),
     ]
 }
 

@@ -1,0 +1,89 @@
+//! Fetches chunks from whoever has a sound copy, and keeps them.
+
+use std::sync::Arc;
+
+use ring::{ChunkKey, GcEpoch, NodeId};
+use wire::{
+    Answer, Refusal, Request,
+    chunk::{ChunkAnswer, ChunkRequest, Durability},
+    cluster::ClusterMap,
+    quic::Lane,
+    tree::{ReceivedChunk, VerifiedChunk},
+};
+
+use super::Turn;
+use crate::node::Node;
+
+/// What to do about a copy that is held already.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Copy {
+    /// It is good.
+    Keep,
+    /// It cannot be read: another is put in its place.
+    Replace,
+}
+
+/// Fetches one chunk from any other holder that has a sound copy, and keeps it.
+pub(super) async fn fetch(
+    node: &Arc<Node>,
+    map: &ClusterMap,
+    key: ChunkKey,
+    gc: GcEpoch,
+    copy: Copy,
+) -> Result<(), Refusal> {
+    let placement = map.placement().ok_or(Refusal::NotServing)?;
+    let partition = placement.bits().partition_of(&key);
+    let mut last = Refusal::UnknownChunk;
+    let mut holders: Vec<NodeId> = placement.owners(partition).chain(map.others(partition)).collect();
+    holders.retain(|holder| *holder != node.id && map.node(*holder).is_some());
+    // Each chunk begins with another holder, or one would be read by all; whoever is out would be waited for in vain.
+    let first = usize::from(key.as_bytes()[31]) % holders.len().max(1);
+    holders.rotate_left(first);
+    holders.sort_by_key(|holder| !map.is_in(*holder));
+    let _place = node.repair.places.acquire().await.map_err(|_| Refusal::NotServing)?;
+    for holder in holders {
+        match fetch_from(node, map, holder, key).await {
+            Ok(Fetched { chunk, gc: theirs, turn: _turn }) => {
+                let gc = gc.max(theirs);
+                let kept = match copy {
+                    Copy::Keep => node.chunks.put(chunk, gc, Durability::Synced).await,
+                    Copy::Replace => node.chunks.replace(chunk, gc, Durability::Synced).await,
+                };
+                return kept.map(drop).map_err(|error| crate::serve::put_refusal(&error));
+            }
+            // Whoever could not say is a reason to ask again.
+            Err(Refusal::UnknownChunk) => {}
+            Err(refusal) => last = refusal,
+        }
+    }
+    Err(last)
+}
+
+/// A chunk that has come, and is sound.
+struct Fetched {
+    chunk: VerifiedChunk,
+    /// The stamp of the copy.
+    gc: GcEpoch,
+    /// In which it was hashed, and is to be kept.
+    turn: Turn,
+}
+
+async fn fetch_from(node: &Node, map: &ClusterMap, holder: NodeId, key: ChunkKey) -> Result<Fetched, Refusal> {
+    let address = map.node(holder).map(|row| row.address).ok_or(Refusal::UnknownPeer)?;
+    // The length of the chunk is not known here: all of it is asked for, and the key vouches for the bytes.
+    let request = Request::Chunk(ChunkRequest::Get { key, offset: 0, len: wire::CHUNK_LEN_MAX });
+    let call = node.peers.call(holder, address, Lane::Bulk, &request, &[], node.config.repair.deadline).await;
+    let (reply, body) = call.map_err(|_| Refusal::NotServing)?;
+    let Answer::Chunk(ChunkAnswer::Got { chunk_len, offset: 0, proof_len, gc }) = reply? else {
+        return Err(Refusal::Malformed);
+    };
+    let proof_len = usize::try_from(proof_len).expect("a u32 fits a usize");
+    if body.len() < proof_len || u32::try_from(body.len() - proof_len) != Ok(chunk_len) {
+        return Err(Refusal::Malformed);
+    }
+    // Only now: while the holder lets this node wait, nothing is done here.
+    let mut turn = node.repair.turns.begin(node.config.repair.deadline).await?;
+    turn.note_bytes(chunk_len.into());
+    let chunk = ReceivedChunk::new(body.slice(proof_len..)).verify(key).map_err(|_| Refusal::Corrupt)?;
+    Ok(Fetched { chunk, gc, turn })
+}
