@@ -6,6 +6,7 @@
 mod determinism;
 mod promises;
 mod replays;
+mod seeds;
 
 use harness::sim::{Scenario, run};
 

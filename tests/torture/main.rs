@@ -13,7 +13,6 @@ mod commands;
 mod faults;
 mod hands;
 mod ledger;
-mod register;
 mod rot;
 mod watch;
 mod whole;
@@ -27,14 +26,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Cluster, Hosts, Mount, NodeProcess, SmallDisk, node::free_address, wait::until};
+use harness::{Cluster, Hosts, Mount, NodeProcess, SmallDisk, invariants::register, node::free_address, wait::until};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
     commands::{Commands, use_commands},
     faults::Cast,
     hands::{Hands, write_seeds},
-    register::Event,
     watch::Watch,
     whole::Epochs,
     worker::{Report, Stage, Worker, use_register},
