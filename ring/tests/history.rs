@@ -21,7 +21,10 @@ fn joins_leaves_and_lost_zones_in_any_order_keep_balance_and_distance_and_move_l
             let event = cluster.any_event();
             cluster.apply(event);
             let change = cluster.check(cluster.solve());
-            eprintln!("  {event:?}: {} nodes, {} moves of {}", change.nodes, change.moves, change.moves_min);
+            eprintln!(
+                "  {event:?}: {} nodes, {} moves of {}, {:.4}",
+                change.nodes, change.moves, change.moves_min, change.max_to_fair
+            );
             (moves, moves_min) = (moves + change.moves, moves_min + change.moves_min);
             cluster.carry_out(change);
         }

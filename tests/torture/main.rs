@@ -26,7 +26,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Cluster, Hosts, Mount, NodeProcess, SmallDisk, invariants::register, node::free_address, wait::until};
+use harness::{
+    Cluster, Hosts, Mount, NodeProcess, SmallDisk,
+    invariants::register::{self, Event},
+    node::free_address,
+    wait::until,
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{

@@ -415,14 +415,17 @@ impl World {
     fn check(&self) {
         let map = self.map();
         let placement = map.placement().unwrap();
-        for chunk in &self.committed {
-            let partition = partition_of(*chunk);
+        let mut committed: BTreeMap<Partition, Vec<u64>> = BTreeMap::new();
+        self.committed.iter().for_each(|chunk| committed.entry(partition_of(*chunk)).or_default().push(*chunk));
+        for (partition, chunks) in committed {
             let owners: BTreeSet<NodeId> = placement.owners(partition).collect();
             assert_eq!(owners.len(), REPLICAS.count(), "owners are distinct");
             let all: BTreeSet<NodeId> = owners.iter().copied().chain(map.may_hold(partition)).collect();
-            let held = all.iter().filter(|node| self.hosts.get(node).is_some_and(|host| host.chunks.contains(chunk)));
-            let held = held.count();
-            assert!(held >= REPLICAS.write_quorum(), "chunk {chunk} lies with {held} of {all:?} at {}", map.epoch);
+            let hosts: Vec<&Host> = all.iter().filter_map(|node| self.hosts.get(node)).collect();
+            for chunk in chunks {
+                let held = hosts.iter().filter(|host| host.chunks.contains(&chunk)).count();
+                assert!(held >= REPLICAS.write_quorum(), "chunk {chunk} lies with {held} of {all:?} at {}", map.epoch);
+            }
         }
         for partition in placement.bits().partitions() {
             for row in map.put_rows(partition) {
