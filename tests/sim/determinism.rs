@@ -3,7 +3,7 @@
 use harness::sim::{Fault, Scenario, first_difference, run};
 
 fn scenario(seed: u64) -> Scenario {
-    Scenario { seed, kinds: vec![Fault::Cut, Fault::PowerLoss, Fault::Loss, Fault::FailedSync], faults: 3 }
+    Scenario::of_three(seed, &[Fault::Cut, Fault::PowerLoss, Fault::Loss, Fault::FailedSync], 3)
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! The production code under one seed: three nodes and their clients in simulated time, network and disks.
+//! The production code under one seed: nodes and their clients in simulated time, network and disks.
 //!
-//! A run that fails names its scenario, seed included; put that into [`replays::FAILED_BEFORE`], where it stays.
+//! A run that fails names its scenario, seed included; put the seed into [`replays::FAILED_BEFORE`], where it stays.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests: what cannot go on should stop there, and say so")]
 
 mod determinism;
 mod promises;
 mod replays;
+mod seeds;
 
 use harness::sim::{Scenario, run};
 

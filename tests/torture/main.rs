@@ -15,7 +15,6 @@ mod counter;
 mod faults;
 mod hands;
 mod ledger;
-mod register;
 mod rot;
 mod watch;
 mod whole;
@@ -29,14 +28,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Cluster, Hosts, Mount, NodeProcess, SmallDisk, node::free_address, wait::until};
+use harness::{
+    Cluster, Hosts, Mount, NodeProcess, SmallDisk,
+    invariants::register::{self, Event},
+    node::free_address,
+    wait::until,
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
     commands::{Commands, use_commands},
     faults::Cast,
     hands::{Hands, write_seeds},
-    register::Event,
     watch::Watch,
     whole::Epochs,
     worker::{Report, Stage, Worker, use_register},

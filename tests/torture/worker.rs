@@ -10,12 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::tree;
+use harness::{invariants::register::Event, tree};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use crate::{
     ledger::{Content, Ledger, brief},
-    register::Event,
     watch::Watch,
 };
 

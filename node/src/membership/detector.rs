@@ -73,6 +73,7 @@ impl Detector {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
     use ring::NodeId;
     use tokio::time::Instant;
     use wire::{
@@ -119,5 +120,51 @@ mod tests {
         );
         assert_eq!(detector.state(a, at(9001)), NodeState::CatchingUp);
         assert_eq!(detector.store(a).map(|store| store.lacking), Some(7));
+    }
+
+    const DOWN_AFTER: u64 = 3000;
+
+    /// What a detector should say of a node at `now`, from all the words that it ever spoke: how long it has been silent,
+    /// whether it is heard, and for how long without a silence in between.
+    fn by_all_words(words: &[u64], now: u64) -> (u64, bool, u64) {
+        let silence = now - words.last().copied().unwrap_or(0);
+        let is_heard = !words.is_empty() && silence < DOWN_AFTER;
+        let mut begin = words.last().copied().unwrap_or(now);
+        for word in words.iter().rev() {
+            if begin - word >= DOWN_AFTER {
+                break;
+            }
+            begin = *word;
+        }
+        (silence, is_heard, if is_heard { now - begin } else { 0 })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_heard_when_silences_and_what_is_steady_are_those_of_all_words_ever_spoken(
+            events in proptest::collection::vec((0u64..4000, 0usize..4, 0u64..2), 0..80),
+        ) {
+            let start = Instant::now();
+            let (mut now, mut words) = (0, [const { Vec::new() }; 3]);
+            let mut detector = Detector::new(Duration::from_millis(DOWN_AFTER), start);
+            for (time, who, lacking) in events {
+                now += time;
+                let at = start + Duration::from_millis(now);
+                // Sometimes only time passes.
+                if let Some(words) = words.get_mut(who) {
+                    words.push(now);
+                    detector.handle_heartbeat(NodeId::from_bytes([who as u8; 16]), report(lacking), at);
+                }
+                for (who, words) in words.iter().enumerate() {
+                    let node = NodeId::from_bytes([who as u8; 16]);
+                    let (silence, is_heard, steady) = by_all_words(words, now);
+                    prop_assert_eq!(detector.silence(node, at), Duration::from_millis(silence));
+                    prop_assert_eq!(detector.is_heard(node, at), is_heard);
+                    prop_assert_eq!(detector.steady(node, at), Duration::from_millis(steady));
+                    let is_down = detector.state(node, at) == NodeState::Down;
+                    prop_assert_eq!(is_down, silence >= DOWN_AFTER, "never heard, it has the time that all have");
+                }
+            }
+        }
     }
 }

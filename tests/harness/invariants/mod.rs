@@ -2,6 +2,7 @@
 
 mod atomic_names;
 mod no_single_machine;
+pub mod register;
 mod verified_bytes;
 
 pub use atomic_names::names_are_as_acknowledged;

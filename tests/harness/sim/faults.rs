@@ -35,11 +35,15 @@ pub enum Fault {
     PowerLossOfAll,
     /// A sync of a node's chunk disk fails, and loses what it should have written.
     FailedSync,
+    /// Nothing reaches two nodes, and nothing leaves them, for so long that others take their writes if there are others.
+    CutOfTwo,
+    /// Two nodes lose power, at once and for as long.
+    PowerLossOfTwo,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Cut,
         Self::Deaf,
         Self::Mute,
@@ -49,26 +53,29 @@ impl Fault {
         Self::PowerLoss,
         Self::PowerLossOfAll,
         Self::FailedSync,
+        Self::CutOfTwo,
+        Self::PowerLossOfTwo,
     ];
 
     fn severity(self) -> Severity {
         match self {
-            Self::PowerLossOfAll | Self::Loss => Severity::More,
+            Self::PowerLossOfAll | Self::Loss | Self::CutOfTwo | Self::PowerLossOfTwo => Severity::More,
             _ => Severity::OneNode,
         }
     }
 
     fn loses_memory(self) -> bool {
-        matches!(self, Self::Kill | Self::PowerLoss | Self::PowerLossOfAll)
+        matches!(self, Self::Kill | Self::PowerLoss | Self::PowerLossOfAll | Self::PowerLossOfTwo)
     }
 
     fn lasts(self, chance: &mut StdRng) -> Duration {
-        let most = match self {
-            Self::PowerLossOfAll => 1_500,
-            Self::Loss | Self::Slow => 4_000,
-            _ => 8_000,
+        let (least, most) = match self {
+            Self::PowerLossOfAll => (100, 1_500),
+            Self::Loss | Self::Slow => (100, 4_000),
+            Self::CutOfTwo | Self::PowerLossOfTwo => (2_000, 12_000),
+            _ => (100, 8_000),
         };
-        Duration::from_millis(chance.random_range(100..most))
+        Duration::from_millis(chance.random_range(least..most))
     }
 }
 
@@ -80,8 +87,8 @@ pub struct Stage(Arc<Mutex<Inner>>);
 struct Inner {
     open: bool,
     over: bool,
-    now: Severity,
-    worst: Severity,
+    /// From when on how much was broken, in virtual time.
+    broken: Vec<(Duration, Severity)>,
     /// Whether a change has returned since the last step.
     acknowledged: bool,
 }
@@ -101,12 +108,6 @@ impl Stage {
         self.0.lock().unwrap().over
     }
 
-    /// An operation begins.
-    pub fn begin(&self) {
-        let mut inner = self.0.lock().unwrap();
-        inner.worst = inner.now;
-    }
-
     /// A change has returned.
     pub fn acknowledge(&self) {
         self.0.lock().unwrap().acknowledged = true;
@@ -116,15 +117,15 @@ impl Stage {
         std::mem::take(&mut self.0.lock().unwrap().acknowledged)
     }
 
-    /// The worst since the operation began.
-    pub fn worst(&self) -> Severity {
-        self.0.lock().unwrap().worst
+    /// The worst since an operation began.
+    pub fn worst_since(&self, begin: Duration) -> Severity {
+        let inner = self.0.lock().unwrap();
+        let at_begin = inner.broken.iter().rposition(|(from, _)| *from <= begin).unwrap_or(0);
+        inner.broken[at_begin..].iter().map(|(_, severity)| *severity).max().unwrap_or_default()
     }
 
-    fn set(&self, severity: Severity) {
-        let mut inner = self.0.lock().unwrap();
-        inner.now = severity;
-        inner.worst = inner.worst.max(severity);
+    fn set(&self, severity: Severity, now: Duration) {
+        self.0.lock().unwrap().broken.push((now, severity));
     }
 }
 
@@ -166,12 +167,12 @@ impl Faults {
             State::Calm { until } if now >= until => match self.plan.pop() {
                 Some(fault) => {
                     let node = self.chance.random_range(0..world.nodes.len());
-                    stage.set(fault.severity());
+                    stage.set(fault.severity(), now);
                     self.begin(sim, world, fault, node);
                     self.state = State::Broken { fault, node, until: now + fault.lasts(&mut self.chance) };
                 }
                 None => {
-                    stage.set(Severity::None);
+                    stage.set(Severity::None, now);
                     stage.0.lock().unwrap().over = true;
                 }
             },
@@ -190,6 +191,9 @@ impl Faults {
         let others = || beside(world, index);
         match fault {
             Fault::Cut => others().for_each(|other| sim.partition(host, other)),
+            Fault::CutOfTwo => two(world, index).for_each(|host| {
+                hosts(world).filter(|other| *other != host).for_each(|other| sim.partition(host, other));
+            }),
             Fault::Deaf => others().for_each(|other| sim.partition_oneway(other, host)),
             Fault::Mute => others().for_each(|other| sim.partition_oneway(host, other)),
             Fault::Loss => {
@@ -208,10 +212,11 @@ impl Faults {
                 sim.crash(host);
                 node.lose_power(&mut self.chance);
             }
-            Fault::PowerLossOfAll => {
-                for node in &world.nodes {
-                    sim.crash(node.host.as_str());
-                    node.lose_power(&mut self.chance);
+            Fault::PowerLossOfTwo | Fault::PowerLossOfAll => {
+                let losers = if fault == Fault::PowerLossOfAll { world.nodes.len() } else { 2 };
+                for at in (index..index + losers).map(|at| at % world.nodes.len()) {
+                    sim.crash(world.nodes[at].host.as_str());
+                    world.nodes[at].lose_power(&mut self.chance);
                 }
             }
             Fault::FailedSync => node.chunk_disk.inject(SimFault::NextSync),
@@ -224,21 +229,34 @@ impl Faults {
         let others = || beside(world, index);
         match fault {
             Fault::Cut => others().for_each(|other| sim.repair(host, other)),
+            Fault::CutOfTwo => two(world, index).for_each(|host| {
+                hosts(world).filter(|other| *other != host).for_each(|other| sim.repair(host, other));
+            }),
             Fault::Deaf => others().for_each(|other| sim.repair_oneway(other, host)),
             Fault::Mute => others().for_each(|other| sim.repair_oneway(host, other)),
             Fault::Loss => set_loss(sim, world, 0.0),
             Fault::Slow => others().for_each(|other| sim.set_link_max_message_latency(host, other, LATENCY_MAX)),
             Fault::Kill | Fault::PowerLoss => sim.bounce(host),
+            Fault::PowerLossOfTwo => two(world, index).for_each(|host| sim.bounce(host)),
             Fault::PowerLossOfAll => world.nodes.iter().for_each(|node| sim.bounce(node.host.as_str())),
             Fault::FailedSync => {}
         }
     }
 }
 
+/// Every host.
+fn hosts(world: &World) -> impl Iterator<Item = &str> {
+    world.nodes.iter().map(|node| node.host.as_str()).chain([CLIENT])
+}
+
 /// Every host but node `index`.
 fn beside(world: &World, index: usize) -> impl Iterator<Item = &str> {
-    let others = world.nodes.iter().enumerate().filter(move |(other, _)| *other != index);
-    others.map(|(_, node)| node.host.as_str()).chain([CLIENT])
+    hosts(world).enumerate().filter(move |(at, _)| *at != index).map(|(_, host)| host)
+}
+
+/// Node `index` and the next.
+fn two(world: &World, index: usize) -> impl Iterator<Item = &str> {
+    [index, (index + 1) % world.nodes.len()].into_iter().map(|at| world.nodes[at].host.as_str())
 }
 
 fn set_loss(sim: &mut turmoil::Sim<'_>, world: &World, rate: f64) {

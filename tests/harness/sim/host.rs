@@ -35,7 +35,7 @@ use super::{Trace, socket};
 /// Port of every node.
 const PORT: u16 = 7400;
 
-/// Port from which a newcomer shows its token.
+/// Port from which the first newcomer shows its token; the others have the next.
 const NEWCOMER_PORT: u16 = 7300;
 
 /// Host of the client that makes the changes.
@@ -62,7 +62,8 @@ pub struct World {
 pub struct SimNode {
     /// Name of its host.
     pub host: String,
-    id: NodeId,
+    /// Who it is.
+    pub id: NodeId,
     /// Its segments.
     pub chunk_disk: SimDisk,
     /// Its Raft log.
@@ -230,25 +231,31 @@ impl World {
 
     /// Lets node `index` into the cluster, as `dfs-node join` would on its host: by a token that `client` makes.
     pub async fn admit(&self, client: &Namespace, index: usize) {
-        let cluster = client.cluster();
-        let token = cluster.create_token(TokenPurpose::Node, Duration::from_secs(60)).await.unwrap();
-        let token: Token = token.parse().unwrap();
         let node = self.nodes.get(index).unwrap();
         let row = node.row();
         let newcomer = Newcomer::Node { id: row.id, address: row.address, zone: row.zone, weight: row.weight };
         let request = KeyPair::from_pkcs8(&node.key).unwrap().request();
-        let redeem = Redeem { secret: token.secret, request, newcomer };
         let endpoint = Endpoint::new(EndpointConfig {
-            socket: socket::bind(CLIENT, NEWCOMER_PORT, &self.trace).await.unwrap(),
+            socket: socket::bind(CLIENT, NEWCOMER_PORT + u16::try_from(index).unwrap(), &self.trace).await.unwrap(),
             credentials: None,
             cluster: None,
             serve: false,
             rng_seed: Some([u8::try_from(index).unwrap(); 32]),
         });
-        let (endpoint, deadline) = (endpoint.unwrap(), Duration::from_secs(10));
-        let seed = *token.seeds.first().unwrap();
-        let redeemed = endpoint.redeem(seed, token.authority, &redeem, deadline).await.unwrap();
-        assert_eq!(redeemed.cluster, self.cluster);
+        let endpoint = endpoint.unwrap();
+        'redeemed: loop {
+            // With another token each time: who makes one may be gone before it is known.
+            let text = client.cluster().create_token(TokenPurpose::Node, Duration::from_secs(60)).await;
+            let token: Option<Token> = text.ok().map(|text| text.parse().unwrap());
+            let Some(Token { secret, authority, seeds, .. }) = token else { continue };
+            let redeem = Redeem { secret, request: request.clone(), newcomer: newcomer.clone() };
+            for seed in seeds {
+                if let Ok(redeemed) = endpoint.redeem(seed, authority, &redeem, Duration::from_secs(5)).await {
+                    assert_eq!(redeemed.cluster, self.cluster);
+                    break 'redeemed;
+                }
+            }
+        }
         endpoint.close().await;
         self.trace.note(format_args!("{} admitted", node.host));
         node.admitted.send_replace(true);

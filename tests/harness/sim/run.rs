@@ -7,7 +7,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use super::{CLIENT, Fault, Stage, World, faults::Faults, story::Story};
+use super::{CLIENT, Fault, Members, Stage, World, faults::Faults, story::Story};
 
 /// Most a datagram takes where nothing is wrong.
 pub(super) const LATENCY_MAX: Duration = Duration::from_millis(5);
@@ -23,10 +23,31 @@ const STUCK_AFTER: Duration = Duration::from_secs(600);
 pub struct Scenario {
     /// Decides everything that is not said here.
     pub seed: u64,
+    /// How many nodes there are, one that joins later included.
+    pub nodes: usize,
+    /// Whether they stay.
+    pub members: Members,
     /// Kinds of faults to pick from.
     pub kinds: Vec<Fault>,
     /// How many of them, one after the other.
     pub faults: usize,
+}
+
+impl Scenario {
+    /// Three nodes that stay, with these faults.
+    pub fn of_three(seed: u64, kinds: &[Fault], faults: usize) -> Self {
+        Self { seed, nodes: 3, members: Members::Stay, kinds: kinds.to_vec(), faults }
+    }
+
+    /// Anything at all, as the seed decides: three nodes, five, or four of which one joins and perhaps one goes.
+    pub fn any(seed: u64) -> Self {
+        let (nodes, members) = match seed % 4 {
+            0 | 1 => (3, Members::Stay),
+            2 => (5, Members::Stay),
+            _ => (4 + (seed / 4 % 2) as usize, Members::ComeAndGo),
+        };
+        Self { seed, nodes, members, kinds: Fault::ALL.to_vec(), faults: 4 }
+    }
 }
 
 /// What came of it.
@@ -50,7 +71,7 @@ thread_local! {
 /// Runs a scenario, with every promise checked after every step; panics with the seed if one is broken.
 pub fn run(scenario: &Scenario) -> Outcome {
     note_panics();
-    let world = Arc::new(World::new(scenario.seed, 3));
+    let world = Arc::new(World::new(scenario.seed, scenario.nodes));
     let events = world.trace.collect_events();
     let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| steps(scenario, &world)));
     drop(events);
@@ -81,7 +102,7 @@ fn steps(scenario: &Scenario, world: &Arc<World>) -> Outcome {
         sim.host(node.host.as_str(), move || world.clone().run_node(index));
     }
     let stage = Stage::default();
-    let story = Arc::new(Story::new(world.clone(), stage.clone()));
+    let story = Arc::new(Story::new(world.clone(), stage.clone(), scenario.members));
     let of_client = story.clone();
     sim.client(CLIENT, async move {
         of_client.tell().await;

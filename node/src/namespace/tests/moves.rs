@@ -11,7 +11,8 @@ use ring::{ChunkKey, Epoch, GcEpoch, NodeId, Partition, PartitionBits, ReplicaCo
 use tokio::time::Instant;
 use wire::{
     Refusal,
-    cluster::{ClusterMap, KeyFingerprint, Newcomer, NodeRow, TokenPurpose},
+    chunk::Incarnation,
+    cluster::{ClusterMap, KeyFingerprint, Newcomer, NodeRow, StoreReport, TokenPurpose},
     moves::{Leaving, Loss},
     namespace::Timestamp,
 };
@@ -19,7 +20,7 @@ use wire::{
 use super::harness::{Machine, found, node_row};
 use crate::{
     kv::{KvStore, WriteBatch},
-    membership::{Hearing, Moves, StandIns},
+    membership::{Detector, Hearing, Moves, StandIns},
     namespace::{
         ClusterCommand, ClusterOutcome, CommandBody, CommandOutcome, LogIndex, cluster_map,
         edit::Edit,
@@ -39,6 +40,9 @@ const REPLICAS: ReplicaCount = match ReplicaCount::new(3) {
 };
 const OUT_AFTER: Duration = Duration::from_secs(600);
 const DOWN_AFTER: Duration = Duration::from_secs(3);
+
+/// Between two words of a node that is up: less often than in production, where three more may be lost.
+const HEARTBEAT: Duration = Duration::from_millis(1500);
 
 fn id(number: u8) -> NodeId {
     NodeId::from_bytes([number; 16])
@@ -93,6 +97,22 @@ fn key_of(chunk: u64) -> ChunkKey {
     ChunkKey::of(&chunk.to_le_bytes())
 }
 
+/// What a node says of its store: nothing that matters here.
+fn store_report() -> StoreReport {
+    StoreReport {
+        capacity: 1,
+        used: 0,
+        free: 1,
+        chunks: 0,
+        incarnation: Incarnation(1),
+        full: false,
+        failed: false,
+        damaged: 0,
+        repaired: 0,
+        lacking: 0,
+    }
+}
+
 /// A node with its disk.
 struct Host {
     up: bool,
@@ -113,10 +133,8 @@ struct Put {
 struct World {
     machine: Machine,
     now: Instant,
-    /// Since when the leader leads, and whom it has heard when.
-    since: Instant,
-    heard: BTreeMap<NodeId, Instant>,
-    steady: BTreeMap<NodeId, Instant>,
+    /// Whom the leader has heard since it leads.
+    detector: Detector,
     moves: Moves,
     stand_ins: StandIns,
     hosts: BTreeMap<NodeId, Host>,
@@ -137,9 +155,7 @@ impl World {
         let now = Instant::now();
         Self {
             now,
-            since: now,
-            heard: BTreeMap::new(),
-            steady: BTreeMap::new(),
+            detector: Detector::new(DOWN_AFTER, now),
             moves: Moves::new(OUT_AFTER),
             stand_ins: StandIns::new(DOWN_AFTER),
             hosts: map.nodes.iter().map(host).collect(),
@@ -170,24 +186,22 @@ impl World {
 
     /// Heartbeats, and time.
     fn pass(&mut self, time: Duration) {
-        self.now += time;
-        for (node, _) in self.hosts.iter().filter(|(_, host)| host.up) {
-            let before = self.heard.insert(*node, self.now);
-            // What is up is heard all the time; what was down is heard from now on.
-            if before.is_none_or(|before| before + time < self.now) {
-                self.steady.insert(*node, self.now);
+        let end = self.now + time;
+        while self.now < end {
+            self.now = end.min(self.now + HEARTBEAT);
+            for (node, _) in self.hosts.iter().filter(|(_, host)| host.up) {
+                self.detector.handle_heartbeat(*node, store_report(), self.now);
             }
         }
     }
 
     fn lead(&mut self) -> bool {
         let map = self.map();
-        let (now, since, heard, steady) = (self.now, self.since, &self.heard, &self.steady);
-        let hearing = |node: NodeId| {
-            let silent = now.duration_since(heard.get(&node).copied().unwrap_or(since));
-            let heard = heard.contains_key(&node) && silent < DOWN_AFTER;
-            let steady = steady.get(&node).filter(|_| heard).map_or(Duration::ZERO, |since| now.duration_since(*since));
-            Hearing { heard, silent, steady }
+        let (now, detector) = (self.now, &self.detector);
+        let hearing = |node: NodeId| Hearing {
+            heard: detector.is_heard(node, now),
+            silent: detector.silence(node, now),
+            steady: detector.steady(node, now),
         };
         let absence = self.stand_ins.poll(&map, hearing, now);
         let Some(command) = absence.or_else(|| self.moves.poll(&map, hearing, now)) else { return false };
@@ -198,9 +212,7 @@ impl World {
     fn change_leader(&mut self) {
         self.moves = Moves::new(OUT_AFTER);
         self.stand_ins = StandIns::new(DOWN_AFTER);
-        self.since = self.now;
-        self.heard.clear();
-        self.steady.clear();
+        self.detector = Detector::new(DOWN_AFTER, self.now);
     }
 
     fn join(&mut self) {
@@ -257,6 +269,19 @@ impl World {
             self.hosts.get_mut(&node).unwrap().chunks.insert(chunk);
         }
         self.puts.push(Put { chunk, epoch: map.epoch });
+    }
+
+    /// Clients that have the map of `age` versions ago, and go on writing: to every partition.
+    fn put_everywhere(&mut self, age: usize, choice: u64) {
+        let mut open: BTreeSet<Partition> = BITS.partitions().collect();
+        while !open.is_empty() {
+            // A chunk that is never put is no harm: its number is all that is lost.
+            if open.remove(&partition_of(self.next_chunk)) {
+                self.put(age, choice);
+            } else {
+                self.next_chunk += 1;
+            }
+        }
     }
 
     /// Whether `node` takes a put made by `map`: it catches up to it, though maybe no further, and refuses one that is too
@@ -356,6 +381,22 @@ impl World {
         }
     }
 
+    /// `node` falls silent for a while, and its partitions become clean again. `slow` and the clients hear of it late: what
+    /// these write then by a map of before, to that one among others, must be part of no file if no owner lists it.
+    fn absence(&mut self, node: NodeId, slow: NodeId, choice: u64) {
+        self.stop(node);
+        self.pass(2 * DOWN_AFTER);
+        while self.lead() {}
+        self.start(node);
+        self.pass(DOWN_AFTER);
+        while self.lead() {}
+        let others: Vec<NodeId> = self.hosts.keys().copied().filter(|other| *other != slow).collect();
+        others.into_iter().for_each(|other| self.make_whole(other, 0, 0));
+        self.lead();
+        self.put_everywhere(choice as usize % 4, choice >> 2);
+        (0..self.puts.len()).for_each(|_| self.commit(0));
+    }
+
     fn drain(&mut self, node: NodeId) {
         let drained = self.propose(ClusterCommand::SetLeaving { node, why: Some(Leaving::Draining) });
         assert!(matches!(drained, Ok(()) | Err(Refusal::TooFewNodes { .. })), "{drained:?}");
@@ -374,14 +415,17 @@ impl World {
     fn check(&self) {
         let map = self.map();
         let placement = map.placement().unwrap();
-        for chunk in &self.committed {
-            let partition = partition_of(*chunk);
+        let mut committed: BTreeMap<Partition, Vec<u64>> = BTreeMap::new();
+        self.committed.iter().for_each(|chunk| committed.entry(partition_of(*chunk)).or_default().push(*chunk));
+        for (partition, chunks) in committed {
             let owners: BTreeSet<NodeId> = placement.owners(partition).collect();
             assert_eq!(owners.len(), REPLICAS.count(), "owners are distinct");
             let all: BTreeSet<NodeId> = owners.iter().copied().chain(map.may_hold(partition)).collect();
-            let held = all.iter().filter(|node| self.hosts.get(node).is_some_and(|host| host.chunks.contains(chunk)));
-            let held = held.count();
-            assert!(held >= REPLICAS.write_quorum(), "chunk {chunk} lies with {held} of {all:?} at {}", map.epoch);
+            let hosts: Vec<&Host> = all.iter().filter_map(|node| self.hosts.get(node)).collect();
+            for chunk in chunks {
+                let held = hosts.iter().filter(|host| host.chunks.contains(&chunk)).count();
+                assert!(held >= REPLICAS.write_quorum(), "chunk {chunk} lies with {held} of {all:?} at {}", map.epoch);
+            }
         }
         for partition in placement.bits().partitions() {
             for row in map.put_rows(partition) {
@@ -445,7 +489,7 @@ impl World {
     fn step(&mut self, event: u8, who: u8, choice: u64) {
         let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
         let node = nodes[usize::from(who) % nodes.len()];
-        match event % 24 {
+        match event % 28 {
             0 if nodes.len() < 7 => self.join(),
             1 => self.stop(node),
             2 => self.start(node),
@@ -480,6 +524,16 @@ impl World {
                 nodes.iter().for_each(|node| self.make_whole(*node, 0, choice));
                 self.lead();
             }
+            // One node is slow to hear of what all others know and act upon.
+            22 => {
+                self.pass(Duration::from_secs(1));
+                nodes.iter().filter(|other| **other != node).for_each(|other| self.make_whole(*other, 0, choice));
+                self.lead();
+            }
+            25 => self.absence(node, nodes[choice as usize % nodes.len()], choice >> 8),
+            // Clients that are slow to hear of it write as before, and commit at once or later.
+            23 => self.put_everywhere(usize::from(who) % 4, choice),
+            24 => (0..self.puts.len()).for_each(|_| self.commit(0)),
             _ => self.take_over(node, choice),
         }
         self.check();

@@ -1,4 +1,4 @@
-//! Whether a file that several mounts replace and read behaves as one register. Pure.
+//! P3: a file that several clients replace and read behaves as one register. Pure.
 //!
 //! After Gibbons and Korach, "Testing shared memories" (1997): each value is written once, so its operations form a zone,
 //! from the first end to the last start among them. The history is linearizable if and only if no value is read before its
@@ -8,12 +8,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// One operation on the register. Times count from the beginning of the run.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Event {
-    pub(crate) begun: Duration,
+pub struct Event {
+    /// When it was asked for.
+    pub begun: Duration,
     /// When it was answered; never, if it failed.
-    pub(crate) ended: Duration,
-    pub(crate) is_write: bool,
-    pub(crate) value: u64,
+    pub ended: Duration,
+    /// Whether the value was written, not read.
+    pub is_write: bool,
+    /// Which value.
+    pub value: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +29,7 @@ struct Zone {
 }
 
 /// What is wrong with a history; the register holds 0 at first.
-pub(crate) fn wrong(events: &[Event]) -> Vec<String> {
+pub fn wrong(events: &[Event]) -> Vec<String> {
     let never = Duration::MAX;
     let mut zones: BTreeMap<u64, Zone> = BTreeMap::new();
     let fresh = |value| Zone { value, written: None, first_read: never, first_end: never, last_begin: Duration::ZERO };
@@ -64,18 +67,25 @@ pub(crate) fn wrong(events: &[Event]) -> Vec<String> {
     found
 }
 
-#[test]
-fn a_register_that_goes_back_or_ahead_is_found_out() {
-    let at = Duration::from_millis;
-    let write = |value, begun, ended| Event { begun: at(begun), ended: at(ended), is_write: true, value };
-    let read = |value, begun, ended| Event { begun: at(begun), ended: at(ended), is_write: false, value };
-    assert!(wrong(&[read(0, 1, 2), write(1, 3, 8), read(0, 4, 5), read(1, 6, 7), read(1, 9, 10)]).is_empty());
-    assert!(wrong(&[write(1, 1, 4), write(2, 2, 5), read(2, 6, 7), read(2, 8, 9)]).is_empty());
-    assert!(!wrong(&[write(1, 1, 2), read(0, 3, 4)]).is_empty(), "old");
-    assert!(!wrong(&[write(1, 1, 4), read(1, 2, 3), read(0, 5, 6)]).is_empty(), "back again");
-    assert!(!wrong(&[read(1, 1, 2), write(1, 3, 4)]).is_empty(), "ahead of time");
-    assert!(!wrong(&[write(1, 1, 2), write(2, 3, 4), read(1, 5, 6)]).is_empty(), "an old one");
-    let failed = Event { ended: Duration::MAX, ..write(1, 1, 0) };
-    assert!(wrong(&[failed, read(0, 5, 6), read(1, 7, 8)]).is_empty(), "a failed write may come late");
-    assert!(wrong(&[failed, read(0, 5, 6)]).is_empty(), "or never");
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Event, wrong};
+
+    #[test]
+    fn a_register_that_goes_back_or_ahead_is_found_out() {
+        let at = Duration::from_millis;
+        let write = |value, begun, ended| Event { begun: at(begun), ended: at(ended), is_write: true, value };
+        let read = |value, begun, ended| Event { begun: at(begun), ended: at(ended), is_write: false, value };
+        assert!(wrong(&[read(0, 1, 2), write(1, 3, 8), read(0, 4, 5), read(1, 6, 7), read(1, 9, 10)]).is_empty());
+        assert!(wrong(&[write(1, 1, 4), write(2, 2, 5), read(2, 6, 7), read(2, 8, 9)]).is_empty());
+        assert!(!wrong(&[write(1, 1, 2), read(0, 3, 4)]).is_empty(), "old");
+        assert!(!wrong(&[write(1, 1, 4), read(1, 2, 3), read(0, 5, 6)]).is_empty(), "back again");
+        assert!(!wrong(&[read(1, 1, 2), write(1, 3, 4)]).is_empty(), "ahead of time");
+        assert!(!wrong(&[write(1, 1, 2), write(2, 3, 4), read(1, 5, 6)]).is_empty(), "an old one");
+        let failed = Event { ended: Duration::MAX, ..write(1, 1, 0) };
+        assert!(wrong(&[failed, read(0, 5, 6), read(1, 7, 8)]).is_empty(), "a failed write may come late");
+        assert!(wrong(&[failed, read(0, 5, 6)]).is_empty(), "or never");
+    }
 }
