@@ -16,6 +16,11 @@ pub const DIGESTS_MAX: u32 = 256;
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct PartitionDigest(pub [u8; 32]);
 
+impl PartitionDigest {
+    /// Stands for a partition of which the node's word does not count: no copies have this digest.
+    pub const NONE: Self = Self([0; 32]);
+}
+
 /// Whether a put is answered before or after it is on stable storage.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Durability {

@@ -3,7 +3,7 @@
 //! Digests come first: of a partition whose digest is the same on both sides nothing is listed.
 //!
 //! # Invariants
-//! - A span that was compared leaves nothing out: whatever its holder held all the while is held here with a stamp that is
+//! - A partition that was compared leaves nothing out: whatever its holder held all the while is held here with a stamp that is
 //!   no lower, or was failed to be fetched and is said to be.
 //!
 //! Why equal digests say as much as a list: they cover the same copies with the same stamps ([`PartitionDigest`]). The
@@ -55,32 +55,33 @@ pub(super) struct Taken {
     pub(super) incomplete: BTreeSet<Partition>,
 }
 
-/// Compares one span of partitions with `holder`, and fetches what is missing here.
-pub(super) async fn fetch_span(
+/// Compares partitions with `holder`, and fetches what is missing here.
+pub(super) async fn fetch_window(
     node: &Arc<Node>,
     map: &Arc<ClusterMap>,
     holder: NodeId,
-    span: plan::Span,
+    window: &plan::Window,
 ) -> Result<Taken, Refusal> {
     let mut taken = Taken::default();
-    for unequal in unequal(node, map, holder, span, &mut taken.worked).await? {
+    for unequal in unequal(node, map, holder, window, &mut taken.worked).await? {
         fetch_listed(node, map, holder, unequal, &mut taken).await?;
     }
     Ok(taken)
 }
 
-/// The parts of `span` of which `holder` does not hold just the same as this node.
+/// The parts of `window` of which `holder` does not hold just the same as this node.
 async fn unequal(
     node: &Node,
     map: &ClusterMap,
     holder: NodeId,
-    span: plan::Span,
+    window: &plan::Window,
     worked: &mut Duration,
 ) -> Result<Vec<plan::Span>, Refusal> {
     let bits = map.placement().ok_or(Refusal::NotServing)?.bits();
     let mut unequal = Vec::new();
-    let mut rest = Some(span);
-    while let Some(span) = rest {
+    let mut rest = Some(window.first());
+    while let Some(from) = rest {
+        let span = window.from(from);
         let began = Instant::now();
         let theirs = digests(node, map, holder, span).await?;
         // Only now: what the holder had is to be found here after it said so.
@@ -90,7 +91,7 @@ async fn unequal(
         if theirs.is_empty() || ours.is_empty() {
             return Err(Refusal::Malformed);
         }
-        rest = plan::note_unequal(&mut unequal, span, &theirs, &ours);
+        rest = plan::note_unequal(&mut unequal, window, from, &theirs, &ours);
     }
     Ok(unequal)
 }

@@ -52,7 +52,7 @@ use tracing::{debug, info, warn};
 use wire::{Refusal, cluster::ClusterMap, health::ScrubReport};
 
 use self::{
-    comparison::fetch_span,
+    comparison::fetch_window,
     fetch::{Copy, fetch},
 };
 use crate::{chunk_store::Checked, config::RepairConfig, node::Node};
@@ -292,15 +292,15 @@ async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> Compared {
     let ours = || placement.bits().partitions().filter(|partition| placement.is_owner(*partition, node.id));
     let mut listed = plan::Coverage::new(ours(), node.id);
     let (mut fetched, mut failed, mut keys) = (0, 0, 0);
-    for (holder, spans) in plan::spans(map, ours(), node.id) {
-        for span in spans {
-            match fetch_span(node, map, holder, span).await {
+    for (holder, windows) in plan::windows(map, ours(), node.id) {
+        for window in windows {
+            match fetch_window(node, map, holder, &window).await {
                 Ok(taken) => {
                     fetched += taken.fetched;
                     failed += taken.failed;
                     worked += taken.worked;
                     keys += taken.listed;
-                    listed.handle_listed(map, holder, span);
+                    listed.handle_compared(map, holder, &window);
                 }
                 Err(refusal) => {
                     info!(?holder, %refusal, "cannot be listed now");

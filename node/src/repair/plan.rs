@@ -8,7 +8,7 @@ use wire::{
     cluster::ClusterMap,
 };
 
-/// Consecutive partitions listed in one go: bounds what one request walks through.
+/// From the first to the last partition of what is compared or listed in one go: bounds what one request walks through.
 const SPAN_LEN_MAX: u32 = DIGESTS_MAX;
 
 /// Consecutive partitions.
@@ -21,12 +21,32 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    fn partitions(self) -> impl Iterator<Item = Partition> {
-        (self.first.0..=self.last.0).map(Partition)
-    }
-
     pub(crate) fn contains(self, partition: Partition) -> bool {
         (self.first..=self.last).contains(&partition)
+    }
+}
+
+/// Partitions that are compared in one go. They need not follow each other: the rows of a ring of many nodes hardly do,
+/// and a question for each piece would take minutes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Window {
+    /// In order, at least one.
+    partitions: Vec<Partition>,
+}
+
+impl Window {
+    /// The lowest.
+    pub(crate) fn first(&self) -> Partition {
+        *self.partitions.first().expect("a window is never empty")
+    }
+
+    /// From a partition to the highest.
+    pub(crate) fn from(&self, first: Partition) -> Span {
+        Span { first, last: *self.partitions.last().expect("a window is never empty") }
+    }
+
+    fn takes(&self, partition: Partition) -> bool {
+        partition.0 - self.first().0 < SPAN_LEN_MAX
     }
 }
 
@@ -40,22 +60,23 @@ fn push(spans: &mut Vec<Span>, partition: Partition) {
     }
 }
 
-/// Adds to `unequal` the partitions of which these digests, those of `span` in order, are not the same. What is left of the
-/// span, if one side has not made them all.
+/// Adds to `unequal` the partitions of `window` of which these digests, those of all partitions from `from` on, are not the
+/// same. The first that is left, if one side has not made them all.
 pub(super) fn note_unequal(
     unequal: &mut Vec<Span>,
-    span: Span,
+    window: &Window,
+    from: Partition,
     theirs: &[PartitionDigest],
     ours: &[PartitionDigest],
-) -> Option<Span> {
-    let mut partitions = span.partitions();
-    for (theirs, ours) in theirs.iter().zip(ours) {
-        let partition = partitions.next()?;
+) -> Option<Partition> {
+    for partition in window.partitions.iter().copied().filter(|partition| *partition >= from) {
+        let at = (partition.0 - from.0) as usize;
+        let (Some(theirs), Some(ours)) = (theirs.get(at), ours.get(at)) else { return Some(partition) };
         if theirs != ours {
             push(unequal, partition);
         }
     }
-    partitions.next().map(|first| Span { first, last: span.last })
+    None
 }
 
 /// Who holds, or may hold, chunks of `partition` that count: its owners, and those that stood in for one. Some may have been
@@ -65,21 +86,25 @@ fn holders(map: &ClusterMap, partition: Partition) -> BTreeSet<NodeId> {
     owners.chain(map.may_hold(partition)).collect()
 }
 
-/// For each other holder of `partitions`, the spans that cover what it holds of them. Nodes that were removed hold nothing.
-pub(crate) fn spans(
+/// For each other holder of `partitions`, what it holds of them. Nodes that were removed hold nothing.
+pub(crate) fn windows(
     map: &ClusterMap,
     partitions: impl Iterator<Item = Partition>,
     node: NodeId,
-) -> BTreeMap<NodeId, Vec<Span>> {
-    let mut spans: BTreeMap<NodeId, Vec<Span>> = BTreeMap::new();
+) -> BTreeMap<NodeId, Vec<Window>> {
+    let mut windows: BTreeMap<NodeId, Vec<Window>> = BTreeMap::new();
     for partition in partitions {
         for holder in
             holders(map, partition).into_iter().filter(|holder| *holder != node && map.node(*holder).is_some())
         {
-            push(spans.entry(holder).or_default(), partition);
+            let of_holder = windows.entry(holder).or_default();
+            match of_holder.last_mut().filter(|window| window.takes(partition)) {
+                Some(window) => window.partitions.push(partition),
+                None => of_holder.push(Window { partitions: vec![partition] }),
+            }
         }
     }
-    spans
+    windows
 }
 
 /// Which partitions were listed at how many other holders.
@@ -95,12 +120,12 @@ impl Coverage {
         Self { node, listed: partitions.map(|partition| (partition, BTreeSet::new())).collect() }
     }
 
-    /// `span` was listed to its end at `holder`.
-    pub(crate) fn handle_listed(&mut self, map: &ClusterMap, holder: NodeId, span: Span) {
-        for partition in span.partitions() {
-            if let Some(listed) = self.listed.get_mut(&partition)
+    /// All of `window` was compared with `holder`.
+    pub(crate) fn handle_compared(&mut self, map: &ClusterMap, holder: NodeId, window: &Window) {
+        for partition in &window.partitions {
+            if let Some(listed) = self.listed.get_mut(partition)
                 && holder != self.node
-                && holders(map, partition).contains(&holder)
+                && holders(map, *partition).contains(&holder)
             {
                 listed.insert(holder);
             }
@@ -135,7 +160,7 @@ mod tests {
 
     use wire::chunk::PartitionDigest;
 
-    use super::{Coverage, Span, note_unequal, spans};
+    use super::{Coverage, Span, Window, note_unequal, windows};
 
     fn id(id: u8) -> NodeId {
         NodeId::from_bytes([id; 16])
@@ -179,14 +204,19 @@ mod tests {
         Span { first: Partition(first), last: Partition(last) }
     }
 
+    fn window(partitions: impl IntoIterator<Item = u32>) -> Window {
+        Window { partitions: partitions.into_iter().map(Partition).collect() }
+    }
+
     #[test]
-    fn spans_cover_exactly_what_both_hold() {
+    fn windows_have_exactly_what_both_hold_and_few_have_all_of_it() {
         let map = map();
-        let spans = spans(&map, kept(&map, 1).into_iter(), id(1));
-        assert_eq!(spans.get(&id(2)).map(Vec::as_slice), Some([span(0, 1)].as_slice()));
-        assert_eq!(spans.get(&id(3)).map(Vec::as_slice), Some([span(0, 0), span(2, 2)].as_slice()));
-        assert_eq!(spans.get(&id(4)).map(Vec::as_slice), Some([span(1, 2)].as_slice()));
-        assert_eq!(spans.len(), 3);
+        let of = windows(&map, kept(&map, 1).into_iter(), id(1));
+        assert_eq!(of.get(&id(2)).map(Vec::as_slice), Some([window([0, 1])].as_slice()));
+        assert_eq!(of.get(&id(3)).map(Vec::as_slice), Some([window([0, 2])].as_slice()));
+        assert_eq!(of.get(&id(4)).map(Vec::as_slice), Some([window([1, 2])].as_slice()));
+        assert_eq!(of.len(), 3);
+        assert!(window([5]).takes(Partition(260)) && !window([5]).takes(Partition(261)));
     }
 
     #[test]
@@ -194,12 +224,18 @@ mod tests {
         let digests = |bytes: &[u8]| bytes.iter().map(|byte| PartitionDigest([*byte; 32])).collect::<Vec<_>>();
         let mut unequal = Vec::new();
         let (theirs, ours) = (digests(&[1, 2, 3, 4, 5, 6]), digests(&[1, 9, 9, 4]));
-        assert_eq!(note_unequal(&mut unequal, span(10, 15), &theirs, &ours), Some(span(14, 15)));
+        let all = window(10..16);
+        assert_eq!(note_unequal(&mut unequal, &all, Partition(10), &theirs, &ours), Some(Partition(14)));
         assert_eq!(unequal, [span(11, 12)]);
-        assert_eq!(note_unequal(&mut unequal, span(14, 15), &digests(&[5, 6]), &digests(&[5, 7])), None);
+        assert_eq!(note_unequal(&mut unequal, &all, Partition(14), &digests(&[5, 6]), &digests(&[5, 7])), None);
         assert_eq!(unequal, [span(11, 12), span(15, 15)]);
-        // Whoever says more than it was asked for is not listened to.
-        assert_eq!(note_unequal(&mut unequal, span(20, 20), &digests(&[1, 1]), &digests(&[1, 2])), None);
+        // What lies between is another's, and whoever says more than it was asked for is not listened to.
+        let some = window([20, 23]);
+        assert_eq!(
+            note_unequal(&mut unequal, &some, Partition(20), &digests(&[1, 2]), &digests(&[1, 3])),
+            Some(Partition(23))
+        );
+        assert_eq!(note_unequal(&mut unequal, &some, Partition(23), &digests(&[1, 1]), &digests(&[1, 2])), None);
         assert_eq!(unequal.len(), 2);
     }
 
@@ -209,11 +245,11 @@ mod tests {
         let mut coverage = Coverage::new(kept(&map, 1).into_iter(), id(1));
         assert!(!coverage.is_complete(&map));
         // Node 2 holds partitions 0 and 1 with node 1: partition 2 is still not covered.
-        coverage.handle_listed(&map, id(2), span(0, 3));
+        coverage.handle_compared(&map, id(2), &window(0..=3));
         assert!(!coverage.is_complete(&map));
-        coverage.handle_listed(&map, id(1), span(0, 3));
+        coverage.handle_compared(&map, id(1), &window(0..=3));
         assert!(!coverage.is_complete(&map), "a node does not vouch for itself");
-        coverage.handle_listed(&map, id(4), span(0, 3));
+        coverage.handle_compared(&map, id(4), &window(0..=3));
         assert!(coverage.is_complete(&map));
     }
 
@@ -226,16 +262,16 @@ mod tests {
         map.transition = Some(Transition::begin(map.ring.as_ref().unwrap(), next).unwrap());
         let first = Partition(0);
         let mut coverage = Coverage::new(std::iter::once(first), id(5));
-        coverage.handle_listed(&map, id(1), span(0, 0));
-        coverage.handle_listed(&map, id(4), span(0, 0));
+        coverage.handle_compared(&map, id(1), &window(0..=0));
+        coverage.handle_compared(&map, id(4), &window(0..=0));
         assert!(!coverage.is_covered(&map, first), "node 4 owns nothing of it");
-        coverage.handle_listed(&map, id(3), span(0, 0));
+        coverage.handle_compared(&map, id(3), &window(0..=0));
         assert!(coverage.is_covered(&map, first));
         // Of three owners, one is left.
         map.nodes.retain(|row| row.id != id(1) && row.id != id(3));
         let mut coverage = Coverage::new(std::iter::once(first), id(5));
         assert!(!coverage.is_covered(&map, first));
-        coverage.handle_listed(&map, id(2), span(0, 0));
+        coverage.handle_compared(&map, id(2), &window(0..=0));
         assert!(coverage.is_covered(&map, first));
     }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use ring::{ChunkKey, GcEpoch, Partition, PartitionBits};
 use wire::{chunk::Durability, tree::VerifiedChunk};
 
-use super::comparison::{Taken, fetch_span};
-use super::plan::Span;
+use super::comparison::{Taken, fetch_window};
+use super::plan;
 use crate::{
     node::Node,
     serve::tests::{Machine, Rig, until},
@@ -29,14 +29,13 @@ async fn copies(node: &Node) -> Vec<(ChunkKey, GcEpoch)> {
     node.chunks.list(PartitionBits::new(0).unwrap(), Partition(0), None, usize::MAX).await.unwrap().keys
 }
 
-/// Compares all that `node` holds with `holder`, span by span.
+/// Compares all that `node` holds with `holder`.
 async fn compare(node: &Arc<Node>, holder: &Node) -> Taken {
     let map = node.map().unwrap();
     let mut all = Taken::default();
-    let partitions = map.placement().unwrap().bits().count() as u32;
-    for first in (0..partitions).step_by(256) {
-        let span = Span { first: Partition(first), last: Partition(first + 255) };
-        let taken = fetch_span(node, &map, holder.id, span).await.unwrap();
+    let windows = plan::windows(&map, map.placement().unwrap().bits().partitions(), node.id);
+    for window in &windows[&holder.id] {
+        let taken = fetch_window(node, &map, holder.id, window).await.unwrap();
         all.fetched += taken.fetched;
         all.failed += taken.failed;
         all.listed += taken.listed;

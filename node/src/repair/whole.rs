@@ -15,12 +15,11 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 use wire::cluster::ClusterMap;
 
-use super::{comparison::fetch_span, plan};
+use super::{comparison::fetch_window, plan};
 use crate::node::Node;
 
-/// Spans compared at once: what is missing of one is fetched while others are listed, or many short spans would leave
-/// network and disk idle most of the time.
-const SPANS_AT_ONCE: usize = 4;
+/// Windows compared at once: what is missing of one is fetched while others are listed.
+const WINDOWS_AT_ONCE: usize = 4;
 
 /// How long a holder that did not answer is asked only where nobody else will do.
 const SPARED_FOR: Duration = Duration::from_secs(10);
@@ -62,21 +61,24 @@ impl Gatherer {
         let (mut fetched, mut incomplete) = (0, BTreeSet::new());
         let now = Instant::now();
         self.silent.retain(|_, until| *until > now);
-        let mut holders: Vec<_> = plan::spans(map, open.iter().copied(), node.id).into_iter().collect();
+        let mut holders: Vec<_> = plan::windows(map, open.iter().copied(), node.id).into_iter().collect();
         holders.sort_by_key(|(holder, _)| self.silent.contains_key(holder) || !map.is_in(*holder));
-        for (holder, spans) in holders {
+        for (holder, windows) in holders {
             let spared = self.silent.contains_key(&holder) || !map.is_in(holder);
             if spared && open.iter().all(|partition| coverage.is_covered(map, *partition)) {
                 continue;
             }
-            let compared = spans.into_iter().map(async |span| (span, fetch_span(node, map, holder, span).await));
-            let mut compared = futures::stream::iter(compared).buffer_unordered(SPANS_AT_ONCE);
-            while let Some((span, result)) = compared.next().await {
+            let compared = windows.into_iter().map(async |window| {
+                let taken = fetch_window(node, map, holder, &window).await;
+                (window, taken)
+            });
+            let mut compared = futures::stream::iter(compared).buffer_unordered(WINDOWS_AT_ONCE);
+            while let Some((window, result)) = compared.next().await {
                 match result {
                     Ok(taken) => {
                         fetched += taken.fetched;
                         incomplete.extend(taken.incomplete);
-                        coverage.handle_listed(map, holder, span);
+                        coverage.handle_compared(map, holder, &window);
                     }
                     Err(refusal) => {
                         debug!(?holder, %refusal, "a holder cannot be compared with now");

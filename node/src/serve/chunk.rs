@@ -7,7 +7,7 @@ use tokio::sync::RwLockReadGuard;
 use tracing::warn;
 use wire::{
     Answer, Refusal,
-    chunk::{ChunkAnswer, ChunkRequest, DIGESTS_MAX, Durability, Incarnation, KEYS_MAX},
+    chunk::{ChunkAnswer, ChunkRequest, DIGESTS_MAX, Durability, Incarnation, KEYS_MAX, PartitionDigest},
     cluster::{ClusterMap, PeerAccess},
     quic::Exchange,
     tree::{GROUP_LEN, ReceivedChunk},
@@ -189,13 +189,20 @@ async fn list(
     Ok(ChunkAnswer::Listed { keys, end })
 }
 
-/// Digests of the partitions `first..=last`, under the same conditions as a list of them.
+/// Digests of the partitions `first..=last`; of those of which this node's word does not count, what is none: whoever takes
+/// them for different asks for a list, which is refused.
 async fn digest(node: &Node, map: &ClusterMap, first: Partition, last: Partition) -> Result<ChunkAnswer, Refusal> {
-    let bits = must_count(map, node, first, last)?;
+    let placement = map.placement().ok_or(Refusal::NotReplica)?;
+    let bits = placement.bits();
     if last < first || last.0 - first.0 >= DIGESTS_MAX {
         return Err(Refusal::Malformed);
     }
-    let digests = node.chunks.digests(bits, first, last).await.map_err(|error| list_refusal(&error))?;
+    let mut digests = node.chunks.digests(bits, first, last).await.map_err(|error| list_refusal(&error))?;
+    for (digest, partition) in digests.iter_mut().zip((first.0..=last.0).map(Partition)) {
+        if !counts(map, node, partition) {
+            *digest = PartitionDigest::NONE;
+        }
+    }
     Ok(ChunkAnswer::Digests { digests })
 }
 
@@ -203,10 +210,14 @@ async fn digest(node: &Node, map: &ClusterMap, first: Partition, last: Partition
 fn must_count(map: &ClusterMap, node: &Node, first: Partition, last: Partition) -> Result<PartitionBits, Refusal> {
     let placement = map.placement().ok_or(Refusal::NotReplica)?;
     let asked = |partition: &Partition| (first..=last).contains(partition);
-    let may_hold = |partition| map.may_hold(partition).any(|holder| holder == node.id);
-    let counts = |partition| placement.is_owner(partition, node.id) || may_hold(partition);
-    let counts_everywhere = placement.bits().partitions().filter(asked).all(counts);
+    let counts_everywhere = placement.bits().partitions().filter(asked).all(|partition| counts(map, node, partition));
     if counts_everywhere { Ok(placement.bits()) } else { Err(Refusal::NotReplica) }
+}
+
+/// Whether what this node holds of a partition counts.
+fn counts(map: &ClusterMap, node: &Node, partition: Partition) -> bool {
+    let owns = map.placement().is_some_and(|placement| placement.is_owner(partition, node.id));
+    owns || map.may_hold(partition).any(|holder| holder == node.id)
 }
 
 pub(crate) fn list_refusal(error: &ListError) -> Refusal {

@@ -41,9 +41,7 @@ fn is_sound(status: &ClusterStatus, members: usize) -> bool {
     status.missing == 0 && status.nodes.len() == members && status.nodes.iter().all(is_well) && voters == 3
 }
 
-/// Waits until the nodes hold the chunks of `ledger` and nothing else, and nothing is listed as dead. Of three nodes each has
-/// every chunk by then. Of more, a node that compares what it holds with the others asks thousands of times, for they share
-/// few partitions that follow each other, and then rests for fifty times as long: there a write quorum of each is enough.
+/// Waits until the nodes hold the chunks of `ledger`, as often as they should, and nothing else, and nothing is listed as dead.
 pub(super) async fn wait_collected(client: &Namespace, ledger: &Ledger) {
     let long = ledger.values().filter(|bytes| bytes.len() > INLINE_MAX);
     let keys: BTreeSet<ChunkKey> =
@@ -52,11 +50,9 @@ pub(super) async fn wait_collected(client: &Namespace, ledger: &Ledger) {
         let status = client.cluster().status().await.map_err(|error| error.to_string())?;
         let garbage = client.cluster().garbage().await.map_err(|error| error.to_string())?;
         let held: u64 = status.nodes.iter().filter_map(|node| node.store.as_ref()).map(|store| store.chunks).sum();
-        let replicas = status.replicas;
-        let least = if status.nodes.len() > replicas.count() { replicas.write_quorum() } else { replicas.count() };
-        let due = (keys.len() * least) as u64..=(keys.len() * replicas.count()) as u64;
-        let is_clean = garbage.dead_chunks == 0 && due.contains(&held);
-        if is_clean { Ok(()) } else { Err(format!("{held} copies for {due:?}\n{garbage:#?}\n{status:#?}")) }
+        let due = (keys.len() * status.replicas.count()) as u64;
+        let is_clean = garbage.dead_chunks == 0 && held == due;
+        if is_clean { Ok(()) } else { Err(format!("{held} copies for {due}\n{garbage:#?}\n{status:#?}")) }
     })
     .await;
 }

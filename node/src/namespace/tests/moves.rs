@@ -27,7 +27,7 @@ use crate::{
         row::{self, MetaRow},
         table,
     },
-    repair::plan::{Coverage, spans},
+    repair::plan::{Coverage, windows},
 };
 
 const BITS: PartitionBits = match PartitionBits::new(4) {
@@ -331,8 +331,8 @@ impl World {
     /// Takes what the holders have that `choice` does not hide; whether they are enough.
     fn gather(&mut self, node: NodeId, map: &ClusterMap, partition: Partition, choice: u64) -> bool {
         let mut coverage = Coverage::new(std::iter::once(partition), node);
-        let spans = spans(map, std::iter::once(partition), node);
-        for (at, (holder, spans)) in spans.into_iter().enumerate() {
+        let windows = windows(map, std::iter::once(partition), node);
+        for (at, (holder, windows)) in windows.into_iter().enumerate() {
             let hidden = choice >> ((partition.0 as usize + at) % 64) & 1 == 1;
             let Some(host) = self.hosts.get(&holder).filter(|host| host.up && !hidden) else { continue };
             // Whoever knows better does not tell what counts no more.
@@ -344,7 +344,7 @@ impl World {
             }
             let found = host.of(partition);
             self.hosts.get_mut(&node).unwrap().chunks.extend(found);
-            spans.into_iter().for_each(|span| coverage.handle_listed(map, holder, span));
+            windows.iter().for_each(|window| coverage.handle_compared(map, holder, window));
         }
         coverage.is_covered(map, partition)
     }
