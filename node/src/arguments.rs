@@ -95,7 +95,7 @@ pub(crate) struct RunArguments {
     pub(crate) out_after: Duration,
     /// Bytes a second, at most, that this node fetches, or reads for others, to make lost replicas again: 50MiB, 1GiB.
     /// If not given, as many as it can; while clients are served, a fifth of its time.
-    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_repair_rate)]
     pub(crate) repair_rate: Option<ByteSize>,
     /// Bytes a second, at most, of what this node holds that are read again and checked: 500KiB, 20MiB.
     #[arg(long, value_name = "SIZE", default_value = "20MiB", value_parser = parse_rate)]
@@ -151,6 +151,14 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, &'static str> {
 pub(crate) fn parse_rate(text: &str) -> Result<ByteSize, String> {
     match text.parse::<ByteSize>()? {
         ByteSize(0) => Err("a rate is at least one byte a second".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
+/// A rate at which a chunk comes before whoever asked for it gives up.
+pub(crate) fn parse_repair_rate(text: &str) -> Result<ByteSize, String> {
+    match text.parse::<ByteSize>()? {
+        rate if rate < ByteSize(1 << 20) => Err("repair needs at least 1MiB a second".to_owned()),
         rate => Ok(rate),
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - A digest covers every copy that was stable and in use from the beginning of the walk to its end, and none that was
-//!   so at no time of it: exactly what a listing would show.
+//!   so at no time of it, or that was to be deleted before it began: exactly what a listing would show.
 
 use std::ops::ControlFlow;
 
@@ -44,7 +44,7 @@ impl ChunkStore {
                     return ControlFlow::Break(());
                 }
                 turn += 1;
-                if let Some(held) = row.held().filter(|held| self.shared().is_in_use(&key, held.stamp)) {
+                if let Some(held) = row.held().filter(|held| self.shared().counts_as_held(&key, held)) {
                     digester.handle_copy(&key, held.stamp);
                 }
                 ControlFlow::Continue(())

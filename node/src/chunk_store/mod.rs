@@ -228,7 +228,7 @@ impl ChunkStore {
         let end = first_key(bits, Partition(partition.0 + 1));
         let from = after.map_or(first, |after| after.max(first));
         self.shared().index.scan(&from, end.as_ref(), |key, row| {
-            let shown = |held: &&row::Held| Some(key) != after && self.shared().is_in_use(&key, held.stamp);
+            let shown = |held: &&row::Held| Some(key) != after && self.shared().counts_as_held(&key, held);
             let Some(held) = row.held().filter(shown) else { return ControlFlow::Continue(()) };
             if page.keys.len() == limit {
                 page.end = PageEnd::More;

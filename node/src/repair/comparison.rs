@@ -13,13 +13,16 @@
 //! says that it has everything must not mean such copies. Copies that differ in nothing but a stamp are listed, which
 //! raises the lower one, so both sides come to be equal.
 //!
-//! A copy that is being deleted here while the digest is made may be in it. With a stamp as high as the holder's, either
+//! A copy whose deletion is asked for here while the digest is made may be in it. With a stamp as high as the holder's, either
 //! it goes because no file can name it any more (`garbage::judge`), or it is damaged and fetched again like any other; and
 //! what is dropped because it is placed elsewhere has gone before anything is compared for a partition that comes back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -127,11 +130,14 @@ async fn fetch_listed(
         taken.listed += page.keys.len() as u64;
         taken.worked += began.elapsed().min(PAGE_WORK_MAX);
         let missing = crate::garbage::worth_fetching(node, missing).await;
-        node.repair.fetching.fetch_add(missing.len() as u64, Ordering::Relaxed);
-        let fetches = missing.into_iter().map(async |(key, gc)| (key, fetch(node, map, key, gc, Copy::Keep).await));
+        let missing: Vec<_> = missing.into_iter().map(|copy| (copy, Lacking::new(&node.repair.fetching))).collect();
+        let fetches = missing.into_iter().map(async |((key, gc), lacking)| {
+            let fetched = fetch(node, map, key, gc, Copy::Keep).await;
+            drop(lacking);
+            (key, fetched)
+        });
         let mut fetches = futures::stream::iter(fetches).buffer_unordered(node.config.repair.fetches);
         while let Some((key, result)) = fetches.next().await {
-            node.repair.fetching.fetch_sub(1, Ordering::Relaxed);
             match result {
                 Ok(()) => taken.fetched += 1,
                 Err(refusal) => {
@@ -145,6 +151,22 @@ async fn fetch_listed(
         if page.end || after.is_none() {
             return Ok(());
         }
+    }
+}
+
+/// A chunk that counts as lacking until it was fetched or nobody tries to any more.
+struct Lacking<'a>(&'a AtomicU64);
+
+impl<'a> Lacking<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Lacking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Fetches chunks from whoever has a sound copy, and keeps them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ring::{ChunkKey, GcEpoch, NodeId};
 use wire::{
@@ -13,6 +13,9 @@ use wire::{
 
 use super::Turn;
 use crate::node::Node;
+
+/// How long a chunk that has come may wait to be kept. Nobody else waits for that, and it would have to come again.
+const KEEP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What to do about a copy that is held already.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +37,13 @@ pub(super) async fn fetch(
     let placement = map.placement().ok_or(Refusal::NotServing)?;
     let partition = placement.bits().partition_of(&key);
     let mut last = Refusal::UnknownChunk;
-    let mut holders: Vec<NodeId> = placement.owners(partition).chain(map.others(partition)).collect();
-    holders.retain(|holder| *holder != node.id && map.node(*holder).is_some());
-    // Each chunk begins with another holder, or one would be read by all; whoever is out would be waited for in vain.
+    // Each chunk begins with another owner, or one would be read by all. Those who are to own it may lack it as well.
+    let mut holders: Vec<NodeId> = placement.owners(partition).collect();
     let first = usize::from(key.as_bytes()[31]) % holders.len().max(1);
     holders.rotate_left(first);
+    holders.extend(map.others(partition));
+    holders.retain(|holder| *holder != node.id && map.node(*holder).is_some());
+    // Whoever is out would be waited for in vain.
     holders.sort_by_key(|holder| !map.is_in(*holder));
     let _place = node.repair.places.acquire().await.map_err(|_| Refusal::NotServing)?;
     for holder in holders {
@@ -82,7 +87,7 @@ async fn fetch_from(node: &Node, map: &ClusterMap, holder: NodeId, key: ChunkKey
         return Err(Refusal::Malformed);
     }
     // Only now: while the holder lets this node wait, nothing is done here.
-    let mut turn = node.repair.turns.begin(node.config.repair.deadline).await?;
+    let mut turn = node.repair.turns.begin(KEEP_DEADLINE).await?;
     turn.note_bytes(chunk_len.into());
     let chunk = ReceivedChunk::new(body.slice(proof_len..)).verify(key).map_err(|_| Refusal::Corrupt)?;
     Ok(Fetched { chunk, gc, turn })

@@ -60,6 +60,9 @@ use crate::{chunk_store::Checked, config::RepairConfig, node::Node};
 /// Suspected copies that may wait to be checked; more are found again by the next round or reader.
 const SUSPECTS_MAX: usize = 65_536;
 
+/// Bytes of chunks that are sent to others at once: four, each with what proves it.
+const BODY_BYTES: usize = 4 * (wire::CHUNK_LEN_MAX as usize + (64 << 10));
+
 /// A node rests this many times as long as it worked on its last comparison: that takes at most 2 % of its time. Fetching
 /// is no part of it, or a node that had much to fetch, and is away again, would miss for minutes what others took for it.
 const REST_PER_ROUND: u32 = 50;
@@ -75,6 +78,8 @@ pub struct RepairState {
     /// Places for chunks that are being fetched, whatever for: they bound the memory that these take, which is not that for
     /// chunks of clients.
     places: Semaphore,
+    /// Bytes of chunks in memory that others fetch here: neither they nor clients wait for the memory of the others.
+    pub(crate) bodies: Arc<Semaphore>,
     wake: Notify,
     /// Guards itself alone; never held across an await.
     suspects: Mutex<Suspects>,
@@ -102,6 +107,7 @@ impl RepairState {
         Self {
             turns: Turns::new(config.bytes_per_s),
             places: Semaphore::new(config.fetches),
+            bodies: Arc::new(Semaphore::new(BODY_BYTES)),
             wake: Notify::default(),
             suspects: Mutex::default(),
             missed: AtomicBool::default(),

@@ -36,7 +36,7 @@ pub(super) async fn handle(
         ChunkRequest::Put { key, epoch, gc, durability } => {
             asker.may_write()?;
             must_be_replica(&*map_at(node, epoch).await?, node, &[key])?;
-            ChunkAnswer::Put { incarnation: put(node, exchange, key, gc, durability).await? }
+            ChunkAnswer::Put { incarnation: put(node, exchange, (key, epoch), gc, durability).await? }
         }
         ChunkRequest::Sync { epoch } => {
             asker.may_write()?;
@@ -80,7 +80,7 @@ pub(super) async fn handle(
 async fn put(
     node: &Node,
     exchange: &mut Exchange,
-    key: ChunkKey,
+    (key, epoch): (ChunkKey, Epoch),
     gc: GcEpoch,
     durability: Durability,
 ) -> Result<Incarnation, Refusal> {
@@ -91,6 +91,8 @@ async fn put(
     let body = read_body(node, exchange).await?;
     let chunk = ReceivedChunk::new(body).verify(key).map_err(|_| Refusal::KeyMismatch)?;
     let _vouching = vouch(node, &[key]).await?;
+    // The bytes may have taken long to come.
+    map_at(node, epoch).await?;
     let missed = MissedUnlessKept(node);
     let incarnation = node.chunks.put(chunk, gc, durability).await.map_err(|error| put_refusal(&error))?;
     std::mem::forget(missed);
@@ -135,14 +137,19 @@ fn must_be_replica(map: &ClusterMap, node: &Node, keys: &[ChunkKey]) -> Result<(
 }
 
 async fn get(node: &Node, asker: Asker, key: ChunkKey, offset: u32, len: u32) -> Result<Served, Refusal> {
-    let mut turn = match asker.access {
+    // Whole groups around the range, and the proof.
+    let most = len.min(wire::CHUNK_LEN_MAX).saturating_add(4 * GROUP_LEN);
+    let bodies = match asker.access {
         // Only repair makes nodes read from each other.
+        PeerAccess::Node => &node.repair.bodies,
+        PeerAccess::Client(_) => &node.bodies,
+    };
+    let room = bodies.clone().acquire_many_owned(most).await.map_err(|_| Refusal::NotServing)?;
+    // Nothing is waited for in a turn: nobody else has one meanwhile.
+    let mut turn = match asker.access {
         PeerAccess::Node => Some(node.repair.turns.begin(TURN_DEADLINE).await?),
         PeerAccess::Client(_) => None,
     };
-    // Whole groups around the range, and the proof.
-    let most = len.min(wire::CHUNK_LEN_MAX).saturating_add(4 * GROUP_LEN);
-    let room = node.bodies.clone().acquire_many_owned(most).await.map_err(|_| Refusal::NotServing)?;
     let range = node.chunks.read(&key, offset, len).await.map_err(|error| match error {
         ReadError::UnknownChunk { .. } => Refusal::UnknownChunk,
         ReadError::Damaged { .. } => {
