@@ -4,6 +4,8 @@
 //! # Invariants
 //! - Between a delegation and its return what is known here is all that the session holds, byte for byte: it is asked for
 //!   only while nothing is under way, and nothing in doubt.
+//! - Of one owner one question is under way at a time, and what comes after one of which nobody knows what became of it is
+//!   executed after it, or it is never executed.
 //! - Locks are decided here only while the inode is leased exclusively: the session lives, and recalls reach it.
 
 use std::{
@@ -11,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wire::namespace::{FileLock, Inode, LockOwner, LockSet, OpError, SessionId};
+use wire::namespace::{FileLock, Inode, LockOwner, LockSet, OpError, OpNumber, SessionId};
 
 /// Stands for this mount's session among the locks of one.
 const OURS: SessionId = SessionId(0);
@@ -24,6 +26,9 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// After others wanted to know of the locks of a file, the cluster decides about them for a while.
 const CONTENDED: Duration = Duration::from_secs(5);
+
+/// Files about whose locks this mount decides at most: the cluster keeps a row for each.
+const DELEGATIONS_MAX: usize = 1024;
 
 /// Files without locks that are remembered; more are forgotten at once instead of after [`SOON`].
 const FREE_MAX: usize = 4096;
@@ -52,6 +57,15 @@ pub(crate) enum Turn {
     Return(LockOwner),
     /// After what is under way.
     Wait,
+}
+
+/// What became of a wish for a delegation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Delegated {
+    /// It is known who decides.
+    Settled,
+    /// The cluster may have given one that is to be returned.
+    InDoubt,
 }
 
 /// What became of a question to the cluster.
@@ -88,7 +102,9 @@ struct FileLocks {
     unsure: HashSet<LockOwner>,
     authority: Authority,
     /// Whose questions are under way.
-    asking: Vec<LockOwner>,
+    asking: HashSet<LockOwner>,
+    /// The last question of which nobody knows what became of it.
+    after: Option<OpNumber>,
     /// Questions one soon after the other.
     asked: u32,
     asked_at: Option<Instant>,
@@ -98,24 +114,33 @@ struct FileLocks {
 impl HeldLocks {
     /// How a wish about `inode` is done, which is leased here exclusively or not.
     pub(crate) fn turn(&mut self, inode: Inode, wish: Wish, exclusive: bool, now: Instant) -> Turn {
+        let has_room = self.delegated().count() < DELEGATIONS_MAX;
         let file = self.files.entry(inode).or_default();
         match file.authority {
-            Authority::Here(_) if exclusive || matches!(wish, Wish::Unlock(_)) => Turn::Here,
+            Authority::Here(_) if exclusive || matches!(wish, Wish::Unlock(_)) => {
+                file.asked_at = Some(now);
+                Turn::Here
+            }
             Authority::Here(delegation) => {
                 file.authority = Authority::Returning(delegation);
                 Turn::Return(delegation)
             }
             Authority::Taking(_) | Authority::Returning(_) => Turn::Wait,
             Authority::Cluster => {
+                if let Wish::Lock(owner) | Wish::Unlock(owner) = wish
+                    && file.asking.contains(&owner)
+                {
+                    return Turn::Wait;
+                }
                 file.note_asked(now);
-                if matches!(wish, Wish::Lock(_)) && exclusive && file.is_worth_delegating(now) {
+                if matches!(wish, Wish::Lock(_)) && exclusive && has_room && file.is_worth_delegating(now) {
                     self.delegations += 1;
                     let delegation = LockOwner(self.delegations);
                     file.authority = Authority::Taking(delegation);
                     return Turn::Delegate(delegation);
                 }
                 if let Wish::Lock(owner) | Wish::Unlock(owner) = wish {
-                    file.begin(owner);
+                    file.asking.insert(owner);
                 }
                 Turn::Ask
             }
@@ -143,8 +168,8 @@ impl HeldLocks {
 
     /// What the cluster made of a lock.
     pub(crate) fn handle_locked(&mut self, inode: Inode, lock: &FileLock, fate: Fate) {
-        let Some(file) = self.files.get_mut(&inode) else { return };
-        file.end(lock.owner);
+        let file = self.files.entry(inode).or_default();
+        file.asking.remove(&lock.owner);
         match (fate, file.set.locked(OURS, lock)) {
             (Fate::Refused, _) => {}
             (Fate::Done, Ok(set)) => file.set = set,
@@ -156,12 +181,12 @@ impl HeldLocks {
     /// What the cluster made of an unlock.
     pub(crate) fn handle_unlocked(&mut self, inode: Inode, owner: LockOwner, range: (u64, u64), fate: Fate) {
         let Some(file) = self.files.get_mut(&inode) else { return };
-        file.end(owner);
+        file.asking.remove(&owner);
         match (fate, file.set.unlocked(OURS, owner, range)) {
             (Fate::Refused, _) => {}
             (Fate::Done, Ok(set)) => {
                 file.set = set;
-                if range == (0, u64::MAX) && !file.asking.contains(&owner) {
+                if range == (0, u64::MAX) {
                     file.unsure.remove(&owner);
                 }
             }
@@ -169,11 +194,29 @@ impl HeldLocks {
         }
     }
 
-    /// What the cluster made of a wish for a delegation. True if that has to be returned.
-    pub(crate) fn handle_delegated(&mut self, inode: Inode, delegation: LockOwner, fate: Fate, now: Instant) -> bool {
+    /// Nobody knows what became of this question.
+    pub(crate) fn handle_unknown(&mut self, inode: Inode, number: OpNumber) {
+        if let Some(file) = self.files.get_mut(&inode) {
+            file.after = file.after.max(Some(number));
+        }
+    }
+
+    /// The question that the next one about `inode` must follow.
+    pub(crate) fn after(&self, inode: Inode) -> Option<OpNumber> {
+        self.files.get(&inode)?.after
+    }
+
+    /// What the cluster made of a wish for a delegation.
+    pub(crate) fn handle_delegated(
+        &mut self,
+        inode: Inode,
+        delegation: LockOwner,
+        fate: Fate,
+        now: Instant,
+    ) -> Delegated {
         let Some(file) = self.files.get_mut(&inode).filter(|file| file.authority == Authority::Taking(delegation))
         else {
-            return false;
+            return if fate == Fate::Refused { Delegated::Settled } else { Delegated::InDoubt };
         };
         file.authority = match fate {
             Fate::Done => Authority::Here(delegation),
@@ -183,7 +226,7 @@ impl HeldLocks {
             }
             Fate::Unknown => Authority::Returning(delegation),
         };
-        fate == Fate::Unknown
+        if fate == Fate::Unknown { Delegated::InDoubt } else { Delegated::Settled }
     }
 
     /// Somebody else wants to know of the locks, or the lease goes: which delegation is to be returned.
@@ -199,9 +242,10 @@ impl HeldLocks {
         }
     }
 
-    /// What is returned: the same as long as it is being returned.
-    pub(crate) fn locks(&self, inode: Inode) -> Vec<FileLock> {
-        self.files.get(&inode).into_iter().flat_map(|file| file.set.iter()).map(|held| held.lock).collect()
+    /// What is returned with a delegation: the same as long as it is being returned; nothing where it is not known.
+    pub(crate) fn locks(&self, inode: Inode, delegation: LockOwner) -> Vec<FileLock> {
+        let returning = self.files.get(&inode).filter(|file| file.authority == Authority::Returning(delegation));
+        returning.into_iter().flat_map(|file| file.set.iter()).map(|held| held.lock).collect()
     }
 
     /// A delegation has been returned, or was none.
@@ -214,14 +258,21 @@ impl HeldLocks {
     }
 
     /// Files about whose locks this mount decides.
-    pub(crate) fn delegated(&self) -> Vec<Inode> {
-        let here = self.files.iter().filter(|(_, file)| matches!(file.authority, Authority::Here(_)));
-        here.map(|(inode, _)| *inode).collect()
+    pub(crate) fn delegated(&self) -> impl Iterator<Item = Inode> {
+        self.files.iter().filter(|(_, file)| matches!(file.authority, Authority::Here(_))).map(|(inode, _)| *inode)
+    }
+
+    /// Whether nothing is locked, and nothing was for a while, in a file about whose locks this mount decides: should it
+    /// die, others would wait for nothing.
+    pub(crate) fn is_idle(&self, inode: Inode, now: Instant) -> bool {
+        self.files.get(&inode).is_some_and(|file| file.set.is_empty() && !file.is_recent(now))
     }
 
     /// Whether an owner may hold anything of an inode.
     pub(crate) fn holds(&self, inode: Inode, owner: LockOwner) -> bool {
-        let holds = |file: &FileLocks| file.set.has_owner(OURS, owner) || file.unsure.contains(&owner);
+        let holds = |file: &FileLocks| {
+            file.set.has_owner(OURS, owner) || file.unsure.contains(&owner) || file.asking.contains(&owner)
+        };
         self.files.get(&inode).is_some_and(holds)
     }
 
@@ -234,10 +285,7 @@ impl HeldLocks {
     /// Forgets files on which nothing is locked.
     pub(crate) fn sweep(&mut self, now: Instant) {
         let is_full = self.files.len() > FREE_MAX;
-        self.files.retain(|_, file| {
-            let is_recent = file.asked_at.is_some_and(|at| now.saturating_duration_since(at) < SOON);
-            !file.is_free() || (is_recent && !is_full)
-        });
+        self.files.retain(|_, file| !file.is_free() || (!is_full && (file.is_recent(now) || file.is_contended(now))));
     }
 }
 
@@ -249,24 +297,15 @@ impl FileLocks {
     }
 
     fn is_worth_delegating(&self, now: Instant) -> bool {
-        self.asked > WORTH_DELEGATING
-            && self.asking.is_empty()
-            && self.unsure.is_empty()
-            && self.contended_until.is_none_or(|until| until <= now)
+        self.asked > WORTH_DELEGATING && self.asking.is_empty() && self.unsure.is_empty() && !self.is_contended(now)
     }
 
-    fn begin(&mut self, owner: LockOwner) {
-        if self.asking.contains(&owner) {
-            // In which order the two are done is not known.
-            self.unsure.insert(owner);
-        }
-        self.asking.push(owner);
+    fn is_recent(&self, now: Instant) -> bool {
+        self.asked_at.is_some_and(|at| now.saturating_duration_since(at) < SOON)
     }
 
-    fn end(&mut self, owner: LockOwner) {
-        if let Some(at) = self.asking.iter().position(|asking| *asking == owner) {
-            self.asking.swap_remove(at);
-        }
+    fn is_contended(&self, now: Instant) -> bool {
+        self.contended_until.is_some_and(|until| now < until)
     }
 
     fn is_free(&self) -> bool {

@@ -7,12 +7,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
-use wire::namespace::{FileLock, Inode, LockKind, LockOwner, Op, OpAnswer, OpError, Query, QueryAnswer};
+use futures::FutureExt;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
+use wire::namespace::{FileLock, Inode, LockKind, LockOwner, Op, OpAnswer, OpError, OpNumber, Query, QueryAnswer};
 
 use super::{
     FileSystem, FsError, OP_DEADLINE, Shared,
-    held_locks::{Fate, HeldLocks, Turn, Wish},
+    held_locks::{Delegated, Fate, HeldLocks, Turn, Wish},
+    wall_clock,
 };
 use crate::{
     cluster::{ClusterError, now},
@@ -86,14 +91,20 @@ impl FileSystem {
         }
     }
 
-    /// Gives up what an owner holds in a range.
+    /// Gives up what an owner holds in a range: also if whoever asks does not wait for it, as long as the session lasts.
     pub async fn unlock(&self, inode: Inode, owner: LockOwner, start: u64, end: u64) -> Result<(), FsError> {
-        let (shared, range) = (&self.shared, (start, end));
-        let here = |held: &mut HeldLocks| Ok(held.unlock_here(inode, owner, range)?);
-        match shared.in_turn(inode, Wish::Unlock(owner), here).await? {
-            Some(unlocked) => unlocked,
-            None => shared.ask_for(inode, Change::Unlock { owner, range }).await,
+        let mut unlocking = Box::pin(Arc::clone(&self.shared).give_up(inode, owner, (start, end)));
+        // What is decided here needs no other thread.
+        if let Some(unlocked) = unlocking.as_mut().now_or_never() {
+            return unlocked;
         }
+        let (tell, told) = oneshot::channel();
+        self.shared.spawn(async move {
+            let unlocked = unlocking.await;
+            // Nobody may wait for it any more.
+            let _told = tell.send(unlocked).is_ok();
+        });
+        told.await.unwrap_or(Err(FsError::SessionEnded))
     }
 
     /// Whether an owner may hold locks on an inode.
@@ -117,24 +128,63 @@ enum Change {
     Unlock { owner: LockOwner, range: (u64, u64) },
 }
 
-/// One that is under way; when it is dropped, what is known of it is noted.
-struct Asked<'a> {
-    shared: &'a Shared,
+/// Who decides about a lock.
+enum Decided<T> {
+    /// This mount has.
+    Here(T),
+    /// The cluster, which this session asks.
+    By(Session),
+}
+
+/// A change that is under way; when it is dropped, what is known of it is noted.
+struct Asked {
+    shared: Arc<Shared>,
     session: Session,
     inode: Inode,
     change: Change,
+    number: Option<OpNumber>,
     fate: Fate,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for Asked {
     fn drop(&mut self) {
-        let mut held = self.shared.held_locks.lock();
-        // Looked at under the same guard under which locks are lost, after the end of the session.
-        let fate = if self.session.is_over() { Fate::Refused } else { self.fate };
-        match self.change {
-            Change::Lock(lock) => held.handle_locked(self.inode, &lock, fate),
-            Change::Unlock { owner, range } => held.handle_unlocked(self.inode, owner, range, fate),
+        {
+            let mut held = self.shared.held_locks.lock();
+            // Looked at under the same guard under which locks are lost, after the end of the session.
+            let fate = if self.session.is_over() { Fate::Refused } else { self.fate };
+            match self.change {
+                Change::Lock(lock) => held.handle_locked(self.inode, &lock, fate),
+                Change::Unlock { owner, range } => held.handle_unlocked(self.inode, owner, range, fate),
+            }
+            if let (Fate::Unknown, Some(number)) = (fate, self.number) {
+                held.handle_unknown(self.inode, number);
+            }
         }
+        self.shared.settle();
+    }
+}
+
+impl Asked {
+    async fn run(mut self) -> Result<(), FsError> {
+        let op = match self.change {
+            Change::Lock(lock) => Op::Lock { inode: self.inode, lock },
+            Change::Unlock { owner, range: (start, end) } => Op::Unlock { inode: self.inode, owner, start, end },
+        };
+        let after = self.shared.held_locks.lock().after(self.inode);
+        let outcome = match self.session.submit(op, after).await {
+            Ok(submitted) => {
+                self.number = Some(submitted.number);
+                submitted.outcome().await
+            }
+            Err(error) => Err(error),
+        };
+        self.fate = fate(&outcome);
+        let session = self.session.clone();
+        drop(self);
+        if session.is_over() {
+            return Err(FsError::SessionEnded);
+        }
+        outcome.map(drop).map_err(FsError::from)
     }
 }
 
@@ -153,22 +203,23 @@ impl Shared {
         inode: Inode,
         wish: Wish,
         here: impl Fn(&mut HeldLocks) -> T,
-    ) -> Result<Option<T>, FsError> {
+    ) -> Result<Decided<T>, FsError> {
         let until = Instant::now() + OP_DEADLINE;
         loop {
             let mut settled = self.settled.subscribe();
+            let session = self.session();
             let exclusive = self.holds_exclusive(inode);
             let turn = {
                 let mut held = self.held_locks.lock();
                 match held.turn(inode, wish, exclusive, now()) {
-                    Turn::Here => return Ok(Some(here(&mut held))),
+                    Turn::Here => return Ok(Decided::Here(here(&mut held))),
                     turn => turn,
                 }
             };
             match turn {
-                Turn::Ask => return Ok(None),
-                Turn::Delegate(delegation) => self.spawn(Arc::clone(self).take_locks(inode, delegation)),
-                Turn::Return(delegation) => self.spawn(Arc::clone(self).send_locks(inode, delegation)),
+                Turn::Ask => return Ok(Decided::By(session)),
+                Turn::Delegate(delegation) => self.spawn(Arc::clone(self).take_locks(session, inode, delegation)),
+                Turn::Return(delegation) => self.spawn(Arc::clone(self).send_locks(session, inode, delegation, None)),
                 Turn::Here | Turn::Wait => {}
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -181,16 +232,34 @@ impl Shared {
     async fn try_lock(self: &Arc<Self>, inode: Inode, lock: &FileLock) -> Result<(), FsError> {
         let here = |held: &mut HeldLocks| Ok(held.lock_here(inode, lock)?);
         match self.in_turn(inode, Wish::Lock(lock.owner), here).await? {
-            Some(locked) => locked,
-            None => self.ask_for(inode, Change::Lock(*lock)).await,
+            Decided::Here(locked) => locked,
+            // Whoever does not wait for it any more may hold it all the same.
+            Decided::By(session) => self.ask_for(session, inode, Change::Lock(*lock)).await,
+        }
+    }
+
+    async fn give_up(self: Arc<Self>, inode: Inode, owner: LockOwner, range: (u64, u64)) -> Result<(), FsError> {
+        loop {
+            let here = |held: &mut HeldLocks| Ok(held.unlock_here(inode, owner, range)?);
+            let unlocked = match self.in_turn(inode, Wish::Unlock(owner), here).await {
+                Ok(Decided::Here(unlocked)) => unlocked,
+                Ok(Decided::By(session)) => self.ask_for(session, inode, Change::Unlock { owner, range }).await,
+                Err(error) => Err(error),
+            };
+            match unlocked {
+                Err(FsError::Cluster(_) | FsError::Deadline) if !self.stop.is_cancelled() => sleep(RETRY_PAUSE).await,
+                unlocked => return unlocked,
+            }
         }
     }
 
     async fn look_at_locks(self: &Arc<Self>, inode: Inode, lock: &FileLock) -> Result<Option<FileLock>, FsError> {
-        if let Some(found) = self.in_turn(inode, Wish::Test, |held| held.conflict_here(inode, lock)).await? {
-            return Ok(found);
-        }
-        let query = Query::Lock { inode, session: self.session().id(), lock: *lock };
+        let here = |held: &mut HeldLocks| held.conflict_here(inode, lock);
+        let session = match self.in_turn(inode, Wish::Test, here).await? {
+            Decided::Here(found) => return Ok(found),
+            Decided::By(session) => session.id(),
+        };
+        let query = Query::Lock { inode, session, lock: *lock };
         match self.cluster.query(vec![query]).await?.pop() {
             Some(Ok(QueryAnswer::Lock(found))) => Ok(found),
             Some(Err(error)) => Err(error.into()),
@@ -198,41 +267,58 @@ impl Shared {
         }
     }
 
-    async fn ask_for(self: &Arc<Self>, inode: Inode, change: Change) -> Result<(), FsError> {
-        let session = self.session();
-        let op = match change {
-            Change::Lock(lock) => Op::Lock { inode, lock },
-            Change::Unlock { owner, range: (start, end) } => Op::Unlock { inode, owner, start, end },
-        };
-        let mut asked = Asked { shared: self, session: session.clone(), inode, change, fate: Fate::Unknown };
-        let outcome = session.change(op).await;
-        asked.fate = fate(&outcome);
-        drop(asked);
-        if session.is_over() {
-            return Err(FsError::SessionEnded);
-        }
-        outcome.map(drop).map_err(FsError::from)
+    /// Asks the cluster, in a task of its own: what becomes of it is noted whoever waits.
+    async fn ask_for(self: &Arc<Self>, session: Session, inode: Inode, change: Change) -> Result<(), FsError> {
+        let shared = Arc::clone(self);
+        let asked = Asked { shared, session, inode, change, number: None, fate: Fate::Unknown };
+        let (tell, told) = oneshot::channel();
+        self.spawn(async move {
+            let outcome = asked.run().await;
+            // Nobody may wait for it any more.
+            let _told = tell.send(outcome).is_ok();
+        });
+        told.await.unwrap_or(Err(FsError::SessionEnded))
     }
 
     /// Asks the cluster to let this mount decide about the locks of `inode`.
-    async fn take_locks(self: Arc<Self>, inode: Inode, delegation: LockOwner) {
-        let outcome = self.session().change(Op::DelegateLocks { inode, delegation }).await;
-        let in_doubt = self.held_locks.lock().handle_delegated(inode, delegation, fate(&outcome), now());
-        if in_doubt {
-            self.send_locks(inode, delegation).await;
-        } else {
-            self.settle();
+    async fn take_locks(self: Arc<Self>, session: Session, inode: Inode, delegation: LockOwner) {
+        let after = self.held_locks.lock().after(inode);
+        let (number, outcome) = match session.submit(Op::DelegateLocks { inode, delegation }, after).await {
+            Ok(submitted) => (Some(submitted.number), submitted.outcome().await),
+            Err(error) => (None, Err(error)),
+        };
+        let delegated = self.held_locks.lock().handle_delegated(inode, delegation, fate(&outcome), now());
+        match delegated {
+            Delegated::Settled => self.settle(),
+            Delegated::InDoubt => self.send_locks(session, inode, delegation, number).await,
         }
     }
 
-    /// Tells the cluster what is held, until it has heard, or the session is over.
-    async fn send_locks(self: Arc<Self>, inode: Inode, delegation: LockOwner) {
-        let (session, locks) = (self.session(), self.held_locks.lock().locks(inode));
+    /// Tells the cluster what is held, after the question `after`, until it has heard, or the session is over.
+    async fn send_locks(
+        self: Arc<Self>,
+        session: Session,
+        inode: Inode,
+        delegation: LockOwner,
+        after: Option<OpNumber>,
+    ) {
+        let locks = self.held_locks.lock().locks(inode, delegation);
         while !self.stop.is_cancelled() {
-            let outcome = session.change(Op::ReturnLocks { inode, delegation, locks: locks.clone() }).await;
+            let op = Op::ReturnLocks { inode, delegation, locks: locks.clone() };
+            let submitted = match after {
+                // It waits for nobody: others wait for it.
+                None => session.submit_made(op, wall_clock::now()).await,
+                Some(_) => session.submit(op, after).await,
+            };
+            let outcome = match submitted {
+                Ok(submitted) => submitted.outcome().await,
+                Err(error) => Err(error),
+            };
             match outcome {
-                Ok(_) | Err(ChangeError::Op(_) | ChangeError::SessionEnded) => break,
-                Err(ChangeError::Cluster(_)) => sleep(RETRY_PAUSE).await,
+                Ok(_) | Err(ChangeError::SessionEnded) => break,
+                // It was none, or has been returned, or the file is no more.
+                Err(ChangeError::Op(OpError::Invalid | OpError::StaleInode | OpError::NotFound)) => break,
+                Err(ChangeError::Op(_) | ChangeError::Cluster(_)) => sleep(RETRY_PAUSE).await,
             }
         }
         self.held_locks.lock().handle_returned(inode, delegation, now());
@@ -244,10 +330,13 @@ impl Shared {
         let returned = async {
             loop {
                 let mut settled = self.settled.subscribe();
+                let session = self.session();
                 let turn = self.held_locks.lock().begin_return(inode);
                 match turn {
                     Turn::Ask => return,
-                    Turn::Return(delegation) => self.spawn(Arc::clone(self).send_locks(inode, delegation)),
+                    Turn::Return(delegation) => {
+                        self.spawn(Arc::clone(self).send_locks(session, inode, delegation, None));
+                    }
                     Turn::Here | Turn::Delegate(_) | Turn::Wait => {}
                 }
                 if settled.changed().await.is_err() {
@@ -260,14 +349,16 @@ impl Shared {
         }
     }
 
-    /// Returns the locks of files whose leases went in another way than by a recall, and forgets files without any.
+    /// Returns the locks of files whose leases went in another way than by a recall, or that nobody locks any more, and
+    /// forgets files without any.
     pub(super) fn tidy_locks(self: &Arc<Self>) {
-        let delegated = {
+        let delegated: Vec<(Inode, bool)> = {
             let mut held = self.held_locks.lock();
             held.sweep(now());
-            held.delegated()
+            held.delegated().map(|inode| (inode, held.is_idle(inode, now()))).collect()
         };
-        for inode in delegated.into_iter().filter(|inode| !self.holds_exclusive(*inode)) {
+        let stray = delegated.into_iter().filter(|(inode, is_idle)| *is_idle || !self.holds_exclusive(*inode));
+        for (inode, _) in stray {
             let shared = Arc::clone(self);
             self.spawn(async move { shared.return_locks(inode, OP_DEADLINE).await });
         }

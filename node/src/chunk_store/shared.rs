@@ -189,7 +189,7 @@ impl Shared {
 
     /// Whether a copy that is in the index counts as held: it is in use, and nobody has asked for its deletion.
     pub(super) fn counts_as_held(&self, key: &ChunkKey, held: &Held) -> bool {
-        let goes = |row: &Option<Row>| row.as_ref().is_none_or(|row| row.held().is_none());
+        let goes = |row: &Option<super::row::Row>| row.as_ref().is_none_or(|row| row.held().is_none());
         let is_going = self.pending.read().row(key).is_some_and(|pending| goes(&pending.row));
         !is_going && self.is_in_use(key, held.stamp)
     }

@@ -134,10 +134,10 @@ impl Leases {
         }
     }
 
-    /// Somebody asked for a lock on `inode`, about whose locks another session decides: that one holds it exclusively, and
-    /// returns the locks before it lets go. Nobody waits for that.
-    pub fn handle_locks_wanted(&mut self, inode: Inode, now: Instant) {
-        if let Some(holder) = self.exclusive_holder(inode) {
+    /// Somebody asked for a lock on `inode`, about whose locks another session decides: that one holds it exclusively, as a
+    /// rule, and returns the locks before it lets go. Nobody waits for that.
+    pub fn handle_locks_wanted(&mut self, inode: Inode, asker: SessionId, now: Instant) {
+        if let Some(holder) = self.exclusive_holder(inode).filter(|holder| *holder != asker) {
             self.recall(holder, inode, Some(LeaseMode::Shared), now);
         }
     }

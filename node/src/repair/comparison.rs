@@ -19,10 +19,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -130,7 +127,7 @@ async fn fetch_listed(
         taken.listed += page.keys.len() as u64;
         taken.worked += began.elapsed().min(PAGE_WORK_MAX);
         let missing = crate::garbage::worth_fetching(node, missing).await;
-        let missing: Vec<_> = missing.into_iter().map(|copy| (copy, Lacking::new(&node.repair.fetching))).collect();
+        let missing: Vec<_> = missing.into_iter().map(|copy| (copy, Lacking::new(node))).collect();
         let fetches = missing.into_iter().map(async |((key, gc), lacking)| {
             let fetched = fetch(node, map, key, gc, Copy::Keep).await;
             drop(lacking);
@@ -155,18 +152,18 @@ async fn fetch_listed(
 }
 
 /// A chunk that counts as lacking until it was fetched or nobody tries to any more.
-struct Lacking<'a>(&'a AtomicU64);
+struct Lacking(Arc<Node>);
 
-impl<'a> Lacking<'a> {
-    fn new(count: &'a AtomicU64) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+impl Lacking {
+    fn new(node: &Arc<Node>) -> Self {
+        node.repair.fetching.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(node))
     }
 }
 
-impl Drop for Lacking<'_> {
+impl Drop for Lacking {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.repair.fetching.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

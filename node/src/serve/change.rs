@@ -164,6 +164,7 @@ impl OpenChange {
         let mut touched: Vec<Attr> = Vec::new();
         let (count, is_made) = (batch.ops.len(), !made_at.is_empty());
         let mut made = self.fence(&batch, made_at)?.into_iter();
+        let session = batch.session;
         let locked: Vec<Option<Inode>> = batch.ops.iter().map(|numbered| locked_by(&numbered.op)).collect();
         for part in split(batch) {
             let of_part: Vec<Made> = made.by_ref().take(part.ops.len()).collect();
@@ -189,7 +190,7 @@ impl OpenChange {
         for (inode, _) in locked.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Err(OpError::LocksDelegated))
         {
             let Some(inode) = inode else { continue };
-            self.desk.with(|leases| leases.handle_locks_wanted(*inode, Instant::now()))?;
+            self.desk.with(|leases| leases.handle_locks_wanted(*inode, session, Instant::now()))?;
         }
         // The last word on each counts.
         touched.sort_by_key(|attr| (attr.inode, std::cmp::Reverse(attr.change)));

@@ -39,7 +39,7 @@ pub struct FileLock {
     pub start: u64,
     /// Last byte; `u64::MAX` to the end of the file, wherever that is.
     pub end: u64,
-    /// Read or write.
+    /// What it is.
     pub kind: LockKind,
 }
 
@@ -142,6 +142,9 @@ impl LockSet {
     pub fn returned(&self, session: SessionId, delegation: LockOwner, locks: &[FileLock]) -> Result<Self, OpError> {
         if !self.0.iter().any(|held| held.is_delegation() && held.is_of(session, delegation)) {
             return Err(OpError::Invalid);
+        }
+        if locks.len() > LOCKS_MAX {
+            return Err(OpError::TooManyLocks);
         }
         let mut set = Self::default();
         locks.iter().try_for_each(|lock| set.add(session, lock))?;

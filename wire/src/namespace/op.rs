@@ -319,8 +319,8 @@ pub enum Op {
         end: u64,
     },
     /// From now on the session itself decides about locks on an inode, among its own owners; the cluster forgets those
-    /// that it knows of it. Refused while another session holds one ([`OpError::Locked`]). Whoever else asks for a lock
-    /// meanwhile is told [`OpError::LocksDelegated`].
+    /// that it knows of it. Refused while another session holds one ([`OpError::Locked`]). Whoever asks for a lock meanwhile
+    /// is told [`OpError::LocksDelegated`].
     DelegateLocks {
         /// Which inode.
         inode: Inode,

@@ -3,9 +3,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wire::namespace::{FileLock, Inode, LockKind, LockOwner, OpError};
+use wire::namespace::{FileLock, Inode, LockKind, LockOwner, OpError, OpNumber};
 
-use super::{Fate, HeldLocks, Turn, Wish};
+use super::{Delegated, Fate, HeldLocks, Turn, Wish};
 
 const FILE: Inode = Inode(7);
 const ALL: (u64, u64) = (0, u64::MAX);
@@ -39,7 +39,7 @@ fn delegated(now: Instant) -> HeldLocks {
     let Turn::Delegate(delegation) = locks.turn(FILE, Wish::Lock(LockOwner(1)), true, now) else {
         panic!("it is worth it")
     };
-    assert!(!locks.handle_delegated(FILE, delegation, Fate::Done, now));
+    assert_eq!(locks.handle_delegated(FILE, delegation, Fate::Done, now), Delegated::Settled);
     locks
 }
 
@@ -95,13 +95,34 @@ fn no_delegation_is_asked_for_while_anything_is_under_way_or_in_doubt() {
     locks.handle_locked(FILE, &lock(1, 0, 0), Fate::Refused);
     ask_unlock(&mut locks, LockOwner(2), ALL, now);
     assert!(!locks.holds(FILE, LockOwner(2)));
-    // Two at once of one owner: nobody knows which came first.
-    for _ in 0..2 {
-        assert_eq!(locks.turn(FILE, wish, false, now), Turn::Ask);
-    }
-    locks.handle_locked(FILE, &lock(2, 0, 9), Fate::Done);
-    locks.handle_unlocked(FILE, LockOwner(2), ALL, Fate::Done);
-    assert!(locks.holds(FILE, LockOwner(2)) || matches!(locks.turn(FILE, wish, true, now), Turn::Delegate(_)));
+}
+
+#[test]
+fn questions_of_one_owner_go_one_after_the_other_and_follow_what_is_not_known() {
+    let now = Instant::now();
+    let (lock_it, unlock_it) = (Wish::Lock(LockOwner(2)), Wish::Unlock(LockOwner(2)));
+    let mut locks = HeldLocks::default();
+    assert_eq!(locks.turn(FILE, lock_it, false, now), Turn::Ask);
+    assert!(locks.holds(FILE, LockOwner(2)), "perhaps: a close waits for it");
+    assert_eq!(locks.turn(FILE, unlock_it, false, now), Turn::Wait);
+    assert_eq!(locks.turn(FILE, Wish::Lock(LockOwner(3)), false, now), Turn::Ask, "another owner");
+    assert_eq!(locks.after(FILE), None);
+    locks.handle_unknown(FILE, OpNumber(9));
+    locks.handle_locked(FILE, &lock(2, 0, 9), Fate::Unknown);
+    assert_eq!(locks.turn(FILE, unlock_it, false, now), Turn::Ask);
+    assert_eq!(locks.after(FILE), Some(OpNumber(9)));
+}
+
+#[test]
+fn what_is_not_locked_for_a_while_is_left_to_the_cluster() {
+    let now = Instant::now();
+    let mut locks = delegated(now);
+    assert!(!locks.is_idle(FILE, now));
+    assert!(locks.is_idle(FILE, now + Duration::from_secs(5)));
+    assert_eq!(locks.turn(FILE, Wish::Lock(LockOwner(1)), true, now + Duration::from_secs(5)), Turn::Here);
+    assert!(!locks.is_idle(FILE, now + Duration::from_secs(5)));
+    locks.lock_here(FILE, &lock(1, 0, 1)).unwrap();
+    assert!(!locks.is_idle(FILE, now + Duration::from_secs(60)), "it is locked");
 }
 
 #[test]
@@ -120,7 +141,7 @@ fn locks_are_decided_here_only_under_an_exclusive_lease_and_all_are_returned() {
     let Turn::Return(delegation) = locks.turn(FILE, wish, false, now) else { panic!("the lease has gone") };
     assert_eq!(locks.begin_return(FILE), Turn::Wait);
     assert_eq!(locks.turn(FILE, Wish::Unlock(LockOwner(1)), true, now), Turn::Wait, "what is returned stays as it is");
-    let mut returned = locks.locks(FILE);
+    let mut returned = locks.locks(FILE, delegation);
     returned.sort_by_key(|lock| lock.start);
     assert_eq!(returned, [lock(1, 5, 9), lock(2, 20, 29)]);
     locks.handle_returned(FILE, LockOwner(99), now);
@@ -138,7 +159,7 @@ fn a_delegation_that_may_have_been_given_is_returned() {
         panic!("it is worth it")
     };
     assert_eq!(locks.turn(FILE, Wish::Lock(LockOwner(2)), true, now), Turn::Wait);
-    assert!(locks.handle_delegated(FILE, delegation, Fate::Unknown, now));
+    assert_eq!(locks.handle_delegated(FILE, delegation, Fate::Unknown, now), Delegated::InDoubt);
     assert_eq!(locks.turn(FILE, Wish::Lock(LockOwner(2)), true, now), Turn::Wait);
     locks.handle_returned(FILE, delegation, now);
     assert_eq!(locks.turn(FILE, Wish::Lock(LockOwner(2)), true, now), Turn::Ask);
@@ -154,5 +175,5 @@ fn files_without_locks_are_forgotten_after_a_while() {
     assert_eq!(locks.files.len(), 0);
     let mut locks = delegated(now);
     locks.sweep(now + Duration::from_secs(5));
-    assert_eq!(locks.delegated(), [FILE]);
+    assert_eq!(locks.delegated().collect::<Vec<_>>(), [FILE]);
 }
