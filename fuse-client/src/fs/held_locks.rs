@@ -114,7 +114,6 @@ struct FileLocks {
 impl HeldLocks {
     /// How a wish about `inode` is done, which is leased here exclusively or not.
     pub(crate) fn turn(&mut self, inode: Inode, wish: Wish, exclusive: bool, now: Instant) -> Turn {
-        let has_room = self.delegated().count() < DELEGATIONS_MAX;
         let file = self.files.entry(inode).or_default();
         match file.authority {
             Authority::Here(_) if exclusive || matches!(wish, Wish::Unlock(_)) => {
@@ -133,18 +132,23 @@ impl HeldLocks {
                     return Turn::Wait;
                 }
                 file.note_asked(now);
-                if matches!(wish, Wish::Lock(_)) && exclusive && has_room && file.is_worth_delegating(now) {
-                    self.delegations += 1;
-                    let delegation = LockOwner(self.delegations);
-                    file.authority = Authority::Taking(delegation);
-                    return Turn::Delegate(delegation);
+                let is_worth_it = matches!(wish, Wish::Lock(_)) && exclusive && file.is_worth_delegating(now);
+                if is_worth_it && self.delegated().count() < DELEGATIONS_MAX {
+                    return self.delegate(inode);
                 }
-                if let Wish::Lock(owner) | Wish::Unlock(owner) = wish {
+                if let (Wish::Lock(owner) | Wish::Unlock(owner), Some(file)) = (wish, self.files.get_mut(&inode)) {
                     file.asking.insert(owner);
                 }
                 Turn::Ask
             }
         }
+    }
+
+    fn delegate(&mut self, inode: Inode) -> Turn {
+        self.delegations += 1;
+        let delegation = LockOwner(self.delegations);
+        self.files.entry(inode).or_default().authority = Authority::Taking(delegation);
+        Turn::Delegate(delegation)
     }
 
     /// A lock that is decided here.

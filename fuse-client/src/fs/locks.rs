@@ -197,7 +197,7 @@ fn fate(outcome: &Result<OpAnswer, ChangeError>) -> Fate {
 }
 
 impl Shared {
-    /// Does `here` when it is this mount that decides about locks of `inode`; none if the cluster is to be asked.
+    /// Does `here` when it is this mount that decides about locks of `inode`. Waits for what is under way there.
     async fn in_turn<T>(
         self: &Arc<Self>,
         inode: Inode,
@@ -247,7 +247,12 @@ impl Shared {
                 Err(error) => Err(error),
             };
             match unlocked {
-                Err(FsError::Cluster(_) | FsError::Deadline) if !self.stop.is_cancelled() => sleep(RETRY_PAUSE).await,
+                // What it must follow may not have arrived yet.
+                Err(FsError::Cluster(_) | FsError::Deadline | FsError::Op(OpError::OutOfOrder))
+                    if !self.stop.is_cancelled() =>
+                {
+                    sleep(RETRY_PAUSE).await;
+                }
                 unlocked => return unlocked,
             }
         }
