@@ -103,6 +103,8 @@ struct FileLocks {
     authority: Authority,
     /// Whose questions are under way.
     asking: HashSet<LockOwner>,
+    /// Of those, who gives something up.
+    giving_up: HashSet<LockOwner>,
     /// The last question of which nobody knows what became of it.
     after: Option<OpNumber>,
     /// Questions one soon after the other.
@@ -138,6 +140,9 @@ impl HeldLocks {
                 }
                 if let (Wish::Lock(owner) | Wish::Unlock(owner), Some(file)) = (wish, self.files.get_mut(&inode)) {
                     file.asking.insert(owner);
+                    if matches!(wish, Wish::Unlock(_)) {
+                        file.giving_up.insert(owner);
+                    }
                 }
                 Turn::Ask
             }
@@ -186,6 +191,7 @@ impl HeldLocks {
     pub(crate) fn handle_unlocked(&mut self, inode: Inode, owner: LockOwner, range: (u64, u64), fate: Fate) {
         let Some(file) = self.files.get_mut(&inode) else { return };
         file.asking.remove(&owner);
+        file.giving_up.remove(&owner);
         match (fate, file.set.unlocked(OURS, owner, range)) {
             (Fate::Refused, _) => {}
             (Fate::Done, Ok(set)) => {
@@ -278,6 +284,11 @@ impl HeldLocks {
             file.set.has_owner(OURS, owner) || file.unsure.contains(&owner) || file.asking.contains(&owner)
         };
         self.files.get(&inode).is_some_and(holds)
+    }
+
+    /// Whether somebody here is about to hold less of an inode.
+    pub(crate) fn is_given_up(&self, inode: Inode) -> bool {
+        self.files.get(&inode).is_some_and(|file| !file.giving_up.is_empty())
     }
 
     /// Everything is lost; of which inodes.

@@ -54,9 +54,20 @@ impl FileSystem {
     /// Takes a lock, or says that somebody is in the way.
     pub async fn lock(&self, inode: Inode, lock: FileLock) -> Result<(), FsError> {
         let (until, mut pause) = (Instant::now() + RETURN_DEADLINE, WAIT_MIN);
+        let is_given_up = || self.shared.held_locks.lock().is_given_up(inode);
+        let mut again = true;
         loop {
+            let was_given_up = is_given_up();
             match self.shared.try_lock(inode, &lock).await {
                 Err(FsError::Op(OpError::LocksDelegated)) if Instant::now() < until => {}
+                // Whoever closes a file does not wait until its locks are given up; the next to open it is not to feel that.
+                Err(FsError::Op(OpError::Locked)) if again && (was_given_up || is_given_up()) => {
+                    while is_given_up() && Instant::now() < until {
+                        sleep(WAIT_MIN).await;
+                    }
+                    again = false;
+                    continue;
+                }
                 tried => return tried,
             }
             sleep(pause).await;

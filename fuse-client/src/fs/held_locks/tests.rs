@@ -177,3 +177,16 @@ fn files_without_locks_are_forgotten_after_a_while() {
     locks.sweep(now + Duration::from_secs(5));
     assert_eq!(locks.delegated().collect::<Vec<_>>(), [FILE]);
 }
+
+#[test]
+fn a_lock_is_given_up_from_the_question_to_its_end() {
+    let (mut locks, now) = (HeldLocks::default(), Instant::now());
+    ask_lock(&mut locks, &lock(1, 0, 9), now);
+    assert!(!locks.is_given_up(FILE), "a lock is asked for, and there is another");
+    assert_eq!(locks.turn(FILE, Wish::Lock(LockOwner(2)), false, now), Turn::Ask);
+    assert!(!locks.is_given_up(FILE));
+    assert_eq!(locks.turn(FILE, Wish::Unlock(LockOwner(1)), false, now), Turn::Ask);
+    assert!(locks.is_given_up(FILE));
+    locks.handle_unlocked(FILE, LockOwner(1), (0, u64::MAX), Fate::Done);
+    assert!(!locks.is_given_up(FILE));
+}
