@@ -8,6 +8,9 @@ use std::{
 
 use crate::cluster::run;
 
+/// How often room is taken while others take it too.
+const FILL_TRIES: u32 = 20;
+
 /// A small file system in memory; gone with the value. Only root makes one.
 #[derive(Debug)]
 pub struct SmallDisk {
@@ -29,11 +32,14 @@ impl SmallDisk {
 
     /// Takes all room but `left` MiB, as another program might.
     pub fn fill(&self, left: u64) {
-        let room = rustix::fs::statvfs(&self.mount).unwrap();
-        let free = room.f_bavail * room.f_frsize;
         let file = fs::File::create(self.filler()).unwrap();
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free.saturating_sub(left << 20).max(1))
-            .unwrap();
+        // A node may take some of it between the look and the grip.
+        let filled = (0..FILL_TRIES).any(|_| {
+            let room = rustix::fs::statvfs(&self.mount).unwrap();
+            let wanted = (room.f_bavail * room.f_frsize).saturating_sub(left << 20);
+            wanted == 0 || rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, wanted).is_ok()
+        });
+        assert!(filled, "{} cannot be filled", self.mount.display());
     }
 
     /// Gives it back.
