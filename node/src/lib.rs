@@ -3,6 +3,7 @@
 
 pub mod append_log;
 pub mod authority;
+mod checkpoint;
 pub mod chunk_store;
 pub mod config;
 pub mod consensus;

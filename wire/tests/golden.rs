@@ -155,7 +155,7 @@ const NAMESPACE_ANSWERS: u8 = 7;
 const CLUSTER_ANSWERS: u8 = 11;
 const LEASE_REQUESTS: u8 = 7;
 const LEASE_ANSWERS: u8 = 7;
-const OPS: u8 = 18;
+const OPS: u8 = 19;
 
 /// Breaks the build when a variant is added, so that the counts above and the values are brought up to date.
 #[allow(dead_code, reason = "only its compilation matters")]
@@ -199,7 +199,7 @@ fn counted(
         Op::RemoveDirectory { .. } | Op::Rename { .. } | Op::SetAttr { .. } | Op::SetXattr { .. } => {}
         Op::RemoveXattr { .. } | Op::WriteExtents { .. } | Op::WriteInline { .. } | Op::Append { .. } => {}
         Op::Punch { .. } | Op::Clone { .. } | Op::Lock { .. } | Op::Unlock { .. } => {}
-        Op::DelegateLocks { .. } | Op::ReturnLocks { .. } => {}
+        Op::DelegateLocks { .. } | Op::ReturnLocks { .. } | Op::WriteJournaled { .. } => {}
     }
     match answered.0 {
         CA::Put { .. } | CA::Synced { .. } | CA::Has { .. } | CA::Got { .. } | CA::Listed { .. } | CA::Noted => {}

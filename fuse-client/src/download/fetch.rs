@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use wire::{
     Refusal,
     chunk::{ChunkAnswer, ChunkRequest},
-    namespace::ChunkSlice,
+    namespace::{ChunkSlice, JOURNALED_LEN_MAX, Query, QueryAnswer},
     tree,
 };
 
@@ -38,6 +38,11 @@ enum GetError {
 }
 
 impl GetError {
+    /// Whether the replica never had it.
+    fn is_unknown(&self) -> bool {
+        matches!(self, Self::Call(ChunkCallError::Refused(Refusal::UnknownChunk)))
+    }
+
     /// Whether asking again may help.
     fn is_passing(&self) -> bool {
         match self {
@@ -56,13 +61,20 @@ pub(crate) async fn fetch_slice(cluster: &Cluster, slice: ChunkSlice) -> Result<
         return Err(ReadError::Unsound);
     }
     let until = Instant::now() + FETCH_DEADLINE;
+    let mut was_without = false;
     loop {
         let mut failures = Vec::new();
+        let mut journal = Journal::Unasked;
         let epoch = cluster.map().epoch;
-        if let Some(bytes) = one_round(cluster, slice, until, &mut failures).await {
+        if let Some(bytes) = one_round(cluster, slice, until, &mut failures, &mut journal).await {
             return Ok(bytes);
         }
-        let passing = failures.is_empty() || failures.iter().any(|(_, error)| error.is_passing());
+        let passing = failures.is_empty()
+            || failures.iter().any(|(_, error)| error.is_passing())
+            // It may have come to its replicas after they were asked and before the namespace was.
+            || (journal == Journal::Without && !was_without)
+            || journal == Journal::Silent;
+        was_without |= journal == Journal::Without;
         let late = Instant::now() + ROUND_PAUSE >= until;
         if passing && !late {
             sleep(ROUND_PAUSE).await;
@@ -76,16 +88,47 @@ pub(crate) async fn fetch_slice(cluster: &Cluster, slice: ChunkSlice) -> Result<
     }
 }
 
-/// Asks every replica at most once.
+/// What the namespace says of a chunk that a replica does not know.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Journal {
+    /// No reason to ask.
+    Unasked,
+    /// It gave no answer.
+    Silent,
+    /// It does not have its bytes, so its replicas do.
+    Without,
+    /// These are its bytes.
+    Found(Bytes),
+}
+
+/// A chunk that was committed a moment ago may still be on its way to its replicas.
+async fn ask_journal(cluster: &Cluster, slice: ChunkSlice, until: Instant) -> Journal {
+    let asked = timeout_at(until, cluster.query(vec![Query::Journaled { key: slice.key }])).await;
+    match asked.map(|answers| answers.map(|mut answers| answers.pop())) {
+        Ok(Ok(Some(Ok(QueryAnswer::Journaled(None))))) => Journal::Without,
+        Ok(Ok(Some(Ok(QueryAnswer::Journaled(Some(chunk)))))) => {
+            let range = slice.offset as usize..(slice.offset + slice.len) as usize;
+            let is_good = chunk.key == slice.key && chunk.is_sound();
+            let bytes = chunk.bytes.get(range).filter(|_| is_good);
+            bytes.map_or(Journal::Without, |bytes| Journal::Found(Bytes::copy_from_slice(bytes)))
+        }
+        _ => Journal::Silent,
+    }
+}
+
+/// Asks every replica at most once, and the namespace as soon as one does not know the chunk.
 async fn one_round(
     cluster: &Cluster,
     slice: ChunkSlice,
     until: Instant,
     failures: &mut Vec<(NodeId, GetError)>,
+    journal: &mut Journal,
 ) -> Option<Bytes> {
     let mut choice = choose(cluster, &slice.key);
+    let may_be_journaled = slice.chunk_len as usize <= JOURNALED_LEN_MAX;
+    let mut asking: Option<BoxFuture<'_, Journal>> = None;
     let mut gets: FuturesUnordered<BoxFuture<'_, (NodeId, Result<Bytes, GetError>)>> = FuturesUnordered::new();
-    while !choice.is_exhausted() {
+    while !choice.is_exhausted() || asking.is_some() {
         while let Some(node) = choice.poll_ask(now()) {
             gets.push(Box::pin(async move { (node, get(cluster, node, slice).await) }));
         }
@@ -98,11 +141,22 @@ async fn one_round(
                     return Some(bytes);
                 }
                 Err(error) => {
+                    if error.is_unknown() && may_be_journaled && *journal == Journal::Unasked {
+                        *journal = Journal::Silent;
+                        asking = Some(Box::pin(ask_journal(cluster, slice, until)));
+                    }
                     report(cluster, node, slice.key, &error);
                     choice.handle_failure(node);
                     failures.push((node, error));
                 }
             },
+            answer = poll_optional(&mut asking) => {
+                asking = None;
+                match answer {
+                    Journal::Found(bytes) => return Some(bytes),
+                    answer => *journal = answer,
+                }
+            }
             () = sleep_until(timeout) => {
                 if Instant::now() >= until {
                     return None;
@@ -111,6 +165,14 @@ async fn one_round(
         }
     }
     None
+}
+
+/// Waits for the future, if there is one; forever if there is none.
+async fn poll_optional<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Who was asked before, and has not answered while another one has, is asked last for a while.

@@ -6,6 +6,7 @@
 //!   next `fsync` and `close` say so.
 
 mod batch;
+mod journal;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +18,10 @@ use wire::namespace::{
     SetId, SetTime,
 };
 
-use self::batch::{Batch, take_batch};
+use self::{
+    batch::{Batch, mapped, take_batch},
+    journal::Journal,
+};
 use super::{
     FileSystem, FsError, Shared,
     dirty::{Packed, pack},
@@ -149,14 +153,14 @@ impl Shared {
             return Ok(());
         }
         let turn = file.turn.lock().await;
-        let flushed = self.flush_in_turn(file, Take::All, LeaseHeld::Unsure).await;
+        let flushed = self.flush_in_turn(file, Take::All, LeaseHeld::Unsure, Journal::IfShort).await;
         drop(turn);
         flushed
     }
 
     /// As [`Shared::flush`], by somebody whose turn it is.
     pub(super) async fn flush_whose_turn_it_is(&self, file: &Arc<File>) -> Result<(), FsError> {
-        self.flush_in_turn(file, Take::All, LeaseHeld::Unsure).await
+        self.flush_in_turn(file, Take::All, LeaseHeld::Unsure, Journal::No).await
     }
 
     /// Commits what is written to a file whose lease is about to go.
@@ -164,13 +168,13 @@ impl Shared {
         let file = self.table.lock().get(inode).and_then(|node| node.file.clone());
         let Some(file) = file.filter(|file| file.is_dirty()) else { return Ok(()) };
         let _turn = file.turn.lock().await;
-        self.flush_in_turn(&file, Take::All, LeaseHeld::Yes).await
+        self.flush_in_turn(&file, Take::All, LeaseHeld::Yes, Journal::No).await
     }
 
     async fn flush_deferred(&self, file: Arc<File>, take: Take) {
         // Whoever has the turn takes what there is.
         let Ok(turn) = file.turn.try_lock() else { return };
-        if let Err(error) = self.flush_in_turn(&file, take, LeaseHeld::Unsure).await {
+        if let Err(error) = self.flush_in_turn(&file, take, LeaseHeld::Unsure, Journal::No).await {
             warn!(inode = %file.inode, %error, "bytes written to a file could not be stored yet");
             file.state.lock().retry_at = Some(now() + AFTER_FAILURE);
         }
@@ -180,13 +184,19 @@ impl Shared {
         self.drop_file_if_idle(inode);
     }
 
-    async fn flush_in_turn(&self, file: &Arc<File>, take: Take, lease: LeaseHeld) -> Result<(), FsError> {
+    async fn flush_in_turn(
+        &self,
+        file: &Arc<File>,
+        take: Take,
+        lease: LeaseHeld,
+        journal: Journal,
+    ) -> Result<(), FsError> {
         loop {
             if lease == LeaseHeld::Unsure && file.is_dirty() && !self.holds_exclusive(file.inode) {
                 self.make_exclusive(file.inode).await.inspect_err(|error| self.give_up_if_gone(file, error))?;
             }
             let Some(batch) = take_batch(file, take) else { return Ok(()) };
-            match self.commit(file, batch).await {
+            match self.commit(file, batch, journal).await {
                 Ok(()) => file.state.lock().retry_at = None,
                 Err(error) => return Err(error),
             }
@@ -203,9 +213,9 @@ impl Shared {
     }
 
     /// Commits one batch; puts back what could not be.
-    async fn commit(&self, file: &Arc<File>, batch: Batch) -> Result<(), FsError> {
+    async fn commit(&self, file: &Arc<File>, batch: Batch, journal: Journal) -> Result<(), FsError> {
         let Batch { ranges, modified, set_id, base, room } = batch;
-        let outcome = self.commit_ranges(file, ranges, (modified, set_id), base).await;
+        let outcome = self.commit_ranges(file, ranges, (modified, set_id), base, journal).await;
         let mut state = file.state.lock();
         let flushing = std::mem::take(&mut state.flushing);
         match outcome {
@@ -251,6 +261,7 @@ impl Shared {
         mut ranges: Vec<(u64, Bytes)>,
         (modified, set_id): (SetTime, SetId),
         base: Option<Base>,
+        journal: Journal,
     ) -> Result<(), FsError> {
         let (attr, losses) = self.attr_of(file).await?;
         // As long as the lease is not lost, every newer version is our own.
@@ -272,6 +283,11 @@ impl Shared {
             add_below(&mut ranges, &whole);
         }
         let packed = pack(ranges);
+        if let ([short], Journal::IfShort) = (packed.as_slice(), journal)
+            && self.commit_journaled(file, &attr, short, (modified, set_id)).await?
+        {
+            return Ok(());
+        }
         self.commit_chunks(file, attr, packed, (modified, set_id)).await
     }
 
@@ -374,7 +390,9 @@ impl Shared {
                 Err(FsError::Op(OpError::VersionChanged)) => return Err(FsError::Overtaken),
                 Err(error) => return Err(error),
             };
-            self.committed(file, attr.data_version, &answer, |state| state.note_extents(&attr, &answer, &extents));
+            self.committed(file, attr.data_version, &answer, |state| {
+                state.note_extents(&attr, &answer, &mapped(&extents))
+            });
             attr = self.attr_of(file).await?.0;
             attr.data_version = answer.done.version;
         }
@@ -459,7 +477,8 @@ fn add_below(ranges: &mut Vec<(u64, Bytes)>, whole: &[u8]) {
 fn is_final(error: &FsError) -> bool {
     match error {
         FsError::Overtaken => true,
-        FsError::Op(error) => !matches!(error, OpError::StaleEpoch | OpError::StaleGc | OpError::CutPending),
+        FsError::Op(OpError::StaleEpoch | OpError::StaleGc | OpError::CutPending | OpError::JournalFull) => false,
+        FsError::Op(_) => true,
         FsError::Put(error) => matches!(**error, PutError::NoSpace),
         _ => false,
     }

@@ -58,7 +58,8 @@ fn of_op(error: OpError) -> Errno {
         | OpError::CutPending
         | OpError::OutOfOrder
         | OpError::BelowWindow
-        | OpError::TooLarge => Errno::EIO,
+        | OpError::TooLarge
+        | OpError::JournalFull => Errno::EIO,
     }
 }
 

@@ -8,6 +8,9 @@ const OP_BASE: usize = 192;
 /// A `NewExtent`: key, and five numbers.
 const EXTENT: usize = 32 + 5 * 10 + 6;
 
+/// A `JournaledPart`.
+const PART: usize = 10 + 5 + 5;
+
 /// A `FileLock`.
 const LOCK: usize = 4 * 10 + 1;
 
@@ -22,6 +25,7 @@ pub(super) fn op_weight(op: &Op) -> usize {
             Op::SetXattr { xattr, .. } => xattr_weight(xattr),
             Op::RemoveXattr { name, .. } => name.as_bytes().len(),
             Op::WriteExtents { extents, .. } => extents.len() * EXTENT,
+            Op::WriteJournaled { chunk, parts, .. } => 32 + chunk.bytes.len() + parts.len() * PART,
             Op::WriteInline { content, .. } => content.bytes.len(),
             Op::Append { data, .. } => match data {
                 AppendData::Inline(content) => content.bytes.len(),

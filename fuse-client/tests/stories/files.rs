@@ -9,7 +9,9 @@ use fuse_client::{
     namespace::Follow,
     upload::{UploadError, UploadOptions, upload},
 };
+use ring::ChunkKey;
 use tokio::time::{Instant, timeout};
+use wire::namespace::JournaledChunk;
 
 use crate::fake::FakeCluster;
 
@@ -149,6 +151,41 @@ async fn a_rotten_replica_is_reported_and_another_one_read() {
     let error = read(&namespace, "/f").await.unwrap_err();
     assert!(matches!(error, NamespaceError::Read { source: ReadError::NoReplica { .. }, .. }), "{error}");
     assert!(cluster.state.lock().stores.iter().any(|store| !store.suspected.is_empty()));
+}
+
+#[tokio::test]
+async fn a_chunk_that_its_replicas_still_lack_comes_from_the_namespace() {
+    let cluster = FakeCluster::start().await;
+    let namespace = cluster.namespace().await;
+    let content = bytes(20_000, 1);
+    put(&namespace, "/f", &content).await.unwrap();
+    namespace.cluster().drain().await;
+    let key = ChunkKey::of(&content);
+    {
+        let mut state = cluster.state.lock();
+        for store in &mut state.stores {
+            assert!(store.stable.remove(&key).is_some());
+        }
+        state.names.journal.insert(key, JournaledChunk { bytes: content.clone(), key });
+    }
+    assert!(read(&namespace, "/f").await.unwrap() == content);
+    let begun = Instant::now();
+    let inode = namespace.resolve(&path("/f"), Follow::No).await.unwrap().inode;
+    let part = namespace.read_range(inode, 5000, 9000).await.unwrap();
+    assert!(part == content[5000..14_000]);
+    // Whoever knows nothing and says nothing is not waited for.
+    cluster.state.lock().stores[1].silent = true;
+    assert!(read(&namespace, "/f").await.unwrap() == content);
+    assert!(begun.elapsed() < Duration::from_secs(3), "reading took {:?}", begun.elapsed());
+    cluster.state.lock().stores[1].silent = false;
+    // Bytes that are not those of the key are nobody's.
+    cluster.state.lock().names.journal.get_mut(&key).unwrap().bytes[7] ^= 1;
+    assert!(read(&namespace, "/f").await.is_err());
+    cluster.state.lock().names.journal.clear();
+    let begun = Instant::now();
+    let error = read(&namespace, "/f").await.unwrap_err();
+    assert!(matches!(error, NamespaceError::Read { source: ReadError::NoReplica { .. }, .. }), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "to know that nobody has it took {:?}", begun.elapsed());
 }
 
 #[tokio::test]

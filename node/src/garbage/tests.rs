@@ -11,15 +11,18 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 use ring::{ChunkKey, Epoch, GcEpoch};
 use wire::{
     garbage::{Claim, DeadPage, Standing},
-    namespace::{Inode, NewContent, NewExtent, NewKind, Op, OpError, Replace, SetId},
+    namespace::{
+        ChunkSlice, Inode, JournaledChunk, JournaledPart, NewContent, NewExtent, NewKind, Op, OpError, Replace, SetId,
+        SetTime,
+    },
 };
 
 use super::{judge, lead::next_safe};
 use crate::{
     kv::{KvRead, KvStore},
     namespace::{
-        self, CommandBody, DeadLimits,
-        tests::harness::{Client, Machine, chunk, name, new_inode, slice},
+        self, Checkpointed, ClusterCommand, CommandBody, DeadLimits, Journaled,
+        tests::harness::{Client, Machine, name, new_inode},
     },
 };
 
@@ -33,6 +36,20 @@ const NAMES: u64 = 3;
 
 const STEPS: usize = 400;
 const SEEDS: u64 = 250;
+
+/// Ten bytes.
+fn page(number: u64) -> JournaledChunk {
+    let bytes = vec![number as u8; 10];
+    JournaledChunk { key: ChunkKey::of(&bytes), bytes }
+}
+
+fn key_of(number: u64) -> ChunkKey {
+    page(number).key
+}
+
+fn slice_of(number: u64) -> ChunkSlice {
+    ChunkSlice { key: key_of(number), chunk_len: 10, offset: 0, len: 10 }
+}
 
 /// A node's copies with their stamps, and what it means to delete.
 #[derive(Default)]
@@ -81,6 +98,14 @@ struct Upload {
     stable: BTreeSet<usize>,
 }
 
+/// A journaled chunk that a leader, maybe one that was deposed, puts on its replicas.
+struct Checkpointing {
+    key: ChunkKey,
+    gc: GcEpoch,
+    is_named: bool,
+    stable: BTreeSet<usize>,
+}
+
 struct Session {
     client: Client,
     current: GcEpoch,
@@ -96,6 +121,7 @@ struct World {
     machine: Machine,
     sessions: Vec<Session>,
     nodes: [Copies; NODES],
+    checkpoints: Vec<Checkpointing>,
     opened: u8,
     commits: usize,
     refused: usize,
@@ -103,9 +129,10 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let (rng, machine) = (StdRng::seed_from_u64(seed), Machine::new());
+        let (rng, mut machine) = (StdRng::seed_from_u64(seed), Machine::new());
+        machine.propose(CommandBody::Cluster(ClusterCommand::SolveRing));
         let nodes = std::array::from_fn(|_| Copies::default());
-        Self { rng, machine, sessions: Vec::new(), nodes, opened: 0, commits: 0, refused: 0 }
+        Self { rng, machine, sessions: Vec::new(), nodes, checkpoints: Vec::new(), opened: 0, commits: 0, refused: 0 }
     }
 
     fn counters(&self) -> (GcEpoch, GcEpoch) {
@@ -114,7 +141,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.rng.random_range(0..100) {
+        match self.rng.random_range(0..128) {
             0..4 => self.open(),
             4..7 => self.close(),
             7..22 => self.begin_upload(),
@@ -128,6 +155,10 @@ impl World {
             86..89 => self.sweep(),
             89..94 => self.act(),
             94..98 => self.repair(),
+            98..106 => self.write_journaled(),
+            106..110 => self.begin_checkpoint(),
+            110..120 => self.reach_for_checkpoint(),
+            120..126 => self.end_checkpoint(),
             _ => self.restart(),
         }
         self.check();
@@ -163,7 +194,7 @@ impl World {
         let (node, asks) = (self.rng.random_range(0..NODES), self.rng.random());
         let Some(session) = self.sessions.iter_mut().choose(&mut self.rng) else { return };
         let Some(upload) = session.uploads.iter_mut().choose(&mut self.rng) else { return };
-        let (copies, key) = (&mut self.nodes[node], chunk(upload.number));
+        let (copies, key) = (&mut self.nodes[node], key_of(upload.number));
         if asks && !copies.has(key, upload.gc) {
             return;
         }
@@ -177,7 +208,7 @@ impl World {
         let stable = |upload: &Upload| upload.stable.len() >= QUORUM;
         let Some(at) = session.uploads.iter().position(stable) else { return };
         let Upload { number, gc, .. } = session.uploads.remove(at);
-        let extents = vec![NewExtent { offset: 0, slice: slice(number, 10), epoch: Epoch(1), gc }];
+        let extents = vec![NewExtent { offset: 0, slice: slice_of(number), epoch: Epoch(1), gc }];
         let inode = session.client.inode(&mut self.machine);
         let new = new_inode(inode, NewKind::File(NewContent::Extents { extents, size: 10 }));
         let op = Op::Create { dir: Inode::ROOT, name: file, new, replace: Replace::File };
@@ -192,6 +223,48 @@ impl World {
             Err(error) => panic!("{error}"),
         }
         self.reclaim();
+    }
+
+    /// A file whose bytes come with the commit.
+    fn write_journaled(&mut self) {
+        let (file, number) = (self.rng.random_range(0..NAMES).to_string(), self.rng.random_range(0..CHUNKS));
+        let Some(session) = self.sessions.iter_mut().choose(&mut self.rng) else { return };
+        let inode = session.client.inode(&mut self.machine);
+        let new = new_inode(inode, NewKind::File(NewContent::Empty));
+        session.client.ok(&mut self.machine, Op::CreateUnnamed { new });
+        let parts = vec![JournaledPart { offset: 0, chunk_offset: 0, len: 10 }];
+        let (modified, set_id) = (SetTime::Now, SetId::Keep);
+        let write = Op::WriteJournaled { inode, chunk: page(number), parts, if_version: None, modified, set_id };
+        session.client.ok(&mut self.machine, write);
+        let link = Op::Link { inode, dir: Inode::ROOT, name: name(&file), replace: Replace::File };
+        session.client.ok(&mut self.machine, link);
+        self.reclaim();
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let journal = namespace::journal_page(&self.machine.rows, None, namespace::LogIndex(u64::MAX), 100).unwrap();
+        let (gc, _) = self.counters();
+        if let Some(Journaled { chunk, is_named }) = journal.into_iter().choose(&mut self.rng) {
+            self.checkpoints.push(Checkpointing { key: chunk.key, gc, is_named, stable: BTreeSet::new() });
+        }
+    }
+
+    fn reach_for_checkpoint(&mut self) {
+        let node = self.rng.random_range(0..NODES);
+        let named = self.checkpoints.iter_mut().filter(|checkpoint| checkpoint.is_named);
+        let Some(checkpoint) = named.choose(&mut self.rng) else { return };
+        self.nodes[node].put(checkpoint.key, checkpoint.gc);
+        checkpoint.stable.insert(node);
+    }
+
+    /// Any time later: the chunk may have died and come again.
+    fn end_checkpoint(&mut self) {
+        let is_due = |checkpoint: &Checkpointing| !checkpoint.is_named || checkpoint.stable.len() >= QUORUM;
+        let due = (0..self.checkpoints.len()).filter(|at| is_due(&self.checkpoints[*at])).choose(&mut self.rng);
+        let Some(at) = due else { return };
+        let Checkpointing { key, gc, is_named, .. } = self.checkpoints.remove(at);
+        let why = if is_named { Checkpointed::Stable { epoch: Epoch(1), gc } } else { Checkpointed::Unnamed };
+        self.machine.propose(CommandBody::Checkpoint { chunks: vec![(key, why)] });
     }
 
     fn remove(&mut self) {
@@ -336,13 +409,15 @@ impl World {
         (copies.quarantine, copies.told, copies.claim) = Default::default();
     }
 
-    /// What files refer to is on a write quorum.
+    /// What files refer to is on a write quorum, or in the journal.
     fn check(&self) {
+        let journal = namespace::journal_page(&self.machine.rows, None, namespace::LogIndex(u64::MAX), 100).unwrap();
         for number in 0..CHUNKS {
-            let key = chunk(number);
+            let key = key_of(number);
             if namespace::standing(&self.machine.rows, &key).unwrap() == Standing::Named {
                 let holders = self.nodes.iter().filter(|node| node.held.contains_key(&key)).count();
-                assert!(holders >= QUORUM, "chunk {number} is on {holders} nodes");
+                let is_journaled = journal.iter().any(|journaled| journaled.chunk.key == key);
+                assert!(holders >= QUORUM || is_journaled, "chunk {number} is on {holders} nodes");
             }
         }
     }
@@ -351,6 +426,15 @@ impl World {
     fn settle(&mut self) {
         while !self.sessions.is_empty() {
             self.close();
+        }
+        self.checkpoints.clear();
+        while namespace::journal_tally(&self.machine.rows).unwrap().chunks > 0 {
+            self.begin_checkpoint();
+            for _ in 0..4 * NODES {
+                self.reach_for_checkpoint();
+            }
+            self.end_checkpoint();
+            self.check();
         }
         for _ in 0..3 {
             let (current, _) = self.counters();

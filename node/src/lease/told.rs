@@ -21,6 +21,6 @@ pub fn told(query: &Query, answer: &Result<QueryAnswer, OpError>, inodes: &mut V
         }
         // Who decides about locks holds the inode exclusively, and returns them before that goes.
         QueryAnswer::Lock(Some(FileLock { kind: LockKind::Delegated, .. })) => inodes.extend(query.about()),
-        QueryAnswer::Usage(_) | QueryAnswer::Lock(_) => {}
+        QueryAnswer::Usage(_) | QueryAnswer::Lock(_) | QueryAnswer::Journaled(_) => {}
     }
 }

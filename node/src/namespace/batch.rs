@@ -72,6 +72,8 @@ pub fn cost(op: &Op) -> usize {
         Op::SetAttr { set, .. } if set.size.is_none() => BASE,
         // One extent put in, and one or two that it narrows or replaces.
         Op::WriteExtents { extents, .. } => BASE + 2 * ROWS_PER_EXTENT * extents.len() + ROWS_PER_EXTENT,
+        // Beside them the bytes, and the tally.
+        Op::WriteJournaled { parts, .. } => BASE + 2 * ROWS_PER_EXTENT * parts.len() + ROWS_PER_EXTENT + 2,
         Op::Append { data: AppendData::Inline(_), .. } => BASE,
         Op::Append { data: AppendData::Slices { slices, .. }, .. } => BASE + ROWS_PER_EXTENT * slices.len(),
         // Few files that are written whole lay in many pieces before. Where one did, it finds no room beside others, and
@@ -250,6 +252,9 @@ impl Edit<'_> {
             Op::RemoveXattr { inode, name } => (*inode, self.remove_xattr(*inode, name)?),
             Op::WriteExtents { inode, extents, if_version, modified, set_id } => {
                 (*inode, self.write_extents(*inode, extents, *if_version, *modified, *set_id)?)
+            }
+            Op::WriteJournaled { inode, chunk, parts, if_version, modified, set_id } => {
+                (*inode, self.write_journaled(*inode, (chunk, parts), *if_version, *modified, *set_id)?)
             }
             Op::WriteInline { inode, content, if_version, modified, set_id } => {
                 (*inode, self.write_inline(*inode, content, *if_version, *modified, *set_id)?)

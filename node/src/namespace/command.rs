@@ -9,6 +9,8 @@ use wire::{
     namespace::{Attr, Batch, Inode, InodeRange, OpOutcome, SessionId, SessionNonce, Timestamp},
 };
 
+use super::Checkpointed;
+
 /// An entry of the Raft log: a change, stamped by the leader that proposed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Command {
@@ -89,6 +91,11 @@ pub enum CommandBody {
     ForgetDead {
         /// Each with the death that was collected.
         chunks: Vec<(ChunkKey, GcEpoch)>,
+    },
+    /// The bytes of these chunks need not be kept here any more; at most 256.
+    Checkpoint {
+        /// Each with why.
+        chunks: Vec<(ChunkKey, Checkpointed)>,
     },
 }
 

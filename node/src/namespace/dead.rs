@@ -80,7 +80,7 @@ pub fn dead_rows(
     let from = after.map_or(first, |after| [table::dead(&after), vec![0]].concat());
     let (mut page, mut seen, mut failed) = (DeadRows::default(), 0, None);
     rows.scan(&from, &end, &mut |key, value| {
-        let read = (chunk_of(key), row::decode::<GcEpoch>(key, value));
+        let read = (table::last_chunk(key), row::decode::<GcEpoch>(key, value));
         let (Some(chunk), Ok(at)) = read else {
             failed = Some(read.1.err().unwrap_or_else(|| KvError { reason: "the key of a dead row is short".into() }));
             return ControlFlow::Break(());
@@ -113,10 +113,6 @@ fn dead_row(rows: &dyn KvRead, chunk: &ChunkKey) -> Result<Option<DeadRow>, KvEr
     // The first rows had no length.
     let row = row::decode(&key, &bytes).or_else(|_| row::decode(&key, &bytes).map(|at| DeadRow { at, len: 0 }));
     row.map(Some)
-}
-
-fn chunk_of(key: &[u8]) -> Option<ChunkKey> {
-    key.last_chunk().filter(|_| key.len() == 33).map(|bytes| ChunkKey::from_bytes(*bytes))
 }
 
 impl Edit<'_> {

@@ -23,6 +23,7 @@ mod extents;
 mod file;
 mod garbage;
 mod inode;
+mod journal;
 mod list;
 mod locks;
 mod moves;
@@ -45,6 +46,7 @@ pub use command::{ClusterCommand, ClusterOutcome, Command, CommandBody, CommandO
 pub use dead::{DeadLimits, DeadRows, DeadTally, FORGET_MAX, dead_rows, dead_tally, standing};
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};
+pub use journal::{Checkpointed, JOURNALED_MAX, JournalTally, Journaled, journal_page, journal_tally};
 pub use moves::SETTLED_MAX;
 pub use reach::led_to;
 pub use recovery::ENDED_MAX;
@@ -83,6 +85,7 @@ pub fn apply(rows: &dyn KvRead, index: LogIndex, command: &Command) -> Result<(W
         CommandBody::RaiseGc { from } => edit.raise_gc(*from),
         CommandBody::AdvanceGc { safe } => edit.advance_gc(*safe),
         CommandBody::ForgetDead { chunks } => edit.forget_dead(chunks),
+        CommandBody::Checkpoint { chunks } => edit.checkpoint(chunks),
     };
     match outcome {
         // A command that is refused whole changes nothing.

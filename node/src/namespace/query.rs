@@ -6,7 +6,7 @@ use wire::namespace::{
 
 use super::{
     extents::extents_of,
-    list, locks, reach, row,
+    journal, list, locks, reach, row,
     row::{Body, Dentry, InodeRow, Storage},
     table, xattrs,
 };
@@ -61,6 +61,7 @@ pub(super) fn answer(rows: &dyn KvRead, query: &Query) -> Result<QueryAnswer, Qu
             inode_row(rows, *inode)?;
             QueryAnswer::Lock(locks::locks_of(rows, *inode)?.conflict(*session, lock))
         }
+        Query::Journaled { key } => QueryAnswer::Journaled(journal::journaled(rows, *key)?),
     })
 }
 

@@ -36,6 +36,7 @@ pub fn led_to(rows: &dyn KvRead, op: &Op, inodes: &mut Vec<Inode>) -> Result<(),
         | Op::SetXattr { .. }
         | Op::RemoveXattr { .. }
         | Op::WriteExtents { .. }
+        | Op::WriteJournaled { .. }
         | Op::WriteInline { .. }
         | Op::Append { .. }
         | Op::Punch { .. }

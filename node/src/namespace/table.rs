@@ -20,11 +20,13 @@
 //! | `MOUNT` | session | nothing: the session may hold leases |
 //! | `ORPHAN` | log index, inode | nothing |
 //! | `DEAD` | chunk | [`super::dead::DeadRow`] |
+//! | `JOURNALED` | chunk | [`super::journal::JournaledRow`] |
 //! | `CUT` | inode | nothing: a cut is under way |
 //! | `ENDING` | session | nothing: a close is under way |
 //! | `COUNTERS` | | [`super::row::Counters`] |
 //! | `USAGE` | | [`wire::namespace::Usage`] |
 //! | `DEAD_TALLY` | | [`super::dead::DeadTally`] |
+//! | `JOURNAL_TALLY` | | [`super::journal::JournalTally`] |
 //! | `META` | | [`super::row::MetaRow`] |
 //! | `NODE` | node | [`super::row::MemberRow`] |
 //! | `RING` | | [`ring::Ring`] |
@@ -90,12 +92,16 @@ pub(super) const DEAD: u8 = 0x31;
 pub(super) const CUT: u8 = 0x32;
 /// Table of closes under way.
 pub(super) const ENDING: u8 = 0x33;
+/// Table of journaled chunks.
+pub(super) const JOURNALED: u8 = 0x34;
 /// Row of counters.
 pub(super) const COUNTERS: u8 = 0x40;
 /// Row of usage.
 pub(super) const USAGE: u8 = 0x41;
 /// Row of what the dead chunks amount to.
 pub(super) const DEAD_TALLY: u8 = 0x42;
+/// Row of what the journaled chunks amount to.
+pub(super) const JOURNAL_TALLY: u8 = 0x43;
 /// Row of the cluster.
 pub(super) const META: u8 = 0x50;
 /// Table of members.
@@ -203,6 +209,10 @@ pub(super) fn dead(chunk: &ChunkKey) -> Key {
     key(DEAD, &[chunk.as_bytes()])
 }
 
+pub(super) fn journaled(chunk: &ChunkKey) -> Key {
+    key(JOURNALED, &[chunk.as_bytes()])
+}
+
 pub(super) fn xattr(inode: Inode, name: &XattrName) -> Key {
     key(XATTR, &[&inode.0.to_be_bytes(), name.as_bytes()])
 }
@@ -275,6 +285,11 @@ pub(super) fn client(client: ClientId) -> Key {
 /// The last field of a key, as a number.
 pub(super) fn last_number(key: &[u8]) -> Option<u64> {
     key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The chunk that is all of a key behind its table.
+pub(super) fn last_chunk(key: &[u8]) -> Option<ChunkKey> {
+    key.last_chunk().filter(|_| key.len() == 33).map(|bytes| ChunkKey::from_bytes(*bytes))
 }
 
 /// The first field of a key, as a number.

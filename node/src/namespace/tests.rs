@@ -7,6 +7,7 @@ mod garbage;
 mod golden;
 pub(crate) mod harness;
 mod histories;
+mod journal;
 mod locks;
 mod model;
 mod moves;

@@ -220,7 +220,9 @@ impl OpenChange {
             born.extend(op.made());
             let is_fenced_itself = matches!(
                 op,
-                Op::WriteExtents { if_version: Some(_), .. } | Op::WriteInline { if_version: Some(_), .. }
+                Op::WriteExtents { if_version: Some(_), .. }
+                    | Op::WriteJournaled { if_version: Some(_), .. }
+                    | Op::WriteInline { if_version: Some(_), .. }
             );
             let mut needed: Vec<Inode> = Vec::new();
             if !is_fenced_itself {

@@ -10,7 +10,7 @@ use wire::{
     chunk::{ChunkAnswer, ChunkRequest, DIGESTS_MAX, Durability, Incarnation, KEYS_MAX, PartitionDigest},
     cluster::{ClusterMap, PeerAccess},
     quic::Exchange,
-    tree::{GROUP_LEN, ReceivedChunk},
+    tree::{GROUP_LEN, ReceivedChunk, VerifiedChunk},
 };
 
 use super::{Asker, Served, read_body, take_room};
@@ -90,13 +90,25 @@ async fn put(
     std::mem::forget(missed);
     let body = read_body(node, exchange).await?;
     let chunk = ReceivedChunk::new(body).verify(key).map_err(|_| Refusal::KeyMismatch)?;
-    let _vouching = vouch(node, &[key]).await?;
+    let incarnation = keep(node, chunk, epoch, gc, durability).await?;
+    drop(room);
+    Ok(incarnation)
+}
+
+/// Keeps a chunk that is here.
+pub(crate) async fn keep(
+    node: &Node,
+    chunk: VerifiedChunk,
+    epoch: Epoch,
+    gc: GcEpoch,
+    durability: Durability,
+) -> Result<Incarnation, Refusal> {
+    let _vouching = vouch(node, &[chunk.key()]).await?;
     // The bytes may have taken long to come.
     map_at(node, epoch).await?;
     let missed = MissedUnlessKept(node);
     let incarnation = node.chunks.put(chunk, gc, durability).await.map_err(|error| put_refusal(&error))?;
     std::mem::forget(missed);
-    drop(room);
     Ok(incarnation)
 }
 

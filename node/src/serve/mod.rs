@@ -7,7 +7,7 @@
 //! # Not here
 //! What the answers are made of: `chunk_store`, `consensus`, `namespace`.
 
-pub(crate) use chunk::{list_refusal, put_refusal};
+pub(crate) use chunk::{keep as keep_chunk, list_refusal, put_refusal};
 
 mod change;
 mod chunk;

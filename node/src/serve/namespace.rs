@@ -11,7 +11,7 @@ use wire::{
 use super::{
     Asker, Served, change,
     change::OpenChange,
-    desk::{Desk, broken},
+    desk::{Desk, broken, left},
     lease,
     question::{self, QUERIES_MAX},
 };
@@ -109,9 +109,21 @@ async fn query(node: &Arc<Node>, queries: &[Query], deadline: Instant) -> Result
     if queries.len() > QUERIES_MAX {
         return Err(Refusal::Malformed);
     }
+    if queries.iter().any(|query| matches!(query, Query::Journaled { .. })) {
+        return journaled(node, queries, deadline).await;
+    }
     let desk = Desk::open(node, deadline).await?;
     let (answers, ()) = question::answer(&desk, None, queries, deadline, |_, _, _| ()).await?;
     Ok(Answer::Namespace(NamespaceAnswer::Query(answers)).into())
+}
+
+/// A chunk's bytes never change and nobody leases them, so a new leader answers before it knows of leases. They are long, so
+/// one is asked for at a time.
+async fn journaled(node: &Node, queries: &[Query], deadline: Instant) -> Result<Served, Refusal> {
+    let [query] = queries else { return Err(Refusal::Malformed) };
+    let rows = node.consensus.read(left(deadline)).await.map_err(Refusal::from)?;
+    let answer = namespace::query(&*rows, query).map_err(|error| broken(&error))?;
+    Ok(Answer::Namespace(NamespaceAnswer::Query(vec![answer])).into())
 }
 
 /// Proposes a command and takes a whole refusal apart from the other outcomes.

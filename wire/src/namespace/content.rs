@@ -70,6 +70,27 @@ pub struct NewExtent {
     pub gc: GcEpoch,
 }
 
+/// Longest chunk whose bytes travel with their commit: what databases write at a time. A longer one is worth two round trips
+/// rather than its bytes twice on each disk.
+pub const JOURNALED_LEN_MAX: usize = 32 << 10;
+
+/// Bytes of a chunk on their way through the Raft log.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct JournaledChunk {
+    /// 1 to [`JOURNALED_LEN_MAX`] bytes.
+    #[serde(with = "crate::blob")]
+    pub bytes: Vec<u8>,
+    /// BLAKE3 of the bytes.
+    pub key: ChunkKey,
+}
+
+impl JournaledChunk {
+    /// Whether the bytes are what the key says and as many as allowed.
+    pub fn is_sound(&self) -> bool {
+        (1..=JOURNALED_LEN_MAX).contains(&self.bytes.len()) && ChunkKey::of(&self.bytes) == self.key
+    }
+}
+
 /// A range of a file and what is there. What no extent covers is a hole.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Extent {

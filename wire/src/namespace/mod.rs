@@ -14,14 +14,15 @@ mod session;
 
 pub use attr::{Attr, FileType, Mode, SetAttr, SetId, SetTime, Times, Timestamp, TimestampError};
 pub use content::{
-    ChunkSlice, Content, EXTENTS_MAX, Extent, ExtentBody, FILE_LEN_MAX, INLINE_LEN_MAX, InlineData, NewExtent,
+    ChunkSlice, Content, EXTENTS_MAX, Extent, ExtentBody, FILE_LEN_MAX, INLINE_LEN_MAX, InlineData, JOURNALED_LEN_MAX,
+    JournaledChunk, NewExtent,
 };
 pub use inode::{INODE_RANGE_LEN, Inode, InodeRange};
 pub use lock::{FileLock, HeldLock, LOCKS_MAX, LockKind, LockOwner, LockSet};
 pub use name::{Name, NameError, SYMLINK_LEN_MAX, XATTR_VALUE_LEN_MAX, XattrName};
 pub use op::{
-    AppendData, NewContent, NewGroup, NewInode, NewKind, Op, OpAnswer, OpDone, OpError, PunchMode, RenameMode, Replace,
-    Xattr, XattrMode,
+    AppendData, JournaledPart, NewContent, NewGroup, NewInode, NewKind, Op, OpAnswer, OpDone, OpError, PunchMode,
+    RenameMode, Replace, Xattr, XattrMode,
 };
 pub use query::{Cookie, Entry, ListWant, Page, Query, QueryAnswer, Usage, WALK_LEN_MAX, WalkEnd, Walked};
 pub use session::{BATCH_OPS_MAX, Batch, NumberedOp, OpNumber, OpOutcome, SessionId, SessionNonce, WINDOW_LEN, Want};

@@ -18,6 +18,7 @@ impl Op {
             | Self::SetXattr { inode, .. }
             | Self::RemoveXattr { inode, .. }
             | Self::WriteExtents { inode, .. }
+            | Self::WriteJournaled { inode, .. }
             | Self::WriteInline { inode, .. }
             | Self::Append { inode, .. }
             | Self::Punch { inode, .. } => (Some(*inode), None),
@@ -42,6 +43,7 @@ impl Op {
             | Self::SetXattr { .. }
             | Self::RemoveXattr { .. }
             | Self::WriteExtents { .. }
+            | Self::WriteJournaled { .. }
             | Self::WriteInline { .. }
             | Self::Append { .. }
             | Self::Punch { .. }

@@ -4,7 +4,8 @@ use ring::{Epoch, GcEpoch};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attr, ChunkSlice, FileLock, InlineData, Inode, LockOwner, Mode, Name, NewExtent, SetAttr, SetId, Times, XattrName,
+    Attr, ChunkSlice, FileLock, InlineData, Inode, JournaledChunk, LockOwner, Mode, Name, NewExtent, SetAttr, SetId,
+    Times, XattrName,
 };
 
 /// An extended attribute with its value.
@@ -146,6 +147,17 @@ pub enum AppendData {
         /// Lowest stamp of the puts.
         gc: GcEpoch,
     },
+}
+
+/// Where a part of a journaled chunk goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct JournaledPart {
+    /// First byte in the file.
+    pub offset: u64,
+    /// First byte in the chunk.
+    pub chunk_offset: u32,
+    /// Bytes, at least 1.
+    pub len: u32,
 }
 
 /// One change. Refusals are [`OpError`]s and change nothing.
@@ -336,6 +348,22 @@ pub enum Op {
         /// Without conflicts among each other, at most [`super::LOCKS_MAX`].
         locks: Vec<FileLock>,
     },
+    /// As [`Op::WriteExtents`], with the bytes: nobody has put the chunk, the namespace keeps it until its replicas do.
+    /// [`OpError::JournalFull`] while it keeps as much as it may.
+    WriteJournaled {
+        /// Which file.
+        inode: Inode,
+        /// The bytes.
+        chunk: JournaledChunk,
+        /// In order of offset in the file, not overlapping there, at most [`super::EXTENTS_MAX`].
+        parts: Vec<JournaledPart>,
+        /// Refuse with [`OpError::VersionChanged`] if the data version is another.
+        if_version: Option<u64>,
+        /// mtime, and ctime as with [`Op::WriteExtents`].
+        modified: super::SetTime,
+        /// Set-id bits.
+        set_id: SetId,
+    },
 }
 
 /// What remains of an operation after it was executed: what a session's window keeps.
@@ -443,4 +471,7 @@ pub enum OpError {
     /// Another session decides about the locks on the inode; it is asked to let the cluster know of them: ask again.
     #[error("another client decides about the locks of this file")]
     LocksDelegated,
+    /// The namespace keeps as many chunks of others as it may: put the chunk, and commit its extents.
+    #[error("the journal is full")]
+    JournalFull,
 }

@@ -1,8 +1,9 @@
 //! Questions to the namespace. All are linearizable and need no Raft write.
 
+use ring::ChunkKey;
 use serde::{Deserialize, Serialize};
 
-use super::{Attr, Content, FileLock, FileType, InlineData, Inode, Name, SessionId, Xattr};
+use super::{Attr, Content, FileLock, FileType, InlineData, Inode, JournaledChunk, Name, SessionId, Xattr};
 
 /// Steps of one walk: `PATH_MAX` allows no more names of one byte than twice this.
 pub const WALK_LEN_MAX: usize = 1024;
@@ -73,6 +74,12 @@ pub enum Query {
         /// The lock.
         lock: FileLock,
     },
+    /// A chunk of which no replica knows: the namespace keeps the bytes of those that came with their commit until the
+    /// replicas do.
+    Journaled {
+        /// Which.
+        key: ChunkKey,
+    },
 }
 
 impl Query {
@@ -85,7 +92,7 @@ impl Query {
             | Self::List { dir: inode, .. }
             | Self::Xattrs { inode }
             | Self::Lock { inode, .. } => Some(*inode),
-            Self::Usage => None,
+            Self::Usage | Self::Journaled { .. } => None,
         }
     }
 }
@@ -173,4 +180,6 @@ pub enum QueryAnswer {
     Usage(Usage),
     /// To a question for a lock: the first that is in the way.
     Lock(Option<FileLock>),
+    /// To a question for a journaled chunk: none if its replicas have it, or no file.
+    Journaled(Option<JournaledChunk>),
 }

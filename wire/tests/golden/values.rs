@@ -19,10 +19,11 @@ use wire::{
     moves::{AwayStatus, Coming, Kept, Leave, Leaving, Loss, MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
     namespace::{
         AppendData, Attr, Batch, ChunkSlice, Content, Cookie, Entry, Extent, ExtentBody, FileLock, FileType,
-        InlineData, Inode, InodeRange, ListWant, LockKind, LockOwner, Mode, Name, NamespaceAnswer, NamespaceRequest,
-        NewContent, NewExtent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpAnswer, OpDone, OpError, OpNumber, Page,
-        PunchMode, Query, QueryAnswer, RenameMode, Replace, SessionId, SessionNonce, SetAttr, SetId, SetTime, Times,
-        Timestamp, Usage, WalkEnd, Walked, Want, Xattr, XattrMode, XattrName,
+        InlineData, Inode, InodeRange, JournaledChunk, JournaledPart, ListWant, LockKind, LockOwner, Mode, Name,
+        NamespaceAnswer, NamespaceRequest, NewContent, NewExtent, NewGroup, NewInode, NewKind, NumberedOp, Op,
+        OpAnswer, OpDone, OpError, OpNumber, Page, PunchMode, Query, QueryAnswer, RenameMode, Replace, SessionId,
+        SessionNonce, SetAttr, SetId, SetTime, Times, Timestamp, Usage, WalkEnd, Walked, Want, Xattr, XattrMode,
+        XattrName,
     },
     stand_in::{Away, StandIn},
 };
@@ -197,6 +198,7 @@ fn namespace_requests() -> Vec<(&'static str, NamespaceRequest)> {
         ("request.namespace.reserve", NamespaceRequest::ReserveInodes { session }),
         ("request.namespace.query", NamespaceRequest::Query(queries())),
         ("request.namespace.query.lock", NamespaceRequest::Query(vec![lock_query()])),
+        ("request.namespace.query.journaled", NamespaceRequest::Query(vec![Query::Journaled { key: KEY }])),
         ("request.namespace.open_mount", NamespaceRequest::OpenMount { nonce: SessionNonce([9; 16]) }),
     ];
     all.extend(lease_requests().into_iter().map(|(name, request)| (name, NamespaceRequest::Lease(request))));
@@ -243,10 +245,12 @@ fn lease_requests() -> Vec<(&'static str, LeaseRequest)> {
 fn lease_answers() -> Vec<(&'static str, LeaseAnswer)> {
     let recall = |keep| Recall { number: LeaseNumber(300), inode: Inode(4097), keep };
     let answers = vec![Ok(QueryAnswer::Lock(Some(lock()))), Ok(QueryAnswer::Lock(None)), Err(OpError::StaleInode)];
+    let journal = vec![Ok(QueryAnswer::Journaled(Some(journaled()))), Ok(QueryAnswer::Journaled(None))];
     let done = OpDone { inode: Inode(4097), version: 6, offset: 0 };
     let (unleased, number) = (vec![Inode(4097)], LeaseNumber(301));
     vec![
         ("answer.lease.asked", LeaseAnswer::Asked { answers, unleased: unleased.clone(), number }),
+        ("answer.lease.asked.journaled", LeaseAnswer::Asked { answers: journal, unleased: Vec::new(), number }),
         (
             "answer.lease.changed",
             LeaseAnswer::Changed {
@@ -370,8 +374,20 @@ fn data_ops() -> Vec<(&'static str, Op)> {
         ("op.unlock", Op::Unlock { inode, owner: LockOwner(1 << 40), start: 0, end: u64::MAX }),
         ("op.delegate_locks", Op::DelegateLocks { inode, delegation: LockOwner(9) }),
         ("op.return_locks", Op::ReturnLocks { inode, delegation: LockOwner(9), locks: vec![lock()] }),
+        ("op.write_journaled", write_journaled()),
         ("op.clone", Op::Clone { from: inode, from_offset: 1, to: Inode(5), to_offset: 2, len: 3, if_version, set_id }),
     ]
+}
+
+fn journaled() -> JournaledChunk {
+    let bytes = b"a page".to_vec();
+    JournaledChunk { key: ChunkKey::of(&bytes), bytes }
+}
+
+fn write_journaled() -> Op {
+    let parts = vec![JournaledPart { offset: 8192, chunk_offset: 1, len: 5 }];
+    let (modified, set_id) = (SetTime::Keep, SetId::Keep);
+    Op::WriteJournaled { inode: Inode(4097), chunk: journaled(), parts, if_version: Some(6), modified, set_id }
 }
 
 fn cluster_requests() -> Vec<(&'static str, ClusterRequest)> {
@@ -670,6 +686,7 @@ pub(crate) fn op_errors() -> Vec<OpError> {
         OpError::TooManyLocks,
         OpError::LeaseEnded,
         OpError::LocksDelegated,
+        OpError::JournalFull,
     ]
 }
 

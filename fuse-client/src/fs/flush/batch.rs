@@ -52,6 +52,12 @@ pub(super) fn take_batch(file: &File, take: Take) -> Option<Batch> {
     Some(Batch { ranges, modified, set_id: state.set_id, base: state.base, room })
 }
 
+/// What becomes known of a file by the commit of `extents`.
+pub(super) fn mapped(extents: &[NewExtent]) -> Vec<Extent> {
+    let extent = |new: &NewExtent| Extent { offset: new.offset, body: ExtentBody::Chunk(new.slice) };
+    extents.iter().map(extent).collect()
+}
+
 impl crate::fs::file::FileState {
     /// Everything written here is given up.
     pub(in crate::fs) fn drop_news(&mut self) {
@@ -75,25 +81,20 @@ impl crate::fs::file::FileState {
     }
 
     /// Extents were committed on top of `attr`.
-    pub(in crate::fs) fn note_extents(&mut self, attr: &Attr, answer: &OpAnswer, extents: &[NewExtent]) {
+    pub(in crate::fs) fn note_extents(&mut self, attr: &Attr, answer: &OpAnswer, extents: &[Extent]) {
         let version = answer.done.version;
         match &mut self.content {
             Some(Known { version: known, body: KnownBody::Extents(map) }) if *known == attr.data_version => {
                 for extent in extents {
-                    map.insert(Extent { offset: extent.offset, body: ExtentBody::Chunk(extent.slice) });
+                    map.insert(*extent);
                 }
                 *known = version;
             }
             // Everything there was lay inline, and is among the extents now.
             _ if attr.size == 0
-                || extents
-                    .first()
-                    .is_some_and(|first| first.offset == 0 && u64::from(first.slice.len) >= attr.size) =>
+                || extents.first().is_some_and(|first| first.offset == 0 && first.len() >= attr.size) =>
             {
-                let all = extents
-                    .iter()
-                    .map(|extent| Extent { offset: extent.offset, body: ExtentBody::Chunk(extent.slice) });
-                let map = crate::fs::extent_map::ExtentMap::new(0..u64::MAX, all.collect());
+                let map = crate::fs::extent_map::ExtentMap::new(0..u64::MAX, extents.to_vec());
                 self.content = Some(Known { version, body: KnownBody::Extents(map) });
             }
             _ => self.content = None,

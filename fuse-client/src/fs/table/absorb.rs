@@ -204,6 +204,7 @@ impl Absorb<'_> {
             Op::CreateUnnamed { .. }
             | Op::SetAttr { .. }
             | Op::WriteExtents { .. }
+            | Op::WriteJournaled { .. }
             | Op::WriteInline { .. }
             | Op::Append { .. }
             | Op::Punch { .. }

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ring::ChunkKey;
 use wire::namespace::{
     Attr, Batch, ChunkSlice, Content, Cookie, Entry, Extent, ExtentBody, FileType, INLINE_LEN_MAX, InlineData, Inode,
-    ListWant, Name, NewContent, NewExtent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpAnswer, OpDone, OpError,
-    OpNumber, OpOutcome, Page, Query, QueryAnswer, RenameMode, Replace, SessionId, SessionNonce, SetAttr, SetTime,
-    Timestamp, Usage, WalkEnd, Walked, Xattr,
+    JournaledChunk, ListWant, Name, NewContent, NewExtent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpAnswer,
+    OpDone, OpError, OpNumber, OpOutcome, Page, Query, QueryAnswer, RenameMode, Replace, SessionId, SessionNonce,
+    SetAttr, SetTime, Timestamp, Usage, WalkEnd, Walked, Xattr,
 };
 
 /// An inode of any kind.
@@ -35,6 +36,8 @@ pub(crate) struct Names {
     pub(crate) executed: BTreeSet<(SessionId, OpNumber)>,
     /// The next so many operations with extents are refused as put at an epoch that has ended.
     pub(crate) stale_commits: u32,
+    /// Chunks whose bytes are here.
+    pub(crate) journal: BTreeMap<ChunkKey, JournaledChunk>,
     sessions: BTreeMap<SessionId, Session>,
     clock: i64,
     cookies: u64,
@@ -160,6 +163,7 @@ impl Names {
             }),
             Op::RemoveXattr { .. }
             | Op::WriteInline { .. }
+            | Op::WriteJournaled { .. }
             | Op::Append { .. }
             | Op::Punch { .. }
             | Op::Lock { .. }
@@ -362,6 +366,7 @@ impl Names {
             }
             Query::Xattrs { inode } => Ok(QueryAnswer::Xattrs(file(inode)?.xattrs.clone())),
             Query::Lock { .. } => Err(OpError::Invalid),
+            Query::Journaled { key } => Ok(QueryAnswer::Journaled(self.journal.get(key).cloned())),
             Query::Usage => Ok(QueryAnswer::Usage(Usage { inodes: self.files.len() as u64, bytes: 0 })),
         }
     }

@@ -22,7 +22,7 @@ use super::super::row::{
     Body, Counters, Dentry, DirEntry, ExtentRow, InodeRow, MemberRow, MetaRow, Outcome, SealedAuthority, SessionRow,
     SessionState, Standing, Storage, TokenRow, TokenUse, decode, encode,
 };
-use super::super::{ClusterCommand, Command, CommandBody, Made, table};
+use super::super::{Checkpointed, ClusterCommand, Command, CommandBody, Made, table};
 use crate::golden::Golden;
 
 const KEY: ChunkKey = ChunkKey::from_bytes([0xc5; 32]);
@@ -237,6 +237,15 @@ fn commands() -> Vec<(&'static str, CommandBody)> {
         ("raise_gc", CommandBody::RaiseGc { from: GcEpoch(4) }),
         ("advance_gc", CommandBody::AdvanceGc { safe: GcEpoch(3) }),
         ("forget_dead", CommandBody::ForgetDead { chunks: vec![(KEY, GcEpoch(4))] }),
+        (
+            "checkpoint",
+            CommandBody::Checkpoint {
+                chunks: vec![
+                    (KEY, Checkpointed::Stable { epoch: Epoch(300), gc: GcEpoch(4) }),
+                    (KEY, Checkpointed::Unnamed),
+                ],
+            },
+        ),
     ];
     all.extend(cluster_commands().into_iter().map(|(name, command)| (name, CommandBody::Cluster(command))));
     all
@@ -303,7 +312,7 @@ fn counted(body: &CommandBody, command: &ClusterCommand) {
         CB::OpenSession { .. } | CB::CloseSession { .. } | CB::ReserveInodes { .. } | CB::Batch { .. } => {}
         CB::ContinueCut { .. } | CB::ReclaimOrphans { .. } | CB::Cluster(_) | CB::OpenMount { .. } => {}
         CB::Nothing | CB::BatchMade { .. } | CB::RaiseGc { .. } | CB::AdvanceGc { .. } => {}
-        CB::ForgetDead { .. } => {}
+        CB::ForgetDead { .. } | CB::Checkpoint { .. } => {}
     }
     match command {
         CC::Found { .. } | CC::CreateToken { .. } | CC::RedeemToken { .. } | CC::SolveRing => {}

@@ -5,11 +5,11 @@ use std::{
     rc::Rc,
 };
 
-use ring::ChunkKey;
+use ring::{ChunkKey, Epoch, GcEpoch};
 use wire::namespace::{
-    AppendData, FILE_LEN_MAX, FileType, INLINE_LEN_MAX, InlineData, Mode, Name, NewContent, NewExtent, NewGroup,
-    NewInode, NewKind, Op, OpError, PunchMode, RenameMode, Replace, SetAttr, SetId, SetTime, Timestamp, Xattr,
-    XattrMode, XattrName,
+    AppendData, ChunkSlice, FILE_LEN_MAX, FileType, INLINE_LEN_MAX, InlineData, JournaledPart, Mode, Name, NewContent,
+    NewExtent, NewGroup, NewInode, NewKind, Op, OpError, PunchMode, RenameMode, Replace, SetAttr, SetId, SetTime,
+    Timestamp, Xattr, XattrMode, XattrName,
 };
 
 /// A byte of a file.
@@ -319,6 +319,19 @@ impl Model {
             Op::RemoveXattr { inode, name } => self.remove_xattr(inode.0, name),
             Op::WriteExtents { inode, extents, modified, set_id, .. } => {
                 self.write(inode.0, extents)?;
+                self.written(inode.0, *modified, *set_id)?;
+                Ok((inode.0, 0))
+            }
+            Op::WriteJournaled { inode, chunk, parts, modified, set_id, .. } => {
+                if !chunk.is_sound() {
+                    return Err(OpError::Unsound);
+                }
+                let chunk_len = chunk.bytes.len() as u32;
+                let extent = |part: &JournaledPart| {
+                    let slice = ChunkSlice { key: chunk.key, chunk_len, offset: part.chunk_offset, len: part.len };
+                    NewExtent { offset: part.offset, slice, epoch: Epoch(1), gc: GcEpoch(1) }
+                };
+                self.write(inode.0, &parts.iter().map(extent).collect::<Vec<_>>())?;
                 self.written(inode.0, *modified, *set_id)?;
                 Ok((inode.0, 0))
             }

@@ -10,9 +10,11 @@ use super::harness::Machine;
 use crate::{
     kv::MemoryKv,
     namespace::{
+        JournalTally, LogIndex,
         dead::{DeadRow, dead_tally},
         edit::collect,
         extents::extent_at,
+        journal::{journal_page, journal_tally},
         row::{self, Body, Dentry, DirEntry, ExtentRow, InodeRow, Outcome, SessionRow, Standing, Storage},
         table,
     },
@@ -43,8 +45,8 @@ fn chunk_of(key: &[u8]) -> ChunkKey {
     ChunkKey::from_bytes(*key.last_chunk().unwrap())
 }
 
-/// Counts all again; `ever` are the chunks that were ever referred to.
-pub(super) fn recount(machine: &Machine, ever: &BTreeSet<ChunkKey>) {
+/// Counts all again; `ever` are the chunks that were ever referred to, `put` those of them that replicas have.
+pub(super) fn recount(machine: &Machine, ever: &BTreeSet<ChunkKey>, put: &BTreeSet<ChunkKey>) {
     let kv = &machine.rows;
     let inodes: BTreeMap<u64, InodeRow> =
         decoded(kv, table::INODE).into_iter().map(|(key, row)| (first(&key), row)).collect();
@@ -52,6 +54,7 @@ pub(super) fn recount(machine: &Machine, ever: &BTreeSet<ChunkKey>) {
     recount_standing(kv, &inodes);
     recount_contents(kv, &inodes);
     recount_chunks(kv, ever);
+    recount_journal(kv, put);
     recount_sessions(kv);
     let usage: Vec<(_, Usage)> = decoded(kv, table::USAGE);
     let bytes = inodes.values().map(|row| row.allocated).sum();
@@ -184,6 +187,18 @@ fn recount_chunks(kv: &MemoryKv, ever: &BTreeSet<ChunkKey>) {
     let alive: BTreeSet<ChunkKey> = of_chunks.into_keys().collect();
     assert!(dead.is_disjoint(&alive), "a chunk in use is listed dead");
     assert_eq!(&dead | &alive, *ever, "a chunk is neither in use nor dead");
+}
+
+fn recount_journal(kv: &MemoryKv, put: &BTreeSet<ChunkKey>) {
+    let journal = journal_page(kv, None, LogIndex(u64::MAX), usize::MAX).unwrap();
+    let bytes = journal.iter().map(|journaled| journaled.chunk.bytes.len() as u64).sum();
+    assert_eq!(journal_tally(kv).unwrap(), JournalTally { chunks: journal.len() as u64, bytes });
+    let there: BTreeSet<ChunkKey> = journal.iter().map(|journaled| journaled.chunk.key).collect();
+    assert!(journal.iter().all(|journaled| journaled.chunk.is_sound()));
+    for (key, _) in rows(kv, table::CHUNK) {
+        let chunk = chunk_of(&key);
+        assert!(put.contains(&chunk) || there.contains(&chunk), "nobody has the bytes of {chunk}");
+    }
 }
 
 fn recount_sessions(kv: &MemoryKv) {
