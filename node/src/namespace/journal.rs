@@ -41,7 +41,7 @@ pub(super) const CHECKPOINT_MAX: usize = 256;
 
 /// The bytes of a chunk.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-struct JournaledRow {
+pub(super) struct JournaledRow {
     /// Index of the log that brought it.
     index: u64,
     chunk: JournaledChunk,
