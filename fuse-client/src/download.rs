@@ -109,6 +109,12 @@ impl Pages {
         NamespaceError::Read { path: self.path.clone(), source }
     }
 
+    /// Why a chunk could not be read: one that was written over meanwhile need not be anywhere any more.
+    async fn reason(&self, error: ReadError) -> Result<ReadError, NamespaceError> {
+        let (attr, _) = self.namespace.content(self.attr.inode, 0, 0).await?;
+        Ok(if attr.data_version == self.attr.data_version { error } else { ReadError::Changed })
+    }
+
     /// The next part; none at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Part>, NamespaceError> {
         if self.at >= self.end {
@@ -167,7 +173,10 @@ impl FileReader {
             Some(Ahead::Ready(bytes)) => Ok(Some(bytes)),
             Some(Ahead::Fetching(fetch)) => {
                 let fetched = fetch.await.expect("a fetch neither panics nor is aborted while it is awaited");
-                fetched.map(Some).map_err(|error| self.pages.failed(error))
+                match fetched {
+                    Ok(bytes) => Ok(Some(bytes)),
+                    Err(error) => Err(self.pages.failed(self.pages.reason(error).await?)),
+                }
             }
         }
     }
@@ -236,9 +245,13 @@ pub(crate) async fn read_range(
             Err(NamespaceError::Read { source: ReadError::Changed, .. }) if reads < RANGE_READS_MAX => {}
             Err(error) => return Err(error),
             Ok(Gathered::Inline(bytes)) => return Ok(bytes),
-            Ok(Gathered::Pieces(pieces)) => {
-                return assemble(namespace.cluster(), pieces, offset, end).await.map_err(failed);
-            }
+            Ok(Gathered::Pieces(pieces)) => match assemble(namespace.cluster(), pieces, offset, end).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => match pages.reason(error).await? {
+                    ReadError::Changed if reads < RANGE_READS_MAX => {}
+                    error => return Err(failed(error)),
+                },
+            },
         }
     }
 }

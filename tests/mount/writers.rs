@@ -156,3 +156,54 @@ fn a_file_that_is_replaced_again_and_again_is_never_empty_and_the_first_name_is_
     });
     assert_eq!(fs::read_to_string(mounts[1].path("file")).unwrap(), text(ROUNDS - 1));
 }
+
+/// What is synced again and again travels with its commits, and goes as soon as it is written over: who reads at that moment
+/// gets what was there, or what is there now, from this mount, another, and a command.
+#[test]
+fn pages_that_are_synced_again_and_again_are_read_by_all() {
+    const ROUNDS: u8 = 80;
+    const PAGE: usize = 4096;
+    const PAGES: usize = 2;
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(mounts[0].path("file")).unwrap();
+    file.write_all_at(&[0; PAGES * PAGE], 0).unwrap();
+    file.sync_all().unwrap();
+    let over = AtomicBool::new(false);
+    // Pages are whole, and none goes back.
+    let check = |who: &str, bytes: &[u8], last: &mut [u8; PAGES]| {
+        assert_eq!(bytes.len(), PAGES * PAGE);
+        for (number, page) in bytes.chunks(PAGE).enumerate() {
+            assert!(page.iter().all(|byte| *byte == page[0]), "{who}: page {number} is torn");
+            assert!(page[0] >= last[number], "{who}: page {number} is {} after {}", page[0], last[number]);
+            last[number] = page[0];
+        }
+    };
+    thread::scope(|scope| {
+        // Beside the writer, pages of the kernel show a write while it is made, as on any file system.
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                assert_eq!(fs::read(mounts[0].path("file")).unwrap().len(), PAGES * PAGE);
+            }
+        });
+        scope.spawn(|| {
+            let mut last = [0; PAGES];
+            while !over.load(Ordering::Relaxed) {
+                check("another mount", &fs::read(mounts[1].path("file")).unwrap(), &mut last);
+            }
+        });
+        scope.spawn(|| {
+            let mut last = [0; PAGES];
+            while !over.load(Ordering::Relaxed) {
+                check("a command", cluster.dfs(["cat", "/file"]).ok().as_bytes(), &mut last);
+            }
+        });
+        for round in 1..=ROUNDS {
+            // Below 128, for the command gives text; each twice, so that also what is there already is written.
+            file.write_all_at(&[round / 2; PAGES * PAGE], 0).unwrap();
+            file.sync_all().unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(fs::read(mounts[1].path("file")).unwrap(), [ROUNDS / 2; PAGES * PAGE]);
+}

@@ -64,7 +64,7 @@ pub(crate) async fn fetch_slice(cluster: &Cluster, slice: ChunkSlice) -> Result<
     let mut was_without = false;
     loop {
         let mut failures = Vec::new();
-        let mut journal = Journal::Unasked;
+        let mut journal = Told::Unasked;
         let epoch = cluster.map().epoch;
         if let Some(bytes) = one_round(cluster, slice, until, &mut failures, &mut journal).await {
             return Ok(bytes);
@@ -72,9 +72,9 @@ pub(crate) async fn fetch_slice(cluster: &Cluster, slice: ChunkSlice) -> Result<
         let passing = failures.is_empty()
             || failures.iter().any(|(_, error)| error.is_passing())
             // It may have come to its replicas after they were asked and before the namespace was.
-            || (journal == Journal::Without && !was_without)
-            || journal == Journal::Silent;
-        was_without |= journal == Journal::Without;
+            || (journal == Told::Without && !was_without)
+            || journal == Told::Silent;
+        was_without |= journal == Told::Without;
         let late = Instant::now() + ROUND_PAUSE >= until;
         if passing && !late {
             sleep(ROUND_PAUSE).await;
@@ -90,7 +90,7 @@ pub(crate) async fn fetch_slice(cluster: &Cluster, slice: ChunkSlice) -> Result<
 
 /// What the namespace says of a chunk that a replica does not know.
 #[derive(Clone, Debug, Eq, PartialEq)]
-enum Journal {
+enum Told {
     /// No reason to ask.
     Unasked,
     /// It gave no answer.
@@ -102,17 +102,17 @@ enum Journal {
 }
 
 /// A chunk that was committed a moment ago may still be on its way to its replicas.
-async fn ask_journal(cluster: &Cluster, slice: ChunkSlice, until: Instant) -> Journal {
+async fn ask_journal(cluster: &Cluster, slice: ChunkSlice, until: Instant) -> Told {
     let asked = timeout_at(until, cluster.query(vec![Query::Journaled { key: slice.key }])).await;
     match asked.map(|answers| answers.map(|mut answers| answers.pop())) {
-        Ok(Ok(Some(Ok(QueryAnswer::Journaled(None))))) => Journal::Without,
+        Ok(Ok(Some(Ok(QueryAnswer::Journaled(None))))) => Told::Without,
         Ok(Ok(Some(Ok(QueryAnswer::Journaled(Some(chunk)))))) => {
             let range = slice.offset as usize..(slice.offset + slice.len) as usize;
             let is_good = chunk.key == slice.key && chunk.is_sound();
             let bytes = chunk.bytes.get(range).filter(|_| is_good);
-            bytes.map_or(Journal::Without, |bytes| Journal::Found(Bytes::copy_from_slice(bytes)))
+            bytes.map_or(Told::Without, |bytes| Told::Found(Bytes::copy_from_slice(bytes)))
         }
-        _ => Journal::Silent,
+        _ => Told::Silent,
     }
 }
 
@@ -122,11 +122,13 @@ async fn one_round(
     slice: ChunkSlice,
     until: Instant,
     failures: &mut Vec<(NodeId, GetError)>,
-    journal: &mut Journal,
+    journal: &mut Told,
 ) -> Option<Bytes> {
     let mut choice = choose(cluster, &slice.key);
     let may_be_journaled = slice.chunk_len as usize <= JOURNALED_LEN_MAX;
-    let mut asking: Option<BoxFuture<'_, Journal>> = None;
+    // Asked before the one that did not know it.
+    let mut silent: Vec<NodeId> = Vec::new();
+    let mut asking: Option<BoxFuture<'_, Told>> = None;
     let mut gets: FuturesUnordered<BoxFuture<'_, (NodeId, Result<Bytes, GetError>)>> = FuturesUnordered::new();
     while !choice.is_exhausted() || asking.is_some() {
         while let Some(node) = choice.poll_ask(now()) {
@@ -141,8 +143,9 @@ async fn one_round(
                     return Some(bytes);
                 }
                 Err(error) => {
-                    if error.is_unknown() && may_be_journaled && *journal == Journal::Unasked {
-                        *journal = Journal::Silent;
+                    if error.is_unknown() && may_be_journaled && *journal == Told::Unasked {
+                        *journal = Told::Silent;
+                        silent = choice.silent().iter().copied().filter(|silent| *silent != node).collect();
                         asking = Some(Box::pin(ask_journal(cluster, slice, until)));
                     }
                     report(cluster, node, slice.key, &error);
@@ -153,7 +156,11 @@ async fn one_round(
             answer = poll_optional(&mut asking) => {
                 asking = None;
                 match answer {
-                    Journal::Found(bytes) => return Some(bytes),
+                    Told::Found(bytes) => {
+                        silent.retain(|node| choice.silent().contains(node));
+                        blame(cluster, &silent);
+                        return Some(bytes);
+                    }
                     answer => *journal = answer,
                 }
             }
@@ -177,8 +184,13 @@ async fn poll_optional<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
 
 /// Who was asked before, and has not answered while another one has, is asked last for a while.
 fn blame_the_silent(cluster: &Cluster, choice: &ReplicaChoice, answered: NodeId) {
-    for silent in choice.silent().iter().filter(|silent| **silent != answered) {
-        cluster.with_health(|health| health.handle_failure(*silent, now()));
+    let silent: Vec<NodeId> = choice.silent().iter().copied().filter(|silent| *silent != answered).collect();
+    blame(cluster, &silent);
+}
+
+fn blame(cluster: &Cluster, silent: &[NodeId]) {
+    for node in silent {
+        cluster.with_health(|health| health.handle_failure(*node, now()));
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use bytes::{Bytes, BytesMut};
-use wire::{CHUNK_LEN_MAX, buffer::GrowingBuffer};
+use wire::{CHUNK_LEN_MAX, buffer::GrowingBuffer, namespace::JournaledPart};
 
 const WINDOW: u64 = CHUNK_LEN_MAX as u64;
 
@@ -24,15 +24,7 @@ pub(crate) struct DirtyRanges {
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub(crate) bytes: Bytes,
-    pub(crate) parts: Vec<Part>,
-}
-
-/// `len` bytes of a chunk from `chunk_offset`, at `offset` of the file.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Part {
-    pub(crate) offset: u64,
-    pub(crate) chunk_offset: u32,
-    pub(crate) len: u32,
+    pub(crate) parts: Vec<JournaledPart>,
 }
 
 impl DirtyRanges {
@@ -250,28 +242,28 @@ pub(crate) fn lay_over(offset: u64, buffer: &mut [u8], start: u64, bytes: &[u8])
 pub(crate) fn pack(ranges: Vec<(u64, Bytes)>) -> Vec<Packed> {
     let mut packed: Vec<Packed> = Vec::new();
     let mut open = BytesMut::new();
-    let mut parts: Vec<Part> = Vec::new();
+    let mut parts: Vec<JournaledPart> = Vec::new();
     for (offset, bytes) in ranges {
         if open.len() + bytes.len() > CHUNK_LEN_MAX as usize {
             close(&mut open, &mut parts, &mut packed);
         }
         let len = u32::try_from(bytes.len()).expect("a range is at most a chunk");
         if parts.is_empty() && bytes.len() >= CHUNK_LEN_MAX as usize / 2 {
-            packed.push(Packed { bytes, parts: vec![Part { offset, chunk_offset: 0, len }] });
+            packed.push(Packed { bytes, parts: vec![JournaledPart { offset, chunk_offset: 0, len }] });
             continue;
         }
         let chunk_offset = u32::try_from(open.len()).expect("a chunk is at most 4 MiB");
         open.extend_from_slice(&bytes);
         match parts.last_mut() {
             Some(last) if last.offset + u64::from(last.len) == offset => last.len += len,
-            _ => parts.push(Part { offset, chunk_offset, len }),
+            _ => parts.push(JournaledPart { offset, chunk_offset, len }),
         }
     }
     close(&mut open, &mut parts, &mut packed);
     packed
 }
 
-fn close(open: &mut BytesMut, parts: &mut Vec<Part>, packed: &mut Vec<Packed>) {
+fn close(open: &mut BytesMut, parts: &mut Vec<JournaledPart>, packed: &mut Vec<Packed>) {
     if !parts.is_empty() {
         packed.push(Packed { bytes: open.split().freeze(), parts: std::mem::take(parts) });
     }

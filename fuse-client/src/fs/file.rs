@@ -47,8 +47,6 @@ pub(crate) struct FileState {
     pub(crate) room: Option<tokio::sync::OwnedSemaphorePermit>,
     /// After a failure: when to try to commit again.
     pub(crate) retry_at: Option<Instant>,
-    /// The journal was full: until then bytes go to their replicas first.
-    pub(crate) no_journal_until: Option<Instant>,
     /// Deferred writes that failed so far, and the last failure: each handle reports what it has not reported.
     pub(crate) failures: u64,
     pub(crate) error: Option<FsError>,

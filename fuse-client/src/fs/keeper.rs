@@ -51,6 +51,7 @@ pub(super) async fn begin(
         keeper: Notify::new(),
         pressure: Notify::new(),
         dirty_pool: Arc::new(dirty),
+        no_journal_until: Mutex::new(None),
         chunks: ChunkCache::new(cluster.clone(), config.clean_bytes),
         handles: Mutex::new(Handles::default()),
         held_locks: Mutex::default(),

@@ -139,6 +139,8 @@ struct Shared {
     /// Somebody needs memory: write out now.
     pressure: Notify,
     dirty_pool: Arc<Semaphore>,
+    /// The journal was full: until then bytes go to their replicas first. Guards itself alone.
+    no_journal_until: Mutex<Option<Instant>>,
     chunks: Arc<chunk_cache::ChunkCache>,
     handles: Mutex<open_files::Handles>,
     /// Guards itself alone.

@@ -168,13 +168,18 @@ impl Shared {
                 if reads_on && !matches!(plan, Plan::Unknown) {
                     self.read_ahead(&state, &attr, range.start);
                 }
-                (plan, range, reads_on)
+                (plan, range, reads_on, attr.data_version)
             };
             match planned {
-                (Plan::Here(bytes), _, _) => return Ok((bytes, stand)),
-                (Plan::Unknown, range, _) => self.learn(file, range).await?,
-                (Plan::Fetch { mut buffer, pieces, over }, range, reads_on) => {
-                    self.fetch(&mut buffer, range.start, pieces, reads_on || len >= 128 << 10).await?;
+                (Plan::Here(bytes), ..) => return Ok((bytes, stand)),
+                (Plan::Unknown, range, ..) => self.learn(file, range).await?,
+                (Plan::Fetch { mut buffer, pieces, over }, range, reads_on, version) => {
+                    let fetched = self.fetch(&mut buffer, range.start, pieces, reads_on || len >= 128 << 10).await;
+                    match fetched {
+                        // What was written over meanwhile need not be anywhere any more.
+                        Err(FsError::Read(_)) if !self.is_as_planned(stand, version) => continue,
+                        fetched => fetched?,
+                    }
                     for (start, bytes) in &over {
                         lay_over(range.start, &mut buffer, *start, bytes);
                     }
@@ -184,6 +189,13 @@ impl Shared {
             }
         }
         Err(FsError::Deadline)
+    }
+
+    /// Whether a file still has the bytes that a read was planned for.
+    fn is_as_planned(&self, stand: Stand, version: u64) -> bool {
+        let table = self.table.lock();
+        let node = table.get(stand.inode).filter(|node| node.losses == stand.losses);
+        node.and_then(|node| node.attr).is_some_and(|attr| attr.data_version == version)
     }
 
     /// What an answer about an inode may rest on: a lease.

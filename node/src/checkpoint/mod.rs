@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures::{StreamExt, stream, stream::FuturesUnordered};
 use ring::{ChunkKey, Epoch, GcEpoch, NodeId};
 use tokio::{
-    task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    task::JoinError,
+    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
 };
 use tracing::{debug, warn};
 use wire::{
@@ -30,7 +30,7 @@ use wire::{
 
 use crate::{
     kv::KvError,
-    namespace::{self, Checkpointed, CommandBody, JournalTally, Journaled, LogIndex},
+    namespace::{self, CHECKPOINT_MAX, Checkpointed, CommandBody, Journaled, LogIndex},
     node::Node,
 };
 
@@ -39,6 +39,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long a chunk stays, at least, unless the journal fills: a database writes the same pages several times a second.
 const REST: Duration = Duration::from_secs(1);
+
+/// How long the bytes of one stay that no file refers to any more: whoever read where they are can still read them, as with
+/// copies (`GarbageConfig::grace`).
+const GRACE: Duration = Duration::from_secs(10);
 
 /// After a look that could not take out anything, because disks are full or nodes away.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
@@ -49,17 +53,22 @@ const AT_ONCE: usize = 32;
 /// Chunks that one command takes out: few, so that the proof of those that were put first does not grow old with the last.
 const PAGE_LEN: usize = 2 * AT_ONCE;
 
+const _: () = assert!(PAGE_LEN <= CHECKPOINT_MAX, "a command takes out a page");
+
 /// How long one replica may take.
 const PUT_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long this node may take, whose put is never given up half-way.
+const QUORUM_DEADLINE: Duration = Duration::from_secs(4);
+
 /// How long the last replicas are waited for once the quorum stands. They go on by themselves.
-const STRAGGLER_WAIT: Duration = Duration::from_millis(200);
+const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
 
 /// Checkpoints until the node stops.
 pub(crate) async fn run(node: Arc<Node>) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut ripening = Ripening::default();
+    let mut walk = Walk::default();
     let mut rested = Instant::now();
     loop {
         tokio::select! {
@@ -68,7 +77,7 @@ pub(crate) async fn run(node: Arc<Node>) {
             _ = tick.tick() => {}
         }
         if !node.is_leader() {
-            ripening = Ripening::default();
+            walk = Walk::default();
             continue;
         }
         if Instant::now() < rested {
@@ -77,7 +86,7 @@ pub(crate) async fn run(node: Arc<Node>) {
         let round = tokio::select! {
             biased;
             () = node.stop.cancelled() => return,
-            round = round(&node, &mut ripening) => round,
+            round = walk.round(&node) => round,
         };
         match round {
             Ok(Round::Done) => {}
@@ -94,32 +103,44 @@ pub(crate) async fn run(node: Arc<Node>) {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Round {
     Done,
-    /// Some could not be put, and none was.
+    /// Of one page nothing could be put anywhere. The next round goes on behind it.
     Stuck,
 }
 
-async fn round(node: &Arc<Node>, ripening: &mut Ripening) -> Result<Round, Refusal> {
-    let rows = node.consensus.local();
-    let tally = namespace::journal_tally(&*rows).map_err(|error| broken(&error))?;
-    let applied = LogIndex(node.consensus.watch().borrow().applied);
-    let up_to = ripening.poll(Instant::now(), applied, tally);
-    if tally.chunks == 0 {
-        return Ok(Round::Done);
-    }
-    let (mut after, mut tried, mut taken) = (None, 0, 0);
-    loop {
-        let page = namespace::journal_page(&*rows, after, up_to, PAGE_LEN).map_err(|error| broken(&error))?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.chunk.key);
-        tried += page.len();
-        let put = stream::iter(page).map(|journaled| checkpoint(node, journaled)).buffer_unordered(AT_ONCE);
-        let chunks: Vec<(ChunkKey, Checkpointed)> = put.filter_map(std::future::ready).collect().await;
-        if !chunks.is_empty() {
-            taken += chunks.len();
+/// What one leader has done.
+#[derive(Debug, Default)]
+struct Walk {
+    named: Ripening,
+    unnamed: Ripening,
+    /// Where the last round ended early.
+    after: Option<ChunkKey>,
+}
+
+impl Walk {
+    async fn round(&mut self, node: &Arc<Node>) -> Result<Round, Refusal> {
+        let rows = node.consensus.local();
+        let tally = namespace::journal_tally(&*rows).map_err(|error| broken(&error))?;
+        let (now, applied) = (Instant::now(), LogIndex(node.consensus.watch().borrow().applied));
+        let ripe = (self.named.poll(now, applied, REST), self.unnamed.poll(now, applied, GRACE));
+        if tally.chunks == 0 {
+            return Ok(Round::Done);
+        }
+        let up_to = if tally.is_half_full() { (applied, applied) } else { ripe };
+        let mut after = self.after.take();
+        while node.is_leader() {
+            let page = namespace::journal_page(&*rows, after, up_to, PAGE_LEN).map_err(|error| broken(&error))?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.chunk.key);
+            let put = stream::iter(page).map(|journaled| checkpoint(node, journaled)).buffer_unordered(AT_ONCE);
+            let chunks: Vec<(ChunkKey, Checkpointed)> = put.filter_map(std::future::ready).collect().await;
+            if chunks.is_empty() {
+                self.after = after;
+                return Ok(Round::Stuck);
+            }
             crate::membership::propose(node, CommandBody::Checkpoint { chunks }).await?;
         }
+        Ok(Round::Done)
     }
-    Ok(if tried > 0 && taken == 0 { Round::Stuck } else { Round::Done })
 }
 
 /// Why the chunk may be taken out now, if it may.
@@ -151,37 +172,42 @@ async fn reach_quorum(node: &Arc<Node>, put: &Put, rows: &[PutRow]) -> bool {
     let mut nodes: Vec<NodeId> = rows.iter().flat_map(|row| row.nodes.iter().copied()).collect();
     nodes.sort_unstable();
     nodes.dedup();
-    let send = |to: NodeId| -> JoinHandle<(NodeId, Result<(), Refusal>)> {
-        let (node, put) = (Arc::clone(node), put.clone());
-        let task = async move {
+    let send = |to: NodeId| {
+        let (task, put) = (Arc::clone(node), put.clone());
+        node.tasks.spawn(async move {
             let sent = tokio::select! {
                 biased;
-                () = node.stop.cancelled() => Err(Refusal::NotServing),
-                sent = timeout(PUT_DEADLINE, put_on(&node, to, put)) => sent.unwrap_or(Err(Refusal::Busy)),
+                () = task.stop.cancelled() => Err(Refusal::NotServing),
+                sent = put_on(&task, to, put) => sent,
             };
             (to, sent)
-        };
-        tokio::spawn(task)
+        })
     };
     let mut sent: FuturesUnordered<_> = nodes.into_iter().map(send).collect();
     let mut stable: Vec<NodeId> = Vec::new();
-    let mut until: Option<Instant> = None;
-    loop {
-        let stragglers = until.unwrap_or_else(|| Instant::now() + PUT_DEADLINE);
-        let ended = tokio::select! {
-            biased;
-            ended = sent.next() => ended,
-            () = sleep_until(stragglers), if until.is_some() => None,
-        };
-        match ended {
-            Some(Ok((to, Ok(())))) => stable.push(to),
-            Some(Ok((to, Err(refusal)))) => debug!(%refusal, %to, key = %put.key, "a journaled chunk cannot be put"),
-            Some(Err(error)) => warn!(%error, "a journaled chunk was not put"),
-            None => return is_quorum(rows, &stable),
+    let until = Instant::now() + QUORUM_DEADLINE;
+    while !is_quorum(rows, &stable) {
+        let Ok(Some(ended)) = timeout_at(until, sent.next()).await else { return false };
+        note(put, ended, &mut stable);
+    }
+    let stragglers = async {
+        while let Some(ended) = sent.next().await {
+            note(put, ended, &mut stable);
         }
-        if is_quorum(rows, &stable) {
-            until.get_or_insert_with(|| Instant::now() + STRAGGLER_WAIT);
-        }
+    };
+    // Whether they are in time or not: what they miss is the repair's.
+    drop(timeout(STRAGGLER_WAIT, stragglers).await);
+    true
+}
+
+/// What became of the put on one node.
+type Sent = Result<(NodeId, Result<(), Refusal>), JoinError>;
+
+fn note(put: &Put, ended: Sent, stable: &mut Vec<NodeId>) {
+    match ended {
+        Ok((to, Ok(()))) => stable.push(to),
+        Ok((to, Err(refusal))) => debug!(%refusal, %to, key = %put.key, "a journaled chunk cannot be put"),
+        Err(error) => warn!(%error, "a journaled chunk was not put"),
     }
 }
 
@@ -227,16 +253,16 @@ impl Default for Ripening {
 }
 
 impl Ripening {
-    /// Up to which index chunks are to be taken out now.
-    fn poll(&mut self, now: Instant, applied: LogIndex, tally: JournalTally) -> LogIndex {
+    /// Up to which index chunks have rested.
+    fn poll(&mut self, now: Instant, applied: LogIndex, rest: Duration) -> LogIndex {
         match self.young {
-            Some((since, _)) if now < since + REST => {}
+            Some((since, _)) if now < since + rest => {}
             young => {
                 self.ripe = young.map_or(self.ripe, |(_, index)| index);
                 self.young = Some((now, applied));
             }
         }
-        if tally.is_half_full() { applied } else { self.ripe }
+        self.ripe
     }
 }
 
@@ -247,19 +273,16 @@ mod tests {
     use wire::cluster::PutRow;
 
     use super::{LogIndex, REST, Ripening, is_quorum};
-    use crate::namespace::{JOURNALED_MAX, JournalTally};
 
     #[test]
-    fn a_chunk_rests_unless_the_journal_fills() {
-        let (start, few) = (Instant::now(), JournalTally { chunks: 1, bytes: 4096 });
+    fn a_chunk_rests_for_a_while() {
+        let start = Instant::now();
         let mut ripening = Ripening::default();
-        assert_eq!(ripening.poll(start, LogIndex(10), few), LogIndex(0));
-        assert_eq!(ripening.poll(start + REST / 2, LogIndex(20), few), LogIndex(0));
-        assert_eq!(ripening.poll(start + REST, LogIndex(30), few), LogIndex(10), "what was there a second ago");
-        assert_eq!(ripening.poll(start + REST * 3 / 2, LogIndex(40), few), LogIndex(10));
-        let many = JournalTally { chunks: JOURNALED_MAX / 2 + 1, bytes: 4096 };
-        assert_eq!(ripening.poll(start + REST * 3 / 2, LogIndex(50), many), LogIndex(50));
-        assert_eq!(ripening.poll(start + REST * 2, LogIndex(60), few), LogIndex(30));
+        assert_eq!(ripening.poll(start, LogIndex(10), REST), LogIndex(0));
+        assert_eq!(ripening.poll(start + REST / 2, LogIndex(20), REST), LogIndex(0));
+        assert_eq!(ripening.poll(start + REST, LogIndex(30), REST), LogIndex(10), "what was there a second ago");
+        assert_eq!(ripening.poll(start + REST * 3 / 2, LogIndex(40), REST), LogIndex(10));
+        assert_eq!(ripening.poll(start + REST * 2, LogIndex(60), REST), LogIndex(30));
     }
 
     #[test]

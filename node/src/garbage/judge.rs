@@ -4,6 +4,8 @@
 //! with a stamp below `safe` is accepted any more. Whatever refers to the chunk in a later state came by a commit with
 //! a stamp of `safe` or more, and a write quorum of copies had been stamped as high before. So copies with lower
 //! stamps are needed by nobody, however much later they are deleted, as long as the stamp is looked at as they are.
+//! A journaled chunk has no copies when its commit comes: its bytes are in the namespace, and leave it only by a command whose
+//! stamp is checked as a commit's is.
 
 use ring::{ChunkKey, GcEpoch};
 use wire::garbage::{Claim, DeadPage, Standing};

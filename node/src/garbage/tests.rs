@@ -37,6 +37,9 @@ const NAMES: u64 = 3;
 const STEPS: usize = 400;
 const SEEDS: u64 = 250;
 
+/// Every index of the log.
+const ALL: namespace::LogIndex = namespace::LogIndex(u64::MAX);
+
 /// Ten bytes.
 fn page(number: u64) -> JournaledChunk {
     let bytes = vec![number as u8; 10];
@@ -242,7 +245,7 @@ impl World {
     }
 
     fn begin_checkpoint(&mut self) {
-        let journal = namespace::journal_page(&self.machine.rows, None, namespace::LogIndex(u64::MAX), 100).unwrap();
+        let journal = namespace::journal_page(&self.machine.rows, None, (ALL, ALL), 100).unwrap();
         let (gc, _) = self.counters();
         if let Some(Journaled { chunk, is_named }) = journal.into_iter().choose(&mut self.rng) {
             self.checkpoints.push(Checkpointing { key: chunk.key, gc, is_named, stable: BTreeSet::new() });
@@ -411,7 +414,7 @@ impl World {
 
     /// What files refer to is on a write quorum, or in the journal.
     fn check(&self) {
-        let journal = namespace::journal_page(&self.machine.rows, None, namespace::LogIndex(u64::MAX), 100).unwrap();
+        let journal = namespace::journal_page(&self.machine.rows, None, (ALL, ALL), 100).unwrap();
         for number in 0..CHUNKS {
             let key = key_of(number);
             if namespace::standing(&self.machine.rows, &key).unwrap() == Standing::Named {

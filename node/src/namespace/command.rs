@@ -92,7 +92,7 @@ pub enum CommandBody {
         /// Each with the death that was collected.
         chunks: Vec<(ChunkKey, GcEpoch)>,
     },
-    /// The bytes of these chunks need not be kept here any more; at most 256.
+    /// The bytes of these chunks need not be kept here any more; at most [`super::CHECKPOINT_MAX`].
     Checkpoint {
         /// Each with why.
         chunks: Vec<(ChunkKey, Checkpointed)>,

@@ -13,8 +13,6 @@
 //! # Not here
 //! Who puts the chunks, and when (`checkpoint`).
 
-use std::ops::ControlFlow;
-
 use ring::{ChunkKey, Epoch, GcEpoch};
 use serde::{Deserialize, Serialize};
 use wire::namespace::{
@@ -24,20 +22,20 @@ use wire::namespace::{
 use super::{
     LogIndex,
     command::CommandOutcome,
-    edit::{Edit, Fault},
+    edit::{Edit, Fault, collect_with},
     row::{self, InodeRow, MetaRow},
     table,
 };
 use crate::kv::{KvError, KvRead};
 
 /// Journaled chunks at once: what fsyncs of single pages bring in some seconds.
-pub const JOURNALED_MAX: u64 = 4096;
+pub const JOURNALED_MAX: u64 = 8192;
 
 /// Their bytes: a snapshot of the namespace and the memory of a reader of the rows grow by no more.
-pub(super) const JOURNALED_BYTES_MAX: u64 = 16 << 20;
+pub(super) const JOURNALED_BYTES_MAX: u64 = 32 << 20;
 
 /// Chunks that one command takes out.
-pub(super) const CHECKPOINT_MAX: usize = 256;
+pub const CHECKPOINT_MAX: usize = 256;
 
 /// The bytes of a chunk.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -101,36 +99,31 @@ pub(super) fn journaled(rows: &dyn KvRead, key: ChunkKey) -> Result<Option<Journ
     Ok(row.map(|row| row.chunk))
 }
 
-/// The first `limit` chunks behind `after` that were brought at or before `up_to`.
+/// The first `limit` chunks behind `after` that were brought at or before an index of the log: one for chunks that a file
+/// refers to, one for the others, which is not higher.
 pub fn journal_page(
     rows: &dyn KvRead,
     after: Option<ChunkKey>,
-    up_to: LogIndex,
+    (named, unnamed): (LogIndex, LogIndex),
     limit: usize,
 ) -> Result<Vec<Journaled>, KvError> {
     let (first, end) = table::rows_of_table(table::JOURNALED);
     let from = after.map_or(first, |after| [table::journaled(&after), vec![0]].concat());
-    let (mut page, mut failed) = (Vec::new(), None);
-    rows.scan(&from, &end, &mut |key, value| {
-        let row: JournaledRow = match row::decode(key, value) {
-            Ok(row) => row,
-            Err(error) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-        };
-        if row.index <= up_to.0 {
-            page.push(Journaled { chunk: row.chunk, is_named: false });
+    // The index is the first field of the row: most are not looked at any further.
+    let read = |key: &[u8], value: &[u8]| {
+        let index: u64 = row::decode(key, value)?;
+        if index > named.0 {
+            return Ok(None);
         }
-        if page.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    for journaled in &mut page {
-        journaled.is_named = rows.get(&table::chunk(&journaled.chunk.key))?.is_some();
-    }
-    Ok(page)
+        let Some(chunk) = table::last_chunk(key) else { return Ok(None) };
+        let is_named = rows.get(&table::chunk(&chunk))?.is_some();
+        if !is_named && index > unnamed.0 {
+            return Ok(None);
+        }
+        let row: JournaledRow = row::decode(key, value)?;
+        Ok(Some(Journaled { chunk: row.chunk, is_named }))
+    };
+    collect_with(rows, &from, &end, limit, read)
 }
 
 impl Edit<'_> {

@@ -40,7 +40,8 @@ pub(super) async fn handle(
 ) -> Result<Served, Refusal> {
     let answer = match request {
         LeaseRequest::Ask { session, generation, exclusive, queries } => {
-            if exclusive.len() > EXCLUSIVE_MAX || queries.len() > QUERIES_MAX {
+            let is_long = queries.iter().any(|query| matches!(query, Query::Journaled { .. }));
+            if exclusive.len() > EXCLUSIVE_MAX || queries.len() > QUERIES_MAX || is_long {
                 return Err(Refusal::Malformed);
             }
             if !exclusive.is_empty() {

@@ -21,7 +21,7 @@ pub(super) enum Journal {
     IfShort,
 }
 
-/// How long a file's bytes go the long way after a refusal: the journal makes room within a second or two.
+/// How long bytes go the long way after a refusal: the journal makes room within a second or two.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
 impl Shared {
@@ -34,18 +34,12 @@ impl Shared {
         (modified, set_id): (SetTime, SetId),
     ) -> Result<bool, FsError> {
         let Packed { bytes, parts } = packed;
-        let is_barred = file.state.lock().no_journal_until.is_some_and(|until| now() < until);
+        let is_barred = self.no_journal_until.lock().is_some_and(|until| now() < until);
         if bytes.len() > JOURNALED_LEN_MAX || is_barred {
             return Ok(false);
         }
         let key = ChunkKey::of(bytes);
         let chunk_len = u32::try_from(bytes.len()).expect("a journaled chunk is short");
-        let part = |part: &crate::fs::dirty::Part| JournaledPart {
-            offset: part.offset,
-            chunk_offset: part.chunk_offset,
-            len: part.len,
-        };
-        let parts: Vec<JournaledPart> = parts.iter().map(part).collect();
         let extent = |part: &JournaledPart| {
             let slice = ChunkSlice { key, chunk_len, offset: part.chunk_offset, len: part.len };
             Extent { offset: part.offset, body: ExtentBody::Chunk(slice) }
@@ -54,7 +48,7 @@ impl Shared {
         let op = Op::WriteJournaled {
             inode: file.inode,
             chunk: JournaledChunk { bytes: bytes.to_vec(), key },
-            parts,
+            parts: parts.clone(),
             if_version: Some(attr.data_version),
             modified,
             set_id,
@@ -65,10 +59,12 @@ impl Shared {
                 self.committed(file, attr.data_version, &answer, |state| state.note_extents(attr, &answer, &extents));
                 Ok(true)
             }
-            Err(FsError::Op(OpError::JournalFull | OpError::TooLarge)) => {
-                file.state.lock().no_journal_until = Some(now() + AFTER_REFUSAL);
+            Err(FsError::Op(OpError::JournalFull)) => {
+                *self.no_journal_until.lock() = Some(now() + AFTER_REFUSAL);
                 Ok(false)
             }
+            // So many extents lie there that they have to be replaced in several steps.
+            Err(FsError::Op(OpError::TooLarge)) => Ok(false),
             Err(FsError::Op(OpError::VersionChanged)) => Err(FsError::Overtaken),
             Err(error) => Err(error),
         }

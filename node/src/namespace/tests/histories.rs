@@ -109,7 +109,7 @@ impl History {
     /// What the leader does about the journal, and what it must not be able to do.
     fn checkpoint(&mut self) {
         let up_to = LogIndex(self.random.random_range(0..=self.machine.index));
-        let page = journal_page(&self.machine.rows, None, up_to, 4).unwrap();
+        let page = journal_page(&self.machine.rows, None, (up_to, up_to), 4).unwrap();
         let mut chunks = Vec::new();
         for Journaled { chunk, is_named } in page {
             let why = if is_named && self.flip(50) {

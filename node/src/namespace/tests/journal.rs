@@ -16,6 +16,8 @@ use crate::{
     },
 };
 
+const ALL: LogIndex = LogIndex(u64::MAX);
+
 fn page(number: u64, len: usize) -> JournaledChunk {
     let mut bytes = vec![0; len];
     bytes[..8].copy_from_slice(&number.to_le_bytes());
@@ -84,7 +86,7 @@ fn the_journal_takes_what_it_has_room_for_and_a_refused_write_changes_nothing() 
     assert_eq!(journal_tally(&machine.rows).unwrap(), full, "what is there already takes no room");
 
     // Only the last is in the file: the leader takes out the others without putting them anywhere.
-    let journal = journal_page(&machine.rows, None, LogIndex(machine.index), usize::MAX).unwrap();
+    let journal = journal_page(&machine.rows, None, (ALL, ALL), usize::MAX).unwrap();
     assert_eq!(journal.iter().filter(|journaled| journaled.is_named).count(), 1);
     let chunks: Vec<_> = journal.iter().map(|journaled| (journaled.chunk.key, Checkpointed::Unnamed)).collect();
     for some in chunks.chunks(200) {
@@ -121,4 +123,21 @@ fn bytes_leave_only_with_the_proof_that_a_commit_needs() {
     // The same bytes again: they may have been lost.
     client.ok(&mut machine, write(file, 0, &chunk));
     assert_eq!(told(&machine, &chunk), Some(chunk));
+}
+
+#[test]
+fn chunks_without_a_file_are_told_later_than_the_others() {
+    let (mut machine, mut client, file) = with_ring();
+    let [first, second] = [page(1, 50), page(2, 60)];
+    client.ok(&mut machine, write(file, 0, &first));
+    let at = machine.index;
+    client.ok(&mut machine, write(file, 0, &second));
+    let told = |named, unnamed| {
+        let page = journal_page(&machine.rows, None, (LogIndex(named), LogIndex(unnamed)), 10).unwrap();
+        page.into_iter().map(|journaled| (journaled.chunk.key, journaled.is_named)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(at, at - 1), []);
+    assert_eq!(told(at, at), [(first.key, false)]);
+    assert_eq!(told(machine.index, at - 1), [(second.key, true)]);
+    assert_eq!(told(machine.index, machine.index).len(), 2);
 }

@@ -190,7 +190,7 @@ fn recount_chunks(kv: &MemoryKv, ever: &BTreeSet<ChunkKey>) {
 }
 
 fn recount_journal(kv: &MemoryKv, put: &BTreeSet<ChunkKey>) {
-    let journal = journal_page(kv, None, LogIndex(u64::MAX), usize::MAX).unwrap();
+    let journal = journal_page(kv, None, (LogIndex(u64::MAX), LogIndex(u64::MAX)), usize::MAX).unwrap();
     let bytes = journal.iter().map(|journaled| journaled.chunk.bytes.len() as u64).sum();
     assert_eq!(journal_tally(kv).unwrap(), JournalTally { chunks: journal.len() as u64, bytes });
     let there: BTreeSet<ChunkKey> = journal.iter().map(|journaled| journaled.chunk.key).collect();
