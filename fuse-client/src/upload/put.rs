@@ -124,11 +124,16 @@ pub(crate) async fn put_chunk(
         let stamp = session.stamp();
         let map = placeable(cluster, until).await?;
         let mut put = Put::new(cluster, &map, chunk.clone(), &stamp, until);
-        match put.run().await {
-            End::Stable(durable) => {
+        let end = match put.run().await {
+            Ok(durable) => {
                 put.leave_to_stragglers(room);
                 return Ok(Stamped { durable, stamp });
             }
+            Err(end) => end,
+        };
+        // One of its questions may be for the map: nobody else can ask while it is neither polled nor dropped.
+        drop(put);
+        match end {
             End::Failed(error) => return Err(error),
             End::StaleEpoch | End::StaleGc if Instant::now() >= until => {
                 return Err(PutError::Refused(Refusal::StaleEpoch { ours: map.epoch }));
@@ -169,9 +174,8 @@ async fn placeable(cluster: &Cluster, until: Instant) -> Result<Arc<ClusterMap>,
     Ok(map)
 }
 
-/// How an attempt at one epoch ended.
+/// Why an attempt at one epoch ended without success.
 enum End {
-    Stable(Durable),
     StaleEpoch,
     StaleGc,
     Failed(PutError),
@@ -233,20 +237,20 @@ impl Put {
     }
 
     /// Until the quorum stands or is lost.
-    async fn run(&mut self) -> End {
+    async fn run(&mut self) -> Result<Durable, End> {
         loop {
             self.start_what_is_due();
             match self.write.poll_outcome() {
-                Some(Ok(durable)) => return End::Stable(durable),
-                Some(Err(lost)) if lost.disk_full => return End::Failed(PutError::NoSpace),
+                Some(Ok(durable)) => return Ok(durable),
+                Some(Err(lost)) if lost.disk_full => return Err(End::Failed(PutError::NoSpace)),
                 Some(Err(lost)) => {
                     let tried = self.tried();
-                    return End::Failed(PutError::QuorumLost { stable: lost.stable, quorum: lost.quorum, tried });
+                    return Err(End::Failed(PutError::QuorumLost { stable: lost.stable, quorum: lost.quorum, tried }));
                 }
                 None => {}
             }
             if let Some(end) = self.step().await {
-                return end;
+                return Err(end);
             }
         }
     }
