@@ -333,12 +333,18 @@ fn nothing_acknowledged_is_lost_or_wrong_while_nodes_and_mounts_are_killed_and_s
 /// Once no mount is there any more, and the sessions of those that were killed have ended: nothing dead is left, and all
 /// nodes hold the same chunks.
 fn wait_collected(cluster: &Cluster) {
+    let mut seen = (String::new(), Vec::new());
     until("what is dead is collected", COLLECTED_MAX, || {
         let ran = cluster.dfs(["gc", "status", "--json"]);
         let told: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
         let status = cluster.status();
         let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
         let chunks: Vec<_> = nodes.iter().filter_map(|node| node["store"]["chunks"].as_u64()).collect();
+        let now = (told["dead_chunks"].to_string(), chunks.clone());
+        if now != seen {
+            eprintln!("        dead chunks {}, copies on each node {:?}", now.0, now.1);
+            seen = now;
+        }
         told["dead_chunks"] == 0 && chunks.len() == NODES && chunks.iter().all(|count| *count == chunks[0])
     });
 }

@@ -19,6 +19,7 @@
 
 mod admission;
 mod clock;
+mod deafness;
 mod error;
 mod inbox;
 mod log_store;

@@ -18,6 +18,7 @@ use openraft::raft::{
 use ring::NodeId;
 use tokio::time::{Instant, timeout_at};
 
+use super::deafness::Silence;
 use super::error::TransportError;
 use super::message::{Answer, Message, vote_response};
 use super::raft_types::{RaftId, Types, Vote};
@@ -56,6 +57,8 @@ pub(super) struct Network {
     pub(super) node: NodeId,
     pub(super) transport: Arc<dyn RaftTransport>,
     pub(super) transfers: Arc<AtomicU64>,
+    /// While it is set, nothing is said that keeps others true to this node.
+    pub(super) silence: Silence,
 }
 
 /// Another member of the group.
@@ -64,6 +67,7 @@ pub(super) struct Member {
     to: NodeId,
     transport: Arc<dyn RaftTransport>,
     transfers: Arc<AtomicU64>,
+    silence: Silence,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -75,6 +79,7 @@ impl RaftNetworkFactory<Types> for Network {
             to: target.0,
             transport: Arc::clone(&self.transport),
             transfers: Arc::clone(&self.transfers),
+            silence: Arc::clone(&self.silence),
         }
     }
 }
@@ -182,6 +187,9 @@ impl RaftNetworkV2<Types> for Member {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        if self.silence.load(Ordering::Relaxed) {
+            return Err(RPCError::Unreachable(Unreachable::from_string("a majority does not answer this leader")));
+        }
         let deadline = if request.entries.is_empty() { option.soft_ttl() } else { APPEND_DEADLINE };
         let (message, body) = Message::append(&request);
         match self.ask(&message, body, deadline).await {

@@ -72,7 +72,8 @@ impl Fault {
         let (least, most) = match self {
             Self::PowerLossOfAll => (100, 1_500),
             Self::Loss | Self::Slow => (100, 4_000),
-            Self::CutOfTwo | Self::PowerLossOfTwo => (2_000, 12_000),
+            // They may be a majority of those who vote: readers give up after 10 s.
+            Self::CutOfTwo | Self::PowerLossOfTwo => (2_000, 8_000),
             _ => (100, 8_000),
         };
         Duration::from_millis(chance.random_range(least..most))
