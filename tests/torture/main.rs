@@ -271,6 +271,20 @@ fn keep_logs(cluster: &Cluster, seed: u64) {
     eprintln!("what they said is in {}", kept.display());
 }
 
+/// Keeps the logs if the test fails while it is there.
+struct KeptOnPanic<'a> {
+    cluster: &'a Cluster,
+    seed: u64,
+}
+
+impl Drop for KeptOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            keep_logs(self.cluster, self.seed);
+        }
+    }
+}
+
 /// Memory and open files of a process.
 fn greed(pid: u32) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -326,13 +340,14 @@ fn nothing_acknowledged_is_lost_or_wrong_while_nodes_and_mounts_are_killed_and_s
     assert!(steps > 0 && !outcome.events.is_empty() && !outcome.counts.is_empty());
     drop(mounts);
     if long >= COLLECTED_FROM {
-        wait_collected(cluster);
+        wait_collected(cluster, seed);
     }
 }
 
 /// Once no mount is there any more, and the sessions of those that were killed have ended: nothing dead is left, and all
 /// nodes hold the same chunks.
-fn wait_collected(cluster: &Cluster) {
+fn wait_collected(cluster: &Cluster, seed: u64) {
+    let _kept = KeptOnPanic { cluster, seed };
     let mut seen = (String::new(), Vec::new());
     until("what is dead is collected", COLLECTED_MAX, || {
         let ran = cluster.dfs(["gc", "status", "--json"]);

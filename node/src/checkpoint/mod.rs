@@ -23,6 +23,7 @@ use wire::{
     Answer, Refusal, Request,
     chunk::{ChunkAnswer, ChunkRequest, Durability},
     cluster::PutRow,
+    garbage::Standing,
     namespace::JournaledChunk,
     quic::Lane,
     tree::ReceivedChunk,
@@ -148,6 +149,11 @@ async fn checkpoint(node: &Arc<Node>, journaled: Journaled) -> Option<(ChunkKey,
     let Journaled { chunk: JournaledChunk { bytes, key }, is_named } = journaled;
     if !is_named {
         return Some((key, Checkpointed::Unnamed));
+    }
+    // It may have waited for others: what is dead meanwhile is not to come to its nodes once more.
+    let standing = namespace::standing(&*node.consensus.local(), &key).map_err(|error| broken(&error)).ok()?;
+    if standing != Standing::Named {
+        return None;
     }
     let map = node.map()?;
     let partition = map.placement()?.bits().partition_of(&key);

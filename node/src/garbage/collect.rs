@@ -33,6 +33,9 @@ const DELETE_PAUSE: Duration = Duration::from_millis(20);
 /// A node rests this many times as long as its last sweep took: judging takes at most 1 % of its time.
 const REST_PER_SWEEP: u32 = 100;
 
+/// Work that one page of a sweep counts for, at most: what takes longer waits for something else, a leader or a disk.
+const PAGE_WORK_MAX: Duration = Duration::from_millis(200);
+
 /// Copies to delete, each with the highest stamp that may go.
 type Condemned = Vec<(ChunkKey, GcEpoch)>;
 
@@ -131,7 +134,7 @@ impl Collector {
                     _ => {}
                 }
             }
-            worked += began.elapsed();
+            worked += began.elapsed().min(PAGE_WORK_MAX);
             if condemned.len() >= CONDEMNED_MAX {
                 delete(node, std::mem::take(&mut condemned)).await?;
             }

@@ -67,6 +67,10 @@ const BODY_BYTES: usize = 4 * (wire::CHUNK_LEN_MAX as usize + (64 << 10));
 /// is no part of it, or a node that had much to fetch, and is away again, would miss for minutes what others took for it.
 const REST_PER_ROUND: u32 = 50;
 
+/// How long it rests at most when there is a reason to compare: it was not heard for a while, or its disk did not take puts.
+/// What it missed then is on too few nodes.
+const REST_WITH_REASON: Duration = Duration::from_secs(30);
+
 /// How long a round that could not be completed waits before the next.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -204,7 +208,7 @@ pub async fn run(node: Arc<Node>) {
             let rest = worked * REST_PER_ROUND;
             next = Instant::now() + node.config.repair.interval.max(rest);
             // Whoever wakes this node for another comparison waits as well; one that came to nothing is no reason to.
-            rested = if complete { Instant::now() + rest } else { rested };
+            rested = if complete { Instant::now() + rest.min(REST_WITH_REASON) } else { rested };
         }
         if !complete {
             tokio::select! {
