@@ -33,6 +33,9 @@ const WAIT_MAX: Duration = Duration::from_millis(100);
 /// How long another mount may take to return locks, before they are taken for held.
 const RETURN_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a lock that is being given up here is waited for by who does not want to wait.
+const GIVEN_UP_MAX: Duration = Duration::from_secs(1);
+
 /// Before another try to return locks.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
@@ -62,6 +65,7 @@ impl FileSystem {
                 Err(FsError::Op(OpError::LocksDelegated)) if Instant::now() < until => {}
                 // Whoever closes a file does not wait until its locks are given up; the next to open it is not to feel that.
                 Err(FsError::Op(OpError::Locked)) if again && (was_given_up || is_given_up()) => {
+                    let until = Instant::now() + GIVEN_UP_MAX;
                     while is_given_up() && Instant::now() < until {
                         sleep(WAIT_MIN).await;
                     }

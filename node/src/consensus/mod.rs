@@ -112,6 +112,7 @@ struct Inner {
     kv: Arc<dyn KvStore>,
     clock: Arc<dyn WallClock>,
     inbox: Arc<Inbox>,
+    ears: Arc<deafness::Ears>,
     lender: Lender,
     admission: Admission,
     view: watch::Receiver<View>,
@@ -252,8 +253,14 @@ impl Consensus {
         self.inner.view.clone()
     }
 
+    /// A word of another node has come, whatever it is about.
+    pub fn note_heard(&self, node: NodeId) {
+        self.inner.ears.note(node);
+    }
+
     /// Answers a message of another member.
     pub async fn handle(&self, from: NodeId, message: &[u8], body: Bytes) -> Result<Vec<u8>, Refusal> {
+        self.note_heard(from);
         let message: Message = postcard::from_bytes(message).map_err(|_| Refusal::Malformed)?;
         // Nobody speaks for another: one bad node must not end another's leadership.
         if message.speaker().is_some_and(|speaker| speaker != from) {

@@ -18,7 +18,7 @@ use openraft::raft::{
 use ring::NodeId;
 use tokio::time::{Instant, timeout_at};
 
-use super::deafness::Silence;
+use super::deafness::Ears;
 use super::error::TransportError;
 use super::message::{Answer, Message, vote_response};
 use super::raft_types::{RaftId, Types, Vote};
@@ -57,8 +57,7 @@ pub(super) struct Network {
     pub(super) node: NodeId,
     pub(super) transport: Arc<dyn RaftTransport>,
     pub(super) transfers: Arc<AtomicU64>,
-    /// While it is set, nothing is said that keeps others true to this node.
-    pub(super) silence: Silence,
+    pub(super) ears: Arc<Ears>,
 }
 
 /// Another member of the group.
@@ -67,7 +66,7 @@ pub(super) struct Member {
     to: NodeId,
     transport: Arc<dyn RaftTransport>,
     transfers: Arc<AtomicU64>,
-    silence: Silence,
+    ears: Arc<Ears>,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -79,7 +78,7 @@ impl RaftNetworkFactory<Types> for Network {
             to: target.0,
             transport: Arc::clone(&self.transport),
             transfers: Arc::clone(&self.transfers),
-            silence: Arc::clone(&self.silence),
+            ears: Arc::clone(&self.ears),
         }
     }
 }
@@ -88,6 +87,7 @@ impl Member {
     async fn ask(&self, message: &Message, body: Bytes, deadline: Duration) -> Result<Answer, TransportError> {
         let message = postcard::to_stdvec(message).expect("our own messages always encode");
         let answer = self.transport.send(self.to, message, body, deadline).await?;
+        self.ears.note(self.to);
         // An answer that makes no sense comes from another version: as good as none.
         postcard::from_bytes(&answer).map_err(|_| TransportError::Unreachable)
     }
@@ -187,8 +187,8 @@ impl RaftNetworkV2<Types> for Member {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        if self.silence.load(Ordering::Relaxed) {
-            return Err(RPCError::Unreachable(Unreachable::from_string("a majority does not answer this leader")));
+        if self.ears.is_silent() {
+            return Err(RPCError::Unreachable(Unreachable::from_string("this leader hears nothing of a majority")));
         }
         let deadline = if request.entries.is_empty() { option.soft_ttl() } else { APPEND_DEADLINE };
         let (message, body) = Message::append(&request);

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::Admission;
-use super::deafness::{self, Silence};
+use super::deafness::{self, Ears};
 use super::error::OpenError;
 use super::inbox::Inbox;
 use super::log_store::LogStore;
@@ -146,16 +146,16 @@ impl Consensus {
         let log = store.shared();
         let machine = StateMachine::open(Arc::clone(&kv), apply, Arc::clone(&spool), members).await?;
         reconcile(&mut store, &machine).await?;
-        let silence = Silence::default();
+        let ears = Arc::new(Ears::default());
         let transfers = Arc::new(AtomicU64::new(0));
-        let network = Network { node: config.node, transport, transfers, silence: Arc::clone(&silence) };
+        let network = Network { node: config.node, transport, transfers, ears: Arc::clone(&ears) };
         let started = Raft::new(RaftId(config.node), raft_config, network, store.clone(), machine.clone());
         let raft = Runtime::scope(config.seed, started)
             .await
             .map_err(|error| OpenError::Raft { reason: error.to_string() })?;
         let (view_sender, view) = watch::channel(View::of(&raft));
         tasks.spawn(follow(raft.clone(), view_sender.clone()));
-        tasks.spawn(deafness::watch(raft.clone(), silence, cancel.clone()));
+        tasks.spawn(deafness::watch(config.node, raft.clone(), Arc::clone(&ears), cancel.clone()));
         let maintenance =
             Maintenance { raft: raft.clone(), store, machine, kv: Arc::clone(&kv), retention: config.retention };
         tasks.spawn(maintain(maintenance, cancel.clone(), view_sender));
@@ -170,6 +170,7 @@ impl Consensus {
                 kv,
                 clock,
                 inbox,
+                ears,
                 lender: Lender::default(),
                 admission,
                 view,

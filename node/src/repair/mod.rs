@@ -208,7 +208,7 @@ pub async fn run(node: Arc<Node>) {
             let rest = worked * REST_PER_ROUND;
             next = Instant::now() + node.config.repair.interval.max(rest);
             // Whoever wakes this node for another comparison waits as well; one that came to nothing is no reason to.
-            rested = if complete { Instant::now() + rest.min(REST_WITH_REASON) } else { rested };
+            rested = if complete { Instant::now() + rest.min(REST_WITH_REASON.max(worked)) } else { rested };
         }
         if !complete {
             tokio::select! {

@@ -82,6 +82,7 @@ pub(super) async fn handle(
 
 fn heartbeat(node: &Node, asker: Asker, store: StoreReport) -> Result<ClusterAnswer, Refusal> {
     let from = asker.must_be_node()?;
+    node.consensus.note_heard(from);
     node.with_leader_state(|leader| leader.detector.handle_heartbeat(from, store, Instant::now()))
         .ok_or_else(|| Refusal::NotLeader { leader: node.leader_id() })?;
     let epoch = node.map().map(|map| map.epoch).unwrap_or_default();
