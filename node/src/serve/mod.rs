@@ -43,6 +43,9 @@ use crate::{kv::KvStore, node::Node, repair::Turn};
 /// How long a peer's identity may take to be looked up at a voter.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(3);
 
+/// How long before the asker's deadline a request that waits is answered, at most.
+const ANSWER_MARGIN: Duration = Duration::from_millis(300);
+
 /// How long any request may take, whatever its sender would wait.
 const REQUEST_DEADLINE_MAX: Duration = Duration::from_secs(60);
 
@@ -207,6 +210,8 @@ async fn serve_exchange(
     mut permit: Option<OwnedSemaphorePermit>,
 ) {
     let deadline = exchange.deadline.min(REQUEST_DEADLINE_MAX);
+    // What could not be done in time is said in time: that nobody leads is another word than silence.
+    let work_deadline = deadline - (deadline / 10).min(ANSWER_MARGIN);
     let _served = is_foreground(&asker, &exchange.request).then(|| node.repair.turns.serve_client());
     let gone = exchange.gone();
     let work = async {
@@ -214,7 +219,7 @@ async fn serve_exchange(
             let place = places(&node, &asker, &exchange.request).clone().acquire_owned().await;
             permit = Some(place.map_err(|_| Refusal::NotServing)?);
         }
-        handle(&node, asker, &mut exchange, deadline).await
+        handle(&node, asker, &mut exchange, work_deadline).await
     };
     let served = tokio::select! {
         biased;
