@@ -110,9 +110,12 @@ impl Pages {
     }
 
     /// Why a chunk could not be read: one that was written over meanwhile need not be anywhere any more.
-    async fn reason(&self, error: ReadError) -> Result<ReadError, NamespaceError> {
-        let (attr, _) = self.namespace.content(self.attr.inode, 0, 0).await?;
-        Ok(if attr.data_version == self.attr.data_version { error } else { ReadError::Changed })
+    async fn reason(&self, error: ReadError) -> ReadError {
+        match self.namespace.content(self.attr.inode, 0, 0).await {
+            Ok((attr, _)) if attr.data_version != self.attr.data_version => ReadError::Changed,
+            // Whether or not anybody can say so: it could not be read.
+            Ok(_) | Err(_) => error,
+        }
     }
 
     /// The next part; none at the end.
@@ -175,7 +178,7 @@ impl FileReader {
                 let fetched = fetch.await.expect("a fetch neither panics nor is aborted while it is awaited");
                 match fetched {
                     Ok(bytes) => Ok(Some(bytes)),
-                    Err(error) => Err(self.pages.failed(self.pages.reason(error).await?)),
+                    Err(error) => Err(self.pages.failed(self.pages.reason(error).await)),
                 }
             }
         }
@@ -247,7 +250,7 @@ pub(crate) async fn read_range(
             Ok(Gathered::Inline(bytes)) => return Ok(bytes),
             Ok(Gathered::Pieces(pieces)) => match assemble(namespace.cluster(), pieces, offset, end).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(error) => match pages.reason(error).await? {
+                Err(error) => match pages.reason(error).await {
                     ReadError::Changed if reads < RANGE_READS_MAX => {}
                     error => return Err(failed(error)),
                 },
