@@ -118,14 +118,13 @@ impl<'a> Draft<'a> {
         self.quotas.counts[usize::from(up)] += 1;
     }
 
-    /// Whether `incoming` may stand in `partition` where `outgoing` stands now; `outgoing` may be [`VACANT`].
-    pub(super) fn fits(&self, partition: usize, outgoing: u16, incoming: u16) -> bool {
-        !self.row(partition).contains(&incoming) && self.zone_fits(partition, outgoing, self.topology.zone_of(incoming))
+    /// Whether `incoming` may stand in `row` where `outgoing` stands now; `outgoing` may be [`VACANT`].
+    pub(super) fn fits(&self, row: &[u16], outgoing: u16, incoming: u16) -> bool {
+        !row.contains(&incoming) && self.zone_fits(row, outgoing, self.topology.zone_of(incoming))
     }
 
-    /// Whether someone of `zone` may stand in `partition` where `outgoing` stands now, but for who stands there already.
-    pub(super) fn zone_fits(&self, partition: usize, outgoing: u16, zone: u16) -> bool {
-        let row = self.row(partition);
+    /// Whether someone of `zone` may stand in `row` where `outgoing` stands now, but for who stands there already.
+    pub(super) fn zone_fits(&self, row: &[u16], outgoing: u16, zone: u16) -> bool {
         let apart = |&other: &u16| other == outgoing || other == VACANT || self.topology.zone_of(other) != zone;
         if self.topology.zones_suffice() {
             return row.iter().all(apart);

@@ -106,7 +106,7 @@ impl Takers {
             if refused.contains(&zone) || row.contains(&member) {
                 return false;
             }
-            let fits = draft.zone_fits(partition, outgoing, zone);
+            let fits = draft.zone_fits(row, outgoing, zone);
             if !fits {
                 refused.push(zone);
             }

@@ -6,7 +6,10 @@
 //! as augmenting paths of a minimum-cost flow are).
 //!
 //! # Invariants
-//! - A chain touches no partition twice, so each exchange on it is as legal after the others as before.
+//! - A chain touches no partition twice, so each exchange on it is as legal after the others as before. Only where no
+//!   such chain is left, chains that *cross* themselves are searched: each step is legal after those before it.
+
+use std::borrow::Cow;
 
 use crate::solver::{draft::Draft, topology::VACANT};
 
@@ -34,7 +37,9 @@ pub(super) fn repair(draft: &mut Draft<'_>) -> Option<()> {
     let mut repair = Repair::new(draft);
     for source in repair.sources() {
         while repair.is_open(source) {
-            repair.follow(source, Cost::OneMove)?;
+            if repair.follow(source, Cost::OneMove).is_none() {
+                repair.follow_crossing(source)?;
+            }
         }
     }
     Some(())
@@ -87,6 +92,8 @@ struct Repair<'d, 'a> {
     changed: Vec<bool>,
     /// Members from whom no chain leads on.
     in_vain: Vec<bool>,
+    /// Whether chains may touch a partition again.
+    crossing: bool,
     looks: u64,
 }
 
@@ -112,7 +119,7 @@ impl<'d, 'a> Repair<'d, 'a> {
             row.len() == prior.len() && prior.iter().all(|member| row.contains(member)) && !row.contains(&VACANT)
         };
         let changed = draft.partitions().map(|partition| !kept(partition)).collect();
-        Self { draft, held, vacant, changed, in_vain: vec![false; members], looks: 0 }
+        Self { draft, held, vacant, changed, in_vain: vec![false; members], crossing: false, looks: 0 }
     }
 
     fn sources(&self) -> Vec<Source> {
@@ -136,6 +143,15 @@ impl<'d, 'a> Repair<'d, 'a> {
         Some(())
     }
 
+    /// Exchanges along a chain from `source` that may touch partitions again.
+    fn follow_crossing(&mut self, source: Source) -> Option<()> {
+        self.crossing = true;
+        let chain = self.search(source, Cost::OneMove);
+        self.crossing = false;
+        self.exchange(&chain?);
+        Some(())
+    }
+
     /// Exchanges along chains through the same members at the same cost, in other partitions. Where few members hold
     /// many partitions this spares almost every search.
     fn repeat(&mut self, mut chain: Vec<Step>) {
@@ -151,7 +167,7 @@ impl<'d, 'a> Repair<'d, 'a> {
                 let alike = |&other: &usize| {
                     self.cost(other, outgoing, incoming) <= self.cost(partition, outgoing, incoming)
                         && self.draft.row(other).contains(&outgoing)
-                        && self.draft.fits(other, outgoing, incoming)
+                        && self.draft.fits(self.draft.row(other), outgoing, incoming)
                         && !chain[..at].iter().any(|step| step.by == By::Place { partition: other })
                 };
                 let Some(found) = from[passed[at]..].iter().position(alike) else { return };
@@ -246,7 +262,7 @@ impl<'d, 'a> Repair<'d, 'a> {
                 continue;
             }
             let stayed = self.draft.prior_row(partition).contains(&from.member);
-            if (cost == Cost::OneMove && !stayed) || search.touches(from.by, partition) {
+            if (cost == Cost::OneMove && !stayed) || (!self.crossing && search.touches(from.by, partition)) {
                 continue;
             }
             let cost = if stayed { cost } else { Cost::OneMove };
@@ -268,28 +284,30 @@ impl<'d, 'a> Repair<'d, 'a> {
         cost: Cost,
     ) -> Option<usize> {
         let draft = &*self.draft;
+        let row = search.row(draft, before, partition);
         let step = |incoming| Step { by: By::Place { partition }, outgoing, incoming, before };
         self.looks += 1;
         match cost {
             Cost::Nothing => draft.prior_row(partition).iter().find_map(|&member| {
-                let fits = |member| draft.fits(partition, outgoing, member);
+                let fits = |member| draft.fits(&row, outgoing, member);
                 search.try_reach(draft, into, member, |member| fits(member).then(|| step(member)))
             }),
             Cost::OneMove => {
                 self.looks += search.unreached.len() as u64;
-                let row = draft.row(partition);
-                let zone_fits = |zone| draft.zone_fits(partition, outgoing, zone);
+                let zone_fits = |zone| draft.zone_fits(&row, outgoing, zone);
                 search.reach(draft, into, zone_fits, |member| (!row.contains(&member)).then(|| step(member)))
             }
         }
     }
 
+    /// First step first, as the steps of a chain that crosses itself are legal in that order.
     fn exchange(&mut self, chain: &[Step]) {
-        for &Step { by, outgoing, incoming, .. } in chain {
+        for &Step { by, outgoing, incoming, .. } in chain.iter().rev() {
             match by {
                 By::Rounding => self.draft.round_over(incoming, outgoing),
                 By::Place { partition } => {
-                    assert!(self.draft.fits(partition, outgoing, incoming), "an exchange on a chain is legal");
+                    let row = self.draft.row(partition);
+                    assert!(self.draft.fits(row, outgoing, incoming), "an exchange on a chain is legal");
                     self.draft.replace(partition, outgoing, incoming);
                     self.held[usize::from(incoming)].push(partition);
                     self.changed[partition] = true;
@@ -346,6 +364,18 @@ impl Search {
     /// The steps up to `end`, last first.
     fn chain(&self, end: usize) -> Vec<Step> {
         self.back(Some(end)).collect()
+    }
+
+    /// The places of `partition` once the steps up to `before` are taken.
+    fn row<'d>(&self, draft: &'d Draft<'_>, before: Option<usize>, partition: usize) -> Cow<'d, [u16]> {
+        let mut row = Cow::Borrowed(draft.row(partition));
+        // In any order: nobody comes twice on a chain, or goes twice, or comes where it stood.
+        for step in self.back(before).filter(|step| step.by == By::Place { partition }) {
+            if let Some(at) = row.iter().position(|&member| member == step.outgoing) {
+                row.to_mut()[at] = step.incoming;
+            }
+        }
+        row
     }
 
     fn touches(&self, by: Option<usize>, partition: usize) -> bool {

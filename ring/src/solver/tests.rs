@@ -321,6 +321,23 @@ fn splitting_partitions_moves_nothing() {
     assert_eq!(moves(&ring, &solved(Some(&ring), &even, 3, 9)), 0);
 }
 
+/// One of forty thousand histories: what is left can be mended only by two exchanges in one row.
+#[test]
+fn a_chain_may_cross_itself_where_no_other_is_left() {
+    let zones =
+        [(Some(0), 1), (None, 2), (Some(1), 3), (None, 2), (Some(0), 1), (Some(1), 1), (Some(1), 1), (Some(0), 3)];
+    let mut cluster = Cluster { members: Vec::new(), replicas: 1, bits: 4, fresh: 0 };
+    cluster.change(&Change::Join(zones.to_vec()));
+    let mut ring = cluster.next(None);
+    for change in [Change::Replicas(5), Change::Leave(7)] {
+        cluster.change(&change);
+        let next = cluster.next(Some(&ring));
+        let bound = moves_min(&ring, &cluster.members, next.replicas(), next.bits()).unwrap();
+        assert!(moves(&ring, &next) <= bound + 1, "{} moves after {change:?}, {bound} would do", moves(&ring, &next));
+        ring = next;
+    }
+}
+
 #[test]
 fn odd_clusters_are_solved() {
     let load = |members: &[Member], count| loads(&solved(None, members, count, 6)).into_values().collect::<Vec<_>>();
