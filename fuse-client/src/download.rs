@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use ring::ChunkKey;
 use tokio_util::task::AbortOnDropHandle;
-use wire::namespace::{Attr, Content, FileType, InlineData, Inode};
+use wire::namespace::{Attr, ChunkSlice, Content, FileType, InlineData, Inode};
 
 pub(crate) use fetch::fetch_slice;
 use layout::split_zeros;
@@ -109,15 +109,6 @@ impl Pages {
         NamespaceError::Read { path: self.path.clone(), source }
     }
 
-    /// Why a chunk could not be read: one that was written over meanwhile need not be anywhere any more.
-    async fn reason(&self, error: ReadError) -> ReadError {
-        match self.namespace.content(self.attr.inode, 0, 0).await {
-            Ok((attr, _)) if attr.data_version != self.attr.data_version => ReadError::Changed,
-            // Whether or not anybody can say so: it could not be read.
-            Ok(_) | Err(_) => error,
-        }
-    }
-
     /// The next part; none at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Part>, NamespaceError> {
         if self.at >= self.end {
@@ -176,10 +167,7 @@ impl FileReader {
             Some(Ahead::Ready(bytes)) => Ok(Some(bytes)),
             Some(Ahead::Fetching(fetch)) => {
                 let fetched = fetch.await.expect("a fetch neither panics nor is aborted while it is awaited");
-                match fetched {
-                    Ok(bytes) => Ok(Some(bytes)),
-                    Err(error) => Err(self.pages.failed(self.pages.reason(error).await)),
-                }
+                fetched.map(Some).map_err(|error| self.pages.failed(error))
             }
         }
     }
@@ -187,9 +175,9 @@ impl FileReader {
     async fn fill(&mut self) -> Result<(), NamespaceError> {
         while self.ahead.len() < READ_AHEAD {
             match self.planned.pop_front() {
-                Some(Piece::Data { slice, .. }) => {
-                    let cluster = self.pages.namespace.cluster().clone();
-                    let fetch = tokio::spawn(async move { fetch_slice(&cluster, slice).await });
+                Some(Piece::Data { offset, slice }) => {
+                    let (namespace, attr) = (self.pages.namespace.clone(), self.pages.attr);
+                    let fetch = tokio::spawn(async move { fetch_piece(&namespace, &attr, offset, slice).await });
                     self.ahead.push_back(Ahead::Fetching(AbortOnDropHandle::new(fetch)));
                 }
                 Some(Piece::Zeros { offset, len }) => {
@@ -235,6 +223,7 @@ pub(crate) async fn read_range(
 ) -> Result<Bytes, NamespaceError> {
     let failed = |source| NamespaceError::Read { path: FilePath::root(), source };
     let mut reads = 0;
+    let mut gone = Vec::new();
     loop {
         reads += 1;
         let (attr, content) = namespace.content(inode, offset, u64::from(len)).await?;
@@ -248,12 +237,11 @@ pub(crate) async fn read_range(
             Err(NamespaceError::Read { source: ReadError::Changed, .. }) if reads < RANGE_READS_MAX => {}
             Err(error) => return Err(error),
             Ok(Gathered::Inline(bytes)) => return Ok(bytes),
-            Ok(Gathered::Pieces(pieces)) => match assemble(namespace.cluster(), pieces, offset, end).await {
+            Ok(Gathered::Pieces(pieces)) => match assemble(namespace.cluster(), &pieces, offset, end).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(error) => match pages.reason(error).await {
-                    ReadError::Changed if reads < RANGE_READS_MAX => {}
-                    error => return Err(failed(error)),
-                },
+                // What was written over, or merged, meanwhile need not be there any more.
+                Err(_) if reads < RANGE_READS_MAX && pieces != gone => gone = pieces,
+                Err(error) => return Err(failed(error)),
             },
         }
     }
@@ -279,16 +267,47 @@ async fn gather(pages: &mut Pages) -> Result<Gathered, NamespaceError> {
     Ok(Gathered::Pieces(all))
 }
 
-async fn assemble(cluster: &Cluster, pieces: Vec<Piece>, start: u64, end: u64) -> Result<Bytes, ReadError> {
-    if let [Piece::Data { slice, .. }] = pieces.as_slice() {
+/// The bytes of a piece of a file of which `attr` is known. As long as its version stands its bytes do; but a server may have
+/// merged the extents that held them.
+pub(crate) async fn fetch_piece(
+    namespace: &Namespace,
+    attr: &Attr,
+    offset: u64,
+    slice: ChunkSlice,
+) -> Result<Bytes, ReadError> {
+    let (len, end) = (u64::from(slice.len), offset + u64::from(slice.len));
+    let mut asked = vec![Piece::Data { offset, slice }];
+    let mut looks = 0;
+    loop {
+        let error = match assemble(namespace.cluster(), &asked, offset, end).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => error,
+        };
+        looks += 1;
+        // Whether or not anybody can say where the bytes are: they could not be read.
+        let Ok((now, content)) = namespace.content(attr.inode, offset, len).await else { return Err(error) };
+        if now.data_version != attr.data_version {
+            return Err(ReadError::Changed);
+        }
+        let found = match content {
+            Content::Extents { extents, next } if next.is_none_or(|next| next >= end) => pieces(&extents, offset, end),
+            _ => None,
+        };
+        let is_data = |found: &Vec<Piece>| found.iter().all(|piece| matches!(piece, Piece::Data { .. }));
+        match found.filter(|found| is_data(found) && *found != asked) {
+            Some(found) if looks < RANGE_READS_MAX => asked = found,
+            _ => return Err(error),
+        }
+    }
+}
+
+async fn assemble(cluster: &Cluster, pieces: &[Piece], start: u64, end: u64) -> Result<Bytes, ReadError> {
+    if let [Piece::Data { slice, .. }] = pieces {
         return fetch_slice(cluster, *slice).await;
     }
     let index = |at: u64| usize::try_from(at - start).expect("a range is shorter than 4 GiB");
     let mut bytes = BytesMut::zeroed(index(end));
-    let data = pieces.into_iter().filter_map(|piece| match piece {
-        Piece::Data { offset, slice } => Some((offset, slice)),
-        Piece::Zeros { .. } => None,
-    });
+    let data: Vec<(u64, ChunkSlice)> = pieces.iter().filter_map(Piece::data).collect();
     let mut fetched = stream::iter(data)
         .map(|(offset, slice)| async move { Ok::<_, ReadError>((offset, fetch_slice(cluster, slice).await?)) })
         .buffer_unordered(READ_AHEAD);

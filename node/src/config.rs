@@ -17,6 +17,8 @@ pub struct Config {
     pub repair: RepairConfig,
     /// Deleting what no file refers to.
     pub garbage: GarbageConfig,
+    /// Merging what was written in small pieces.
+    pub merge: MergeConfig,
 }
 
 /// Limits of the server.
@@ -154,5 +156,19 @@ impl Default for GarbageConfig {
             sweep: Duration::from_secs(30),
             raise_every: Duration::from_secs(5),
         }
+    }
+}
+
+/// How the leader merges short extents.
+#[derive(Clone, Debug)]
+pub struct MergeConfig {
+    /// Between two walks over all extents, at least. What two walks have found alike is merged: 30 s are longer than most
+    /// programs pause between two writes to one place.
+    pub rest: Duration,
+}
+
+impl Default for MergeConfig {
+    fn default() -> Self {
+        Self { rest: Duration::from_secs(30) }
     }
 }

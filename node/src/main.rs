@@ -7,7 +7,7 @@ use clap::Parser;
 use node::{
     authority::seal,
     chunk_store::ChunkStoreConfig,
-    config::{Config, GarbageConfig, MembershipConfig, ServeConfig},
+    config::{Config, GarbageConfig, MembershipConfig, MergeConfig, ServeConfig},
     consensus::{Health, SystemClock, WallClock},
     disk::{
         Disk, FileDisk, FileDiskConfig, LockError,
@@ -459,6 +459,7 @@ async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> a
         membership: MembershipConfig { out_after: arguments.out_after, ..MembershipConfig::default() },
         repair: arguments.repair(),
         garbage: GarbageConfig::default(),
+        merge: MergeConfig::default(),
     };
     Ok((parts, config))
 }

@@ -283,6 +283,7 @@ impl Node {
         self.tasks.spawn(garbage::run(self.clone()));
         self.tasks.spawn(garbage::keep_compact(self.clone()));
         self.tasks.spawn(crate::checkpoint::run(self.clone()));
+        self.tasks.spawn(crate::merge::run(self.clone()));
     }
 
     /// Stops serving, tells the peers, and waits for everything to end.

@@ -14,6 +14,7 @@ mod format;
 mod inodes;
 mod locks;
 mod mapping;
+mod merging;
 mod model;
 mod programs;
 mod ranges;

@@ -15,6 +15,14 @@ pub(crate) enum Piece {
 }
 
 impl Piece {
+    /// Where it begins, and the bytes of a chunk that it is.
+    pub(crate) fn data(&self) -> Option<(u64, ChunkSlice)> {
+        match *self {
+            Self::Data { offset, slice } => Some((offset, slice)),
+            Self::Zeros { .. } => None,
+        }
+    }
+
     pub(crate) fn len(&self) -> u64 {
         match self {
             Self::Data { slice, .. } => u64::from(slice.len),

@@ -25,8 +25,17 @@ impl ExtentMap {
         map
     }
 
+    /// Extents that are known.
+    pub(crate) fn len(&self) -> usize {
+        self.extents.len()
+    }
+
+    /// In place of what they cover: servers merge extents while the bytes, and their version, stay.
     fn add(&mut self, extents: Vec<Extent>) {
-        self.extents.extend(extents.into_iter().map(|extent| (extent.offset, extent)));
+        for extent in extents {
+            self.cut(extent.offset..extent.end());
+            self.extents.insert(extent.offset, extent);
+        }
     }
 
     /// Takes in what is known of another range: joined if the ranges touch, instead of the old one if not.
@@ -126,6 +135,19 @@ mod tests {
                 prop_assert_eq!(&seen, &model);
             }
         }
+    }
+
+    #[test]
+    fn what_was_merged_between_two_looks_is_found_once() {
+        let mut map = ExtentMap::new(0..60, (0..6).map(|at| chunk(at * 10, 10, at as u8)).collect());
+        map.learn(60..200, vec![chunk(20, 100, 9)]);
+        let found: Vec<(u64, u64)> =
+            map.find(0..200).unwrap().iter().map(|extent| (extent.offset, extent.end())).collect();
+        assert_eq!(found, [(0, 10), (10, 20), (20, 120)]);
+        map.learn(0..60, vec![chunk(0, 30, 8)]);
+        let found: Vec<(u64, u64)> =
+            map.find(0..200).unwrap().iter().map(|extent| (extent.offset, extent.end())).collect();
+        assert_eq!(found, [(0, 30), (30, 120)]);
     }
 
     #[test]

@@ -5,11 +5,15 @@
 //!   later (`dirty`).
 //! - Operations that change what is committed take turns (`turn`).
 
-use std::{ops::Range, sync::Arc, time::Instant};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use wire::namespace::{Attr, Content, INLINE_LEN_MAX, Inode, Mode, SetId, SetTime, Timestamp};
+use wire::namespace::{Attr, ChunkSlice, Content, INLINE_LEN_MAX, Inode, Mode, SetId, SetTime, Timestamp};
 
 use super::{
     dirty::{DirtyRanges, lay_over},
@@ -17,6 +21,13 @@ use super::{
     extent_map::ExtentMap,
 };
 use crate::download::{Piece, pieces};
+
+/// Servers merge extents that are shorter than this, and no fewer than so many.
+const SHORT: u32 = 64 << 10;
+const MERGED_MIN: usize = 16;
+
+/// How long what was told of such extents is used: half as long as their chunks stay, at least, once nobody names them.
+const TOLD_MAX: Duration = Duration::from_secs(5);
 
 /// A file that is open or has something to write.
 #[derive(Debug)]
@@ -43,6 +54,8 @@ pub(crate) struct FileState {
     /// On what rests what is dirty.
     pub(crate) base: Option<Base>,
     pub(crate) content: Option<Known>,
+    /// When the oldest extents in `content` were told.
+    pub(crate) told: Option<Instant>,
     /// Memory for what is dirty.
     pub(crate) room: Option<tokio::sync::OwnedSemaphorePermit>,
     /// After a failure: when to try to commit again.
@@ -176,8 +189,8 @@ impl FileState {
         }
     }
 
-    /// Learns where bytes of `asked` are, of version `version`.
-    pub(crate) fn learn(&mut self, version: u64, asked: Range<u64>, content: &Content) {
+    /// Learns, at `now`, where bytes of `asked` are, of version `version`.
+    pub(crate) fn learn(&mut self, version: u64, asked: Range<u64>, content: &Content, now: Instant) {
         let body = match content {
             Content::Inline(data) if data.is_sound() => KnownBody::Inline(Bytes::copy_from_slice(&data.bytes)),
             Content::Extents { extents, next } => {
@@ -192,6 +205,24 @@ impl FileState {
             Content::Inline(_) | Content::Symlink(_) | Content::None => return,
         };
         self.content = Some(Known { version, body });
+        self.told = Some(now);
+    }
+
+    /// Whether a server may have merged the extent of which `slice` is, so long ago that its chunk may be gone.
+    pub(crate) fn may_be_merged(&self, slice: &ChunkSlice, now: Instant) -> bool {
+        let is_fragmented = match &self.content {
+            Some(Known { body: KnownBody::Extents(map), .. }) => map.len() >= MERGED_MIN,
+            _ => false,
+        };
+        let is_old = || self.told.is_none_or(|told| now.saturating_duration_since(told) > TOLD_MAX);
+        slice.len < SHORT && is_fragmented && is_old()
+    }
+
+    /// Where bytes of `version` are has to be asked again.
+    pub(crate) fn forget_content(&mut self, version: u64) {
+        if self.content.as_ref().is_some_and(|known| known.version == version) {
+            self.content = None;
+        }
     }
 
     /// Bytes of `range`, which lies within the file.

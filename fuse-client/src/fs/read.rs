@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use wire::namespace::{Attr, Content, ExtentBody, Inode, Query, QueryAnswer};
+use wire::namespace::{Attr, ChunkSlice, Content, ExtentBody, Inode, Query, QueryAnswer};
 
 use super::{
     FileSystem, FsError, Gate, LOOKS_MAX, Shared,
@@ -157,6 +157,7 @@ fn clip(offset: u64, len: u32, size: u64) -> Range<u64> {
 
 impl Shared {
     pub(super) async fn read(&self, file: &Arc<File>, offset: u64, len: u32) -> Result<(Vec<u8>, Stand), FsError> {
+        let mut gone: Option<(Vec<Piece>, FsError)> = None;
         for _ in 0..LOOKS_MAX {
             let stand = self.stand(file.inode).await?;
             let planned = {
@@ -164,7 +165,14 @@ impl Shared {
                 let Some((attr, mut state)) = looked else { continue };
                 let range = clip(offset, len, state.size(&attr));
                 let reads_on = state.note_read(&range);
-                let plan = if range.is_empty() { Plan::Here(Vec::new()) } else { state.plan(&attr, range.clone()) };
+                let mut plan = if range.is_empty() { Plan::Here(Vec::new()) } else { state.plan(&attr, range.clone()) };
+                let now = crate::cluster::now();
+                let is_old =
+                    |piece: &Piece| matches!(piece, Piece::Data { slice, .. } if state.may_be_merged(slice, now));
+                if matches!(&plan, Plan::Fetch { pieces, .. } if pieces.iter().any(is_old)) {
+                    state.forget_content(attr.data_version);
+                    plan = Plan::Unknown;
+                }
                 if reads_on && !matches!(plan, Plan::Unknown) {
                     self.read_ahead(&state, &attr, range.start);
                 }
@@ -174,10 +182,21 @@ impl Shared {
                 (Plan::Here(bytes), ..) => return Ok((bytes, stand)),
                 (Plan::Unknown, range, ..) => self.learn(file, range).await?,
                 (Plan::Fetch { mut buffer, pieces, over }, range, reads_on, version) => {
-                    let fetched = self.fetch(&mut buffer, range.start, pieces, reads_on || len >= 128 << 10).await;
-                    match fetched {
-                        // What was written over meanwhile need not be anywhere any more.
-                        Err(FsError::Read(_)) if !self.is_as_planned(stand, version) => continue,
+                    if let Some((before, error)) = gone.take()
+                        && before == pieces
+                    {
+                        return Err(error);
+                    }
+                    match self.fetch(&mut buffer, range.start, &pieces, reads_on || len >= 128 << 10).await {
+                        Err(error @ FsError::Read(_)) => {
+                            // What was written over meanwhile need not be anywhere any more; nor need what a server has
+                            // merged, and then the bytes are elsewhere.
+                            if self.is_as_planned(stand, version) {
+                                file.state.lock().forget_content(version);
+                                gone = Some((pieces, error));
+                            }
+                            continue;
+                        }
                         fetched => fetched?,
                     }
                     for (start, bytes) in &over {
@@ -245,16 +264,13 @@ impl Shared {
             Content::Inline(_) => 0..u64::MAX,
             _ => range.start..u64::MAX,
         };
-        file.state.lock().learn(attr.data_version, asked, &content);
+        file.state.lock().learn(attr.data_version, asked, &content, crate::cluster::now());
         Ok(())
     }
 
     /// Lays the slices into `buffer`, which is the file from `start` on.
-    async fn fetch(&self, buffer: &mut [u8], start: u64, pieces: Vec<Piece>, whole: bool) -> Result<(), FsError> {
-        let slices = pieces.into_iter().filter_map(|piece| match piece {
-            Piece::Data { offset, slice } => Some((offset, slice)),
-            Piece::Zeros { .. } => None,
-        });
+    async fn fetch(&self, buffer: &mut [u8], start: u64, pieces: &[Piece], whole: bool) -> Result<(), FsError> {
+        let slices: Vec<(u64, ChunkSlice)> = pieces.iter().filter_map(Piece::data).collect();
         let chunks = &self.chunks;
         let mut fetched =
             stream::iter(slices)
@@ -275,13 +291,13 @@ impl Shared {
         let window = (AHEAD as u64) * u64::from(wire::CHUNK_LEN_MAX);
         let to = from.saturating_add(window).min(attr.size);
         let Some(extents) = map.find(from..to.max(from)) else { return };
-        let mut last = None;
+        let (mut last, now) = (None, crate::cluster::now());
         for extent in extents {
             if let ExtentBody::Chunk(slice) = extent.body
                 && last != Some(slice.key)
             {
                 // Pieces of large chunks are read at random; only those that a reader passes whole are brought ahead.
-                if slice.len >= slice.chunk_len / 4 {
+                if slice.len >= slice.chunk_len / 4 && !state.may_be_merged(&slice, now) {
                     self.chunks.prefetch(&slice);
                 }
                 last = Some(slice.key);

@@ -8,7 +8,7 @@ use wire::namespace::{Attr, Content};
 use super::{LocalDurability, TransferError, tally::Tally, upload_file::blocking};
 use crate::{
     cluster::pool_units,
-    download::{Pages, Part, Piece, ReadError, fetch_slice},
+    download::{Pages, Part, Piece, ReadError, fetch_piece},
     local::{NewLocal, TempFile, TempNames},
     namespace::{Namespace, NamespaceError},
     path::FilePath,
@@ -36,15 +36,7 @@ impl FileDownload<'_> {
             let told = match self.once(attr, content, &new).await {
                 Ok(()) => return Ok(attr.size),
                 Err((error, told)) if reads < READS_MAX && is_about_change(&error) => {
-                    let version = attr.data_version;
                     (attr, content) = self.namespace.content(attr.inode, 0, u64::MAX).await?;
-                    let gone_for_good = matches!(
-                        error,
-                        TransferError::Namespace(NamespaceError::Read { source: ReadError::NoReplica { .. }, .. })
-                    ) && attr.data_version == version;
-                    if gone_for_good {
-                        return Err(error);
-                    }
                     told
                 }
                 Err((error, _)) => return Err(error),
@@ -85,7 +77,7 @@ impl FileDownload<'_> {
                 }
                 Part::Pieces(pieces) => {
                     for piece in pieces {
-                        self.start(piece, &file, &mut writes, told).await;
+                        self.start(&attr, piece, &file, &mut writes, told).await;
                         while let Some(written) = writes.try_join_next() {
                             self.take_in(written, told)?;
                         }
@@ -110,6 +102,7 @@ impl FileDownload<'_> {
     /// Fetches and writes a piece in the background, once there is memory for it.
     async fn start(
         &self,
+        attr: &Attr,
         piece: Piece,
         file: &Arc<TempFile>,
         writes: &mut JoinSet<Result<u64, TransferError>>,
@@ -118,13 +111,13 @@ impl FileDownload<'_> {
         let Piece::Data { offset, slice } = piece else {
             return self.tell(piece.len(), told);
         };
-        let cluster = self.namespace.cluster().clone();
-        let pool = Arc::clone(cluster.download_pool());
+        let pool = Arc::clone(self.namespace.cluster().download_pool());
         let room = pool.acquire_many_owned(pool_units(u64::from(slice.len))).await;
         let room = room.expect("the pool is never closed");
         let (file, source) = (Arc::clone(file), self.source.clone());
+        let (namespace, attr) = (self.namespace.clone(), *attr);
         writes.spawn(async move {
-            let fetched = fetch_slice(&cluster, slice).await;
+            let fetched = fetch_piece(&namespace, &attr, offset, slice).await;
             let bytes = fetched.map_err(|error| NamespaceError::Read { path: source, source: error })?;
             let written = blocking(move || file.write_at(&bytes, offset)).await;
             drop(room);
@@ -146,10 +139,7 @@ impl FileDownload<'_> {
 
 type Written = Result<Result<u64, TransferError>, tokio::task::JoinError>;
 
-/// Whether the file may have changed since its extents were listed: a chunk that nobody names may be gone.
+/// Whether the file has changed since its extents were listed.
 fn is_about_change(error: &TransferError) -> bool {
-    matches!(
-        error,
-        TransferError::Namespace(NamespaceError::Read { source: ReadError::Changed | ReadError::NoReplica { .. }, .. })
-    )
+    matches!(error, TransferError::Namespace(NamespaceError::Read { source: ReadError::Changed, .. }))
 }

@@ -7,7 +7,7 @@ use wire::namespace::{Attr, OpAnswer};
 
 use super::{TransferError, tally::Tally};
 use crate::{
-    download::{Pages, Part, Piece, fetch_slice},
+    download::{Pages, Part, Piece, fetch_piece},
     local::{self, LocalMeta, LocalSource},
     namespace::{Follow, Namespace},
     path::FilePath,
@@ -86,8 +86,8 @@ pub(super) async fn same_bytes(
         for piece in pieces {
             let expected = match piece {
                 // A part of a chunk has no hash of its own.
-                Piece::Data { slice, .. } if slice.len < slice.chunk_len => {
-                    let fetched = fetch_slice(namespace.cluster(), slice).await;
+                Piece::Data { offset, slice } if slice.len < slice.chunk_len => {
+                    let fetched = fetch_piece(namespace, &attr, offset, slice).await;
                     Some(fetched.map_err(|source| crate::NamespaceError::Read { path: target.clone(), source })?)
                 }
                 Piece::Data { .. } | Piece::Zeros { .. } => None,

@@ -12,27 +12,17 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream, stream::FuturesUnordered};
-use ring::{ChunkKey, Epoch, GcEpoch, NodeId};
-use tokio::{
-    task::JoinError,
-    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
-};
+use futures::{StreamExt, stream};
+use ring::ChunkKey;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
-use wire::{
-    Answer, Refusal, Request,
-    chunk::{ChunkAnswer, ChunkRequest, Durability},
-    cluster::PutRow,
-    garbage::Standing,
-    namespace::JournaledChunk,
-    quic::Lane,
-    tree::ReceivedChunk,
-};
+use wire::{Refusal, garbage::Standing, namespace::JournaledChunk, tree::ReceivedChunk};
 
 use crate::{
     kv::KvError,
     namespace::{self, CHECKPOINT_MAX, Checkpointed, CommandBody, Journaled, LogIndex},
     node::Node,
+    put::{self, Put, Reach},
 };
 
 /// Between two looks.
@@ -58,12 +48,6 @@ const _: () = assert!(PAGE_LEN <= CHECKPOINT_MAX, "a command takes out a page");
 
 /// How long one replica may take.
 const PUT_DEADLINE: Duration = Duration::from_secs(2);
-
-/// How long this node may take, whose put is never given up half-way.
-const QUORUM_DEADLINE: Duration = Duration::from_secs(4);
-
-/// How long the last replicas are waited for once the quorum stands. They go on by themselves.
-const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
 
 /// Checkpoints until the node stops.
 pub(crate) async fn run(node: Arc<Node>) {
@@ -160,83 +144,9 @@ async fn checkpoint(node: &Arc<Node>, journaled: Journaled) -> Option<(ChunkKey,
     let rows = map.put_rows(partition);
     // As late as can be: nothing holds back what is safe to delete for these puts.
     let gc = namespace::gc_current(&*node.consensus.local()).map_err(|error| broken(&error)).ok()?;
-    let put = Put { key, bytes: Bytes::from(bytes), epoch: map.epoch, gc };
-    reach_quorum(node, &put, &rows).await.then_some((key, Checkpointed::Stable { epoch: map.epoch, gc }))
-}
-
-/// A chunk on its way.
-#[derive(Clone, Debug)]
-struct Put {
-    key: ChunkKey,
-    bytes: Bytes,
-    epoch: Epoch,
-    gc: GcEpoch,
-}
-
-/// Sends a chunk to every node of the rows; whether a write quorum of each has it.
-async fn reach_quorum(node: &Arc<Node>, put: &Put, rows: &[PutRow]) -> bool {
-    let mut nodes: Vec<NodeId> = rows.iter().flat_map(|row| row.nodes.iter().copied()).collect();
-    nodes.sort_unstable();
-    nodes.dedup();
-    let send = |to: NodeId| {
-        let (task, put) = (Arc::clone(node), put.clone());
-        node.tasks.spawn(async move {
-            let sent = tokio::select! {
-                biased;
-                () = task.stop.cancelled() => Err(Refusal::NotServing),
-                sent = put_on(&task, to, put) => sent,
-            };
-            (to, sent)
-        })
-    };
-    let mut sent: FuturesUnordered<_> = nodes.into_iter().map(send).collect();
-    let mut stable: Vec<NodeId> = Vec::new();
-    let until = Instant::now() + QUORUM_DEADLINE;
-    while !is_quorum(rows, &stable) {
-        let Ok(Some(ended)) = timeout_at(until, sent.next()).await else { return false };
-        note(put, ended, &mut stable);
-    }
-    let stragglers = async {
-        while let Some(ended) = sent.next().await {
-            note(put, ended, &mut stable);
-        }
-    };
-    // Whether they are in time or not: what they miss is the repair's.
-    drop(timeout(STRAGGLER_WAIT, stragglers).await);
-    true
-}
-
-/// What became of the put on one node.
-type Sent = Result<(NodeId, Result<(), Refusal>), JoinError>;
-
-fn note(put: &Put, ended: Sent, stable: &mut Vec<NodeId>) {
-    match ended {
-        Ok((to, Ok(()))) => stable.push(to),
-        Ok((to, Err(refusal))) => debug!(%refusal, %to, key = %put.key, "a journaled chunk cannot be put"),
-        Err(error) => warn!(%error, "a journaled chunk was not put"),
-    }
-}
-
-fn is_quorum(rows: &[PutRow], stable: &[NodeId]) -> bool {
-    let has = |row: &PutRow| row.nodes.iter().filter(|node| stable.contains(node)).count() >= row.quorum;
-    !rows.is_empty() && rows.iter().all(has)
-}
-
-/// One replica, which may be this node.
-async fn put_on(node: &Node, to: NodeId, put: Put) -> Result<(), Refusal> {
-    let Put { key, bytes, epoch, gc } = put;
-    if to == node.id {
-        let chunk = ReceivedChunk::new(bytes).verify(key).map_err(|_| Refusal::KeyMismatch)?;
-        return crate::serve::keep_chunk(node, chunk, epoch, gc, Durability::Synced).await.map(drop);
-    }
-    let address = node.map().and_then(|map| map.node(to).map(|row| row.address)).ok_or(Refusal::UnknownPeer)?;
-    let request = Request::Chunk(ChunkRequest::Put { key, epoch, gc, durability: Durability::Synced });
-    let call = node.peers.call(to, address, Lane::Bulk, &request, &[bytes], PUT_DEADLINE).await;
-    let (reply, _) = call.map_err(|_| Refusal::NotServing)?;
-    match reply? {
-        Answer::Chunk(ChunkAnswer::Put { .. }) => Ok(()),
-        _ => Err(Refusal::Malformed),
-    }
+    let chunk = ReceivedChunk::new(Bytes::from(bytes)).verify(key).ok()?;
+    let put = Put { chunk, epoch: map.epoch, gc, deadline: PUT_DEADLINE };
+    put::put(node, &put, &rows, Reach::Quorum).await.then_some((key, Checkpointed::Stable { epoch: map.epoch, gc }))
 }
 
 fn broken(error: &KvError) -> Refusal {
@@ -274,11 +184,9 @@ impl Ripening {
 
 #[cfg(test)]
 mod tests {
-    use ring::NodeId;
     use tokio::time::Instant;
-    use wire::cluster::PutRow;
 
-    use super::{LogIndex, REST, Ripening, is_quorum};
+    use super::{LogIndex, REST, Ripening};
 
     #[test]
     fn a_chunk_rests_for_a_while() {
@@ -289,17 +197,5 @@ mod tests {
         assert_eq!(ripening.poll(start + REST, LogIndex(30), REST), LogIndex(10), "what was there a second ago");
         assert_eq!(ripening.poll(start + REST * 3 / 2, LogIndex(40), REST), LogIndex(10));
         assert_eq!(ripening.poll(start + REST * 2, LogIndex(60), REST), LogIndex(30));
-    }
-
-    #[test]
-    fn every_row_needs_its_quorum() {
-        let node = |number: u8| NodeId::from_bytes([number; 16]);
-        let row = |nodes: [u8; 3]| PutRow { nodes: nodes.map(node).to_vec(), quorum: 2 };
-        let rows = [row([1, 2, 3]), row([2, 3, 4])];
-        assert!(!is_quorum(&rows, &[node(1), node(2)]));
-        assert!(!is_quorum(&rows, &[node(1), node(4), node(5)]));
-        assert!(is_quorum(&rows, &[node(2), node(3)]));
-        assert!(is_quorum(&rows, &[node(1), node(2), node(4)]));
-        assert!(!is_quorum(&[], &[node(1), node(2), node(3)]), "nobody is no quorum");
     }
 }

@@ -12,8 +12,8 @@ use ring::{ChunkKey, Epoch, GcEpoch};
 use wire::{
     garbage::{Claim, DeadPage, Standing},
     namespace::{
-        ChunkSlice, Inode, JournaledChunk, JournaledPart, NewContent, NewExtent, NewKind, Op, OpError, Replace, SetId,
-        SetTime,
+        ChunkSlice, Extent, ExtentBody, Inode, JournaledChunk, JournaledPart, NewContent, NewExtent, NewKind, Op,
+        OpError, Replace, SetId, SetTime,
     },
 };
 
@@ -21,7 +21,7 @@ use super::{judge, lead::next_safe};
 use crate::{
     kv::{KvRead, KvStore},
     namespace::{
-        self, Checkpointed, ClusterCommand, CommandBody, DeadLimits, Journaled,
+        self, Checkpointed, ClusterCommand, CommandBody, DeadLimits, Journaled, RunDigest,
         tests::harness::{Client, Machine, name, new_inode},
     },
 };
@@ -109,6 +109,15 @@ struct Checkpointing {
     stable: BTreeSet<usize>,
 }
 
+/// A chunk that a leader puts in the place of a file's extent. Here it is another chunk, which the model takes for the same
+/// bytes: what is judged is whether it is there.
+struct Merging {
+    inode: Inode,
+    merged: NewExtent,
+    replaced: RunDigest,
+    stable: BTreeSet<usize>,
+}
+
 struct Session {
     client: Client,
     current: GcEpoch,
@@ -125,6 +134,10 @@ struct World {
     sessions: Vec<Session>,
     nodes: [Copies; NODES],
     checkpoints: Vec<Checkpointing>,
+    merges: Vec<Merging>,
+    /// A file that nobody writes or removes.
+    kept: Inode,
+    merged: usize,
     opened: u8,
     commits: usize,
     refused: usize,
@@ -134,8 +147,15 @@ impl World {
     fn new(seed: u64) -> Self {
         let (rng, mut machine) = (StdRng::seed_from_u64(seed), Machine::new());
         machine.propose(CommandBody::Cluster(ClusterCommand::SolveRing));
-        let nodes = std::array::from_fn(|_| Copies::default());
-        Self { rng, machine, sessions: Vec::new(), nodes, checkpoints: Vec::new(), opened: 0, commits: 0, refused: 0 }
+        let mut nodes: [Copies; NODES] = std::array::from_fn(|_| Copies::default());
+        let gc = namespace::gc_current(&machine.rows).unwrap();
+        nodes.iter_mut().for_each(|copies| copies.put(key_of(0), gc));
+        let extents = vec![NewExtent { offset: 0, slice: slice_of(0), epoch: Epoch(1), gc }];
+        let kind = NewKind::File(NewContent::Extents { extents, size: 10 });
+        let kept = Client::open(&mut machine, 0).create(&mut machine, Inode::ROOT, "kept", kind);
+        let (sessions, checkpoints, merges) = Default::default();
+        let (merged, opened, commits, refused) = Default::default();
+        Self { rng, machine, sessions, nodes, checkpoints, merges, kept, merged, opened, commits, refused }
     }
 
     fn counters(&self) -> (GcEpoch, GcEpoch) {
@@ -144,7 +164,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.rng.random_range(0..128) {
+        match self.rng.random_range(0..160) {
             0..4 => self.open(),
             4..7 => self.close(),
             7..22 => self.begin_upload(),
@@ -162,6 +182,9 @@ impl World {
             106..110 => self.begin_checkpoint(),
             110..120 => self.reach_for_checkpoint(),
             120..126 => self.end_checkpoint(),
+            126..136 => self.begin_merge(),
+            136..146 => self.reach_for_merge(),
+            146..158 => self.end_merge(),
             _ => self.restart(),
         }
         self.check();
@@ -270,9 +293,44 @@ impl World {
         self.machine.propose(CommandBody::Checkpoint { chunks: vec![(key, why)] });
     }
 
+    fn begin_merge(&mut self) {
+        let (gc, _) = self.counters();
+        let others = self.machine.list(Inode::ROOT).into_iter().map(|entry| entry.inode);
+        let other = others.choose(&mut self.rng).filter(|_| self.rng.random());
+        let inode = other.unwrap_or(self.kept);
+        let extents = self.machine.extents(inode);
+        let [Extent { offset, body: ExtentBody::Chunk(slice) }] = extents.as_slice() else { return };
+        let replaced = RunDigest::of(&[(*offset, *slice)]);
+        let slice = slice_of(self.rng.random_range(0..CHUNKS));
+        let merged = NewExtent { offset: *offset, slice, epoch: Epoch(1), gc };
+        if self.merges.len() >= 3 {
+            // Nobody comes back to it: what was put stays behind.
+            self.merges.remove(0);
+        }
+        self.merges.push(Merging { inode, merged, replaced, stable: BTreeSet::new() });
+    }
+
+    fn reach_for_merge(&mut self) {
+        let node = self.rng.random_range(0..NODES);
+        let Some(merge) = self.merges.iter_mut().choose(&mut self.rng) else { return };
+        self.nodes[node].put(merge.merged.slice.key, merge.merged.gc);
+        merge.stable.insert(node);
+    }
+
+    /// Any time later: the file may have changed, or gone.
+    fn end_merge(&mut self) {
+        let due = (0..self.merges.len()).filter(|at| self.merges[*at].stable.len() >= QUORUM).choose(&mut self.rng);
+        let Some(at) = due else { return };
+        let Merging { inode, merged, replaced, .. } = self.merges.remove(at);
+        let before = self.machine.rows.pairs();
+        self.machine.propose(CommandBody::Merge { inode, merged, replaced });
+        self.merged += usize::from(self.machine.rows.pairs() != before);
+    }
+
     fn remove(&mut self) {
         let entries = self.machine.list(Inode::ROOT);
-        let Some(entry) = entries.iter().choose(&mut self.rng) else { return };
+        let others = entries.iter().filter(|entry| entry.inode != self.kept);
+        let Some(entry) = others.choose(&mut self.rng) else { return };
         let Some(session) = self.sessions.iter_mut().choose(&mut self.rng) else { return };
         session.client.ok(&mut self.machine, Op::Unlink { dir: Inode::ROOT, name: entry.name.clone() });
         self.reclaim();
@@ -467,7 +525,7 @@ impl World {
 
 #[test]
 fn a_dedup_hit_never_meets_a_deletion_and_all_garbage_goes_in_the_end() {
-    let (mut commits, mut refused) = (0, 0);
+    let (mut commits, mut refused, mut merged) = (0, 0, 0);
     for seed in 0..SEEDS {
         let told = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
@@ -475,14 +533,16 @@ fn a_dedup_hit_never_meets_a_deletion_and_all_garbage_goes_in_the_end() {
                 world.step();
             }
             world.settle();
-            (world.commits, world.refused)
+            (world.commits, world.refused, world.merged)
         });
-        let (of_seed, refused_of_seed) = told.unwrap_or_else(|panic| {
+        let (of_seed, refused_of_seed, merged_of_seed) = told.unwrap_or_else(|panic| {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(panic)
         });
         commits += of_seed;
         refused += refused_of_seed;
+        merged += merged_of_seed;
     }
     assert!(commits > SEEDS as usize && refused > SEEDS as usize / 4, "{commits} commits, {refused} refused");
+    assert!(merged > SEEDS as usize / 4, "{merged} merges");
 }

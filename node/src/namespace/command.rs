@@ -6,10 +6,10 @@ use wire::{
     Refusal,
     cluster::{Access, ClientId, ClusterId, KeyFingerprint, Newcomer, NodeRow, Peer, TokenPurpose},
     moves::{Leaving, Loss},
-    namespace::{Attr, Batch, Inode, InodeRange, OpOutcome, SessionId, SessionNonce, Timestamp},
+    namespace::{Attr, Batch, Inode, InodeRange, NewExtent, OpOutcome, SessionId, SessionNonce, Timestamp},
 };
 
-use super::Checkpointed;
+use super::{Checkpointed, RunDigest};
 
 /// An entry of the Raft log: a change, stamped by the leader that proposed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,6 +96,15 @@ pub enum CommandBody {
     Checkpoint {
         /// Each with why.
         chunks: Vec<(ChunkKey, Checkpointed)>,
+    },
+    /// One extent in the place of many that hold the same bytes; changes nothing if they are not there any more.
+    Merge {
+        /// Of which file.
+        inode: Inode,
+        /// What is put in their place: a whole chunk.
+        merged: NewExtent,
+        /// What it was made of.
+        replaced: RunDigest,
     },
 }
 

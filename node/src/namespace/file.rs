@@ -358,6 +358,7 @@ fn check_extents(extents: &[NewExtent]) -> Result<u64, OpError> {
     Ok(reached)
 }
 
-fn new_row(extent: &NewExtent) -> ExtentRow {
+/// A row that says what a client has put, and when.
+pub(super) fn new_row(extent: &NewExtent) -> ExtentRow {
     ExtentRow::Chunk { slice: extent.slice, epoch: extent.epoch, gc: extent.gc }
 }

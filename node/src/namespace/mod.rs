@@ -26,6 +26,7 @@ mod inode;
 mod journal;
 mod list;
 mod locks;
+mod merge;
 mod moves;
 mod punch;
 mod query;
@@ -47,6 +48,7 @@ pub use dead::{DeadLimits, DeadRows, DeadTally, FORGET_MAX, dead_rows, dead_tall
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};
 pub use journal::{CHECKPOINT_MAX, Checkpointed, JOURNALED_MAX, JournalTally, Journaled, journal_page, journal_tally};
+pub use merge::{ExtentCursor, ExtentsPage, MERGED_MAX, RunDigest, extents_page, files_of, journaled_bytes};
 pub use moves::SETTLED_MAX;
 pub use reach::led_to;
 pub use recovery::ENDED_MAX;
@@ -86,6 +88,7 @@ pub fn apply(rows: &dyn KvRead, index: LogIndex, command: &Command) -> Result<(W
         CommandBody::AdvanceGc { safe } => edit.advance_gc(*safe),
         CommandBody::ForgetDead { chunks } => edit.forget_dead(chunks),
         CommandBody::Checkpoint { chunks } => edit.checkpoint(chunks),
+        CommandBody::Merge { inode, merged, replaced } => edit.merge(*inode, merged, replaced),
     };
     match outcome {
         // A command that is refused whole changes nothing.

@@ -9,6 +9,7 @@ pub(crate) mod harness;
 mod histories;
 mod journal;
 mod locks;
+mod merge;
 mod model;
 mod moves;
 mod names;

@@ -34,19 +34,9 @@ pub(super) async fn fetch(
     gc: GcEpoch,
     copy: Copy,
 ) -> Result<(), Refusal> {
-    let placement = map.placement().ok_or(Refusal::NotServing)?;
-    let partition = placement.bits().partition_of(&key);
-    let mut last = Refusal::UnknownChunk;
-    // Each chunk begins with another owner, or one would be read by all. Those who are to own it may lack it as well.
-    let mut holders: Vec<NodeId> = placement.owners(partition).collect();
-    let first = usize::from(key.as_bytes()[31]) % holders.len().max(1);
-    holders.rotate_left(first);
-    holders.extend(map.others(partition));
-    holders.retain(|holder| *holder != node.id && map.node(*holder).is_some());
-    // Whoever is out would be waited for in vain.
-    holders.sort_by_key(|holder| !map.is_in(*holder));
+    let mut last = if map.placement().is_some() { Refusal::UnknownChunk } else { Refusal::NotServing };
     let _place = node.repair.places.acquire().await.map_err(|_| Refusal::NotServing)?;
-    for holder in holders {
+    for holder in sources(node, map, &key) {
         match fetch_from(node, map, holder, key).await {
             Ok(Fetched { chunk, gc: theirs, turn: _turn }) => {
                 let gc = gc.max(theirs);
@@ -62,6 +52,21 @@ pub(super) async fn fetch(
         }
     }
     Err(last)
+}
+
+/// Who beside this node may have a chunk, in the order in which they are to be asked.
+pub(crate) fn sources(node: &Node, map: &ClusterMap, key: &ChunkKey) -> Vec<NodeId> {
+    let Some(placement) = map.placement() else { return Vec::new() };
+    let partition = placement.bits().partition_of(key);
+    // Each chunk begins with another owner, or one would be read by all. Those who are to own it may lack it as well.
+    let mut holders: Vec<NodeId> = placement.owners(partition).collect();
+    let first = usize::from(key.as_bytes()[31]) % holders.len().max(1);
+    holders.rotate_left(first);
+    holders.extend(map.others(partition));
+    holders.retain(|holder| *holder != node.id && map.node(*holder).is_some());
+    // Whoever is out would be waited for in vain.
+    holders.sort_by_key(|holder| !map.is_in(*holder));
+    holders
 }
 
 /// A chunk that has come, and is sound.

@@ -28,6 +28,7 @@ mod tests;
 mod turns;
 mod whole;
 
+pub(crate) use fetch::sources;
 pub(crate) use hand_over::{clean, take_over};
 pub(crate) use leftovers::run as drop_leftovers;
 pub(crate) use scrub::run as scrub;

@@ -17,7 +17,7 @@ use wire::{
 use crate::{
     authority::seal,
     chunk_store::ChunkStoreConfig,
-    config::{Config, GarbageConfig, MembershipConfig, RepairConfig, ServeConfig},
+    config::{Config, GarbageConfig, MembershipConfig, MergeConfig, RepairConfig, ServeConfig},
     consensus::SystemClock,
     disk::{SimDisk, SimOptions},
     kv::MemoryKv,
@@ -131,6 +131,7 @@ impl Rig {
             repair: RepairConfig::default(),
             // Chunks of which these tests put copies are in no file.
             garbage: GarbageConfig { sweep: PATIENCE * 100, ..GarbageConfig::default() },
+            merge: MergeConfig::default(),
         };
         Node::start(parts, config).await.unwrap()
     }

@@ -12,7 +12,7 @@ use fuse_client::{Caller, Cluster, ClusterConfig, Namespace};
 use node::{
     authority::seal,
     chunk_store::ChunkStoreConfig,
-    config::{Config, GarbageConfig, MembershipConfig, RepairConfig, ServeConfig},
+    config::{Config, GarbageConfig, MembershipConfig, MergeConfig, RepairConfig, ServeConfig},
     consensus::{Health, View, WallClock},
     disk::{SimDisk, SimOptions},
     kv::MemoryKv,
@@ -180,6 +180,7 @@ impl World {
                 sweep: Duration::from_secs(3),
                 raise_every: Duration::from_millis(500),
             },
+            merge: MergeConfig { rest: Duration::from_secs(1) },
         };
         let running = Node::start(parts, config).await?;
         self.tell_when_founded(&running).await;

@@ -10,8 +10,8 @@ use wire::{
     cluster::{Access, ClientId, ClusterId, KeyFingerprint, Newcomer, NodeRow, Peer, TokenPurpose},
     moves::{Leaving, Loss},
     namespace::{
-        Batch, ChunkSlice, Cookie, FileLock, FileType, InlineData, Inode, LockKind, LockOwner, Mode, Name, NumberedOp,
-        Op, OpDone, OpError, OpNumber, SessionId, SessionNonce, Timestamp, Usage, Want, XattrName,
+        Batch, ChunkSlice, Cookie, FileLock, FileType, InlineData, Inode, LockKind, LockOwner, Mode, Name, NewExtent,
+        NumberedOp, Op, OpDone, OpError, OpNumber, SessionId, SessionNonce, Timestamp, Usage, Want, XattrName,
     },
     stand_in::StandIn,
 };
@@ -22,7 +22,7 @@ use super::super::row::{
     Body, Counters, Dentry, DirEntry, ExtentRow, InodeRow, MemberRow, MetaRow, Outcome, SealedAuthority, SessionRow,
     SessionState, Standing, Storage, TokenRow, TokenUse, decode, encode,
 };
-use super::super::{Checkpointed, ClusterCommand, Command, CommandBody, Made, table};
+use super::super::{Checkpointed, ClusterCommand, Command, CommandBody, Made, RunDigest, table};
 use crate::golden::Golden;
 
 const KEY: ChunkKey = ChunkKey::from_bytes([0xc5; 32]);
@@ -246,6 +246,19 @@ fn commands() -> Vec<(&'static str, CommandBody)> {
                 ],
             },
         ),
+        (
+            "merge",
+            CommandBody::Merge {
+                inode: FILE,
+                merged: NewExtent {
+                    offset: 1 << 20,
+                    slice: ChunkSlice { key: KEY, chunk_len: 65_536, offset: 0, len: 65_536 },
+                    epoch: Epoch(300),
+                    gc: GcEpoch(4),
+                },
+                replaced: RunDigest::of(&[(1 << 20, ChunkSlice { key: KEY, chunk_len: 4096, offset: 96, len: 4000 })]),
+            },
+        ),
     ];
     all.extend(cluster_commands().into_iter().map(|(name, command)| (name, CommandBody::Cluster(command))));
     all
@@ -312,7 +325,7 @@ fn counted(body: &CommandBody, command: &ClusterCommand) {
         CB::OpenSession { .. } | CB::CloseSession { .. } | CB::ReserveInodes { .. } | CB::Batch { .. } => {}
         CB::ContinueCut { .. } | CB::ReclaimOrphans { .. } | CB::Cluster(_) | CB::OpenMount { .. } => {}
         CB::Nothing | CB::BatchMade { .. } | CB::RaiseGc { .. } | CB::AdvanceGc { .. } => {}
-        CB::ForgetDead { .. } | CB::Checkpoint { .. } => {}
+        CB::ForgetDead { .. } | CB::Checkpoint { .. } | CB::Merge { .. } => {}
     }
     match command {
         CC::Found { .. } | CC::CreateToken { .. } | CC::RedeemToken { .. } | CC::SolveRing => {}

@@ -1,6 +1,7 @@
 //! Random histories, compared after each step with a file system of bytes and lists.
 
 mod chance;
+mod merging;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,6 +68,7 @@ impl History {
             0 => self.reclaim(),
             1 => self.reopen(),
             2..=3 => self.checkpoint(),
+            4..=5 => self.merge(),
             _ => self.batch(),
         }
     }
