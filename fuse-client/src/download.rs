@@ -12,7 +12,7 @@ mod fetch;
 mod layout;
 mod replica_choice;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -22,10 +22,10 @@ use wire::namespace::{Attr, ChunkSlice, Content, FileType, InlineData, Inode};
 
 pub(crate) use fetch::fetch_slice;
 use layout::split_zeros;
-pub(crate) use layout::{Piece, pieces};
+pub(crate) use layout::{Piece, may_be_merged, pieces};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, now},
     namespace::{Follow, Namespace, NamespaceError, Permission},
     path::FilePath,
 };
@@ -43,6 +43,8 @@ pub enum ReadError {
         key: ChunkKey,
         /// Who was asked and what came of it.
         tried: String,
+        /// Whether somebody said that it does not have it: it may be needed no more.
+        is_missing: bool,
     },
     /// What the namespace holds does not match its own hash, or makes no sense.
     #[error("the content kept in the namespace is damaged")]
@@ -53,6 +55,13 @@ pub enum ReadError {
     /// It changed while it was read.
     #[error("the file changed while it was read; read it again")]
     Changed,
+}
+
+impl ReadError {
+    /// Whether the bytes may be elsewhere.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::NoReplica { is_missing: true, .. })
+    }
 }
 
 /// A file being read from start to end, with a window of chunks ahead.
@@ -81,6 +90,8 @@ pub(crate) struct Pages {
     at: u64,
     /// Where the range ends.
     end: u64,
+    /// When the last page was asked for.
+    told: Instant,
 }
 
 /// Part of the content of a file.
@@ -93,7 +104,7 @@ pub(crate) enum Part {
 impl Pages {
     /// The content of a file of which `attr` and `content`, from its start, are known.
     pub(crate) fn new(namespace: &Namespace, path: FilePath, attr: Attr, content: Content) -> Self {
-        Self { namespace: namespace.clone(), path, attr, first: Some(content), at: 0, end: attr.size }
+        Self { namespace: namespace.clone(), path, attr, first: Some(content), at: 0, end: attr.size, told: now() }
     }
 
     /// A range of a file of which `attr` and `content`, from `start`, are known.
@@ -109,6 +120,16 @@ impl Pages {
         NamespaceError::Read { path: self.path.clone(), source }
     }
 
+    /// Whether a piece of the last part is better asked for again: the next part begins with it then, and those behind it are
+    /// not to be read.
+    pub(crate) fn go_back(&mut self, piece: &Piece) -> bool {
+        let old = piece.data().filter(|(_, slice)| may_be_merged(slice, self.told, now()));
+        if let Some((offset, _)) = old {
+            self.at = offset;
+        }
+        old.is_some()
+    }
+
     /// The next part; none at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Part>, NamespaceError> {
         if self.at >= self.end {
@@ -117,6 +138,7 @@ impl Pages {
         let content = match self.first.take() {
             Some(content) => content,
             None => {
+                self.told = now();
                 let (attr, content) = self.namespace.content(self.attr.inode, self.at, self.end - self.at).await?;
                 if attr.data_version != self.attr.data_version {
                     return Err(self.failed(ReadError::Changed));
@@ -175,6 +197,7 @@ impl FileReader {
     async fn fill(&mut self) -> Result<(), NamespaceError> {
         while self.ahead.len() < READ_AHEAD {
             match self.planned.pop_front() {
+                Some(piece) if self.pages.go_back(&piece) => self.planned.clear(),
                 Some(Piece::Data { offset, slice }) => {
                     let (namespace, attr) = (self.pages.namespace.clone(), self.pages.attr);
                     let fetch = tokio::spawn(async move { fetch_piece(&namespace, &attr, offset, slice).await });
@@ -223,7 +246,7 @@ pub(crate) async fn read_range(
 ) -> Result<Bytes, NamespaceError> {
     let failed = |source| NamespaceError::Read { path: FilePath::root(), source };
     let mut reads = 0;
-    let mut gone = Vec::new();
+    let mut gone: Option<(Vec<Piece>, ReadError)> = None;
     loop {
         reads += 1;
         let (attr, content) = namespace.content(inode, offset, u64::from(len)).await?;
@@ -237,12 +260,19 @@ pub(crate) async fn read_range(
             Err(NamespaceError::Read { source: ReadError::Changed, .. }) if reads < RANGE_READS_MAX => {}
             Err(error) => return Err(error),
             Ok(Gathered::Inline(bytes)) => return Ok(bytes),
-            Ok(Gathered::Pieces(pieces)) => match assemble(namespace.cluster(), &pieces, offset, end).await {
-                Ok(bytes) => return Ok(bytes),
-                // What was written over, or merged, meanwhile need not be there any more.
-                Err(_) if reads < RANGE_READS_MAX && pieces != gone => gone = pieces,
-                Err(error) => return Err(failed(error)),
-            },
+            Ok(Gathered::Pieces(pieces)) => {
+                if let Some((before, error)) = gone.take()
+                    && before == pieces
+                {
+                    return Err(failed(error));
+                }
+                match assemble(namespace.cluster(), &pieces, offset, end).await {
+                    Ok(bytes) => return Ok(bytes),
+                    // What was written over, or merged, meanwhile need not be there any more.
+                    Err(error) if reads < RANGE_READS_MAX && error.is_missing() => gone = Some((pieces, error)),
+                    Err(error) => return Err(failed(error)),
+                }
+            }
         }
     }
 }
@@ -281,6 +311,7 @@ pub(crate) async fn fetch_piece(
     loop {
         let error = match assemble(namespace.cluster(), &asked, offset, end).await {
             Ok(bytes) => return Ok(bytes),
+            Err(error) if !error.is_missing() => return Err(error),
             Err(error) => error,
         };
         looks += 1;

@@ -14,6 +14,9 @@ const PAGES: usize = 320;
 /// A page that is never written.
 const HOLE: usize = 200;
 
+/// Pages of a file that has a clone.
+const SHARED: usize = 20;
+
 /// Two walks of the leader half a minute apart, on a busy machine.
 const MERGED_WITHIN: Duration = Duration::from_secs(180);
 
@@ -27,8 +30,8 @@ fn page(number: usize) -> Vec<u8> {
 }
 
 /// First byte and length of each extent.
-fn extents(cluster: &Cluster) -> Vec<(u64, u64)> {
-    let told: Value = serde_json::from_str(&cluster.dfs(["stat", "--json", "/file"]).ok()).unwrap();
+fn extents(cluster: &Cluster, path: &str) -> Vec<(u64, u64)> {
+    let told: Value = serde_json::from_str(&cluster.dfs(["stat", "--json", path]).ok()).unwrap();
     let extents = told[0]["extents"].as_array().cloned().unwrap_or_default();
     extents.iter().map(|extent| (extent["offset"].as_u64().unwrap(), extent["len"].as_u64().unwrap())).collect()
 }
@@ -48,7 +51,15 @@ fn pages_that_were_synced_one_by_one_become_few_extents_and_nothing_else_changes
             expected[number * PAGE..][..PAGE].copy_from_slice(&page(number));
         }
     }
-    assert_eq!(extents(&cluster).len(), PAGES - 1);
+    assert_eq!(extents(&cluster, "/file").len(), PAGES - 1);
+    // What two files share would be there twice.
+    let shared = OpenOptions::new().write(true).create_new(true).open(mounts[0].path("shared")).unwrap();
+    // From the end, so that it is never so short that its bytes lie with its name.
+    for number in (0..SHARED).rev() {
+        shared.write_all_at(&page(5000 + number), (number * PAGE) as u64).unwrap();
+        shared.sync_all().unwrap();
+    }
+    cluster.dfs(["cp", "/shared", "/clone"]).ok();
     // Another mount learns where everything is, by one page, and keeps its lease.
     let other = fs::File::open(mounts[1].path("file")).unwrap();
     let mut first = [0; PAGE];
@@ -58,11 +69,11 @@ fn pages_that_were_synced_one_by_one_become_few_extents_and_nothing_else_changes
     let window = (1 << 20) / PAGE;
     let whole = [0..HOLE, HOLE + 1..window, window..PAGES];
     let whole = whole.map(|pages| ((pages.start * PAGE) as u64, (pages.len() * PAGE) as u64));
-    until("the pages are put together", MERGED_WITHIN, || extents(&cluster) == whole);
+    until("the pages are put together", MERGED_WITHIN, || extents(&cluster, "/file") == whole);
     until("the single pages are gone", COLLECTED_WITHIN, || {
         let status = cluster.status();
         let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-        nodes.len() == 3 && nodes.iter().all(|node| node["store"]["chunks"] == whole.len())
+        nodes.len() == 3 && nodes.iter().all(|node| node["store"]["chunks"] == whole.len() + SHARED)
     });
 
     let mut bytes = vec![0; PAGES * PAGE];
@@ -75,6 +86,7 @@ fn pages_that_were_synced_one_by_one_become_few_extents_and_nothing_else_changes
     let after = other.metadata().unwrap();
     let told = |of: &fs::Metadata| (of.len(), of.blocks(), of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec());
     assert_eq!(told(&after), told(&before));
+    assert_eq!([extents(&cluster, "/shared").len(), extents(&cluster, "/clone").len()], [SHARED; 2]);
     // It can be written as before.
     file.write_all_at(&page(1000), (HOLE * PAGE) as u64).unwrap();
     file.write_all_at(&page(1001), 0).unwrap();

@@ -83,7 +83,8 @@ pub(crate) async fn fetch_slice(cluster: &Cluster, slice: ChunkSlice) -> Result<
         let newer = timeout_at(until, cluster.refresh_beyond(epoch)).await;
         let is_newer = matches!(&newer, Ok(Ok(map)) if map.epoch > epoch);
         if late || (!passing && !is_newer) {
-            return Err(ReadError::NoReplica { key: slice.key, tried: tried(cluster, &failures) });
+            let is_missing = failures.iter().any(|(_, error)| error.is_unknown());
+            return Err(ReadError::NoReplica { key: slice.key, tried: tried(cluster, &failures), is_missing });
         }
     }
 }

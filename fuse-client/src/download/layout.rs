@@ -1,9 +1,23 @@
 //! What the bytes of a range of a file are made of: slices of chunks, and zeros between. Pure.
 
+use std::time::{Duration, Instant};
+
 use wire::namespace::{ChunkSlice, Extent, ExtentBody};
 
 /// Zeros are handed out in pieces of a chunk's length, so that a hole of a terabyte needs no memory.
 const ZEROS_LEN_MAX: u64 = wire::CHUNK_LEN_MAX as u64;
+
+/// Servers merge extents that are shorter than this.
+const SHORT: u32 = 64 << 10;
+
+/// How long what was told of such extents is used: half as long as their chunks stay, at least, once nobody names them.
+const TOLD_MAX: Duration = Duration::from_secs(5);
+
+/// Whether a server may have merged the extent of which `slice` is, which was told of at `told`, so long ago that its chunk may
+/// be gone at `now`.
+pub(crate) fn may_be_merged(slice: &ChunkSlice, told: Instant, now: Instant) -> bool {
+    slice.len < SHORT && now.saturating_duration_since(told) > TOLD_MAX
+}
 
 /// A part of a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

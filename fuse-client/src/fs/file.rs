@@ -5,11 +5,7 @@
 //!   later (`dirty`).
 //! - Operations that change what is committed take turns (`turn`).
 
-use std::{
-    ops::Range,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{ops::Range, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -20,14 +16,10 @@ use super::{
     error::FsError,
     extent_map::ExtentMap,
 };
-use crate::download::{Piece, pieces};
+use crate::download::{Piece, may_be_merged, pieces};
 
-/// Servers merge extents that are shorter than this, and no fewer than so many.
-const SHORT: u32 = 64 << 10;
+/// Servers merge no fewer extents than this.
 const MERGED_MIN: usize = 16;
-
-/// How long what was told of such extents is used: half as long as their chunks stay, at least, once nobody names them.
-const TOLD_MAX: Duration = Duration::from_secs(5);
 
 /// A file that is open or has something to write.
 #[derive(Debug)]
@@ -189,8 +181,15 @@ impl FileState {
         }
     }
 
-    /// Learns, at `now`, where bytes of `asked` are, of version `version`.
-    pub(crate) fn learn(&mut self, version: u64, asked: Range<u64>, content: &Content, now: Instant) {
+    /// Learns what came with a listing, some time ago.
+    pub(crate) fn learn_listed(&mut self, version: u64, asked: Range<u64>, content: &Content) {
+        if self.content.as_ref().is_none_or(|known| known.version != version) {
+            self.learn(version, asked, content, None);
+        }
+    }
+
+    /// Learns where bytes of `asked` are, of version `version`; it was asked for at `told`, if that is known.
+    pub(crate) fn learn(&mut self, version: u64, asked: Range<u64>, content: &Content, told: Option<Instant>) {
         let body = match content {
             Content::Inline(data) if data.is_sound() => KnownBody::Inline(Bytes::copy_from_slice(&data.bytes)),
             Content::Extents { extents, next } => {
@@ -205,7 +204,7 @@ impl FileState {
             Content::Inline(_) | Content::Symlink(_) | Content::None => return,
         };
         self.content = Some(Known { version, body });
-        self.told = Some(now);
+        self.told = told;
     }
 
     /// Whether a server may have merged the extent of which `slice` is, so long ago that its chunk may be gone.
@@ -214,8 +213,7 @@ impl FileState {
             Some(Known { body: KnownBody::Extents(map), .. }) => map.len() >= MERGED_MIN,
             _ => false,
         };
-        let is_old = || self.told.is_none_or(|told| now.saturating_duration_since(told) > TOLD_MAX);
-        slice.len < SHORT && is_fragmented && is_old()
+        is_fragmented && self.told.is_none_or(|told| may_be_merged(slice, told, now))
     }
 
     /// Where bytes of `version` are has to be asked again.

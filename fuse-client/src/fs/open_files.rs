@@ -191,7 +191,7 @@ impl Shared {
                 wire::namespace::Content::Extents { next: Some(next), .. } => *next,
                 _ => u64::MAX,
             };
-            file.state.lock().learn(version, 0..known_to, &content, crate::cluster::now());
+            file.state.lock().learn_listed(version, 0..known_to, &content);
         }
         let keep_pages = node.pages == Some(attr.data_version) && node.is_leased();
         node.pages = Some(attr.data_version);

@@ -157,7 +157,7 @@ fn clip(offset: u64, len: u32, size: u64) -> Range<u64> {
 
 impl Shared {
     pub(super) async fn read(&self, file: &Arc<File>, offset: u64, len: u32) -> Result<(Vec<u8>, Stand), FsError> {
-        let mut gone: Option<(Vec<Piece>, FsError)> = None;
+        let (mut gone, mut asked): (Option<(Vec<Piece>, FsError)>, bool) = (None, false);
         for _ in 0..LOOKS_MAX {
             let stand = self.stand(file.inode).await?;
             let planned = {
@@ -169,7 +169,7 @@ impl Shared {
                 let now = crate::cluster::now();
                 let is_old =
                     |piece: &Piece| matches!(piece, Piece::Data { slice, .. } if state.may_be_merged(slice, now));
-                if matches!(&plan, Plan::Fetch { pieces, .. } if pieces.iter().any(is_old)) {
+                if !asked && matches!(&plan, Plan::Fetch { pieces, .. } if pieces.iter().any(is_old)) {
                     state.forget_content(attr.data_version);
                     plan = Plan::Unknown;
                 }
@@ -180,7 +180,10 @@ impl Shared {
             };
             match planned {
                 (Plan::Here(bytes), ..) => return Ok((bytes, stand)),
-                (Plan::Unknown, range, ..) => self.learn(file, range).await?,
+                (Plan::Unknown, range, ..) => {
+                    self.learn(file, range).await?;
+                    asked = true;
+                }
                 (Plan::Fetch { mut buffer, pieces, over }, range, reads_on, version) => {
                     if let Some((before, error)) = gone.take()
                         && before == pieces
@@ -188,13 +191,12 @@ impl Shared {
                         return Err(error);
                     }
                     match self.fetch(&mut buffer, range.start, &pieces, reads_on || len >= 128 << 10).await {
-                        Err(error @ FsError::Read(_)) => {
-                            // What was written over meanwhile need not be anywhere any more; nor need what a server has
-                            // merged, and then the bytes are elsewhere.
-                            if self.is_as_planned(stand, version) {
-                                file.state.lock().forget_content(version);
-                                gone = Some((pieces, error));
-                            }
+                        // What was written over meanwhile need not be anywhere any more.
+                        Err(FsError::Read(_)) if !self.is_as_planned(stand, version) => continue,
+                        // Nor need what a server has merged: the bytes are elsewhere then.
+                        Err(FsError::Read(error)) if error.is_missing() => {
+                            file.state.lock().forget_content(version);
+                            gone = Some((pieces, FsError::Read(error)));
                             continue;
                         }
                         fetched => fetched?,
@@ -257,6 +259,7 @@ impl Shared {
     async fn learn(&self, file: &Arc<File>, range: Range<u64>) -> Result<(), FsError> {
         // A little before and much after: who reads here reads on.
         let query = Query::Content { inode: file.inode, offset: range.start, len: u64::MAX - range.start };
+        let told = crate::cluster::now();
         let QueryAnswer::Content { attr, content } = self.ask_one(query).await? else {
             return Err(ClusterError::Confused.into());
         };
@@ -264,7 +267,7 @@ impl Shared {
             Content::Inline(_) => 0..u64::MAX,
             _ => range.start..u64::MAX,
         };
-        file.state.lock().learn(attr.data_version, asked, &content, crate::cluster::now());
+        file.state.lock().learn(attr.data_version, asked, &content, Some(told));
         Ok(())
     }
 

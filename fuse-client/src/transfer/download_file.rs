@@ -36,7 +36,12 @@ impl FileDownload<'_> {
             let told = match self.once(attr, content, &new).await {
                 Ok(()) => return Ok(attr.size),
                 Err((error, told)) if reads < READS_MAX && is_about_change(&error) => {
+                    let version = attr.data_version;
+                    // Whoever cannot say what is there now is the reason to tell of: it is not this file's alone.
                     (attr, content) = self.namespace.content(attr.inode, 0, u64::MAX).await?;
+                    if attr.data_version == version {
+                        return Err(error);
+                    }
                     told
                 }
                 Err((error, _)) => return Err(error),
@@ -77,6 +82,9 @@ impl FileDownload<'_> {
                 }
                 Part::Pieces(pieces) => {
                     for piece in pieces {
+                        if pages.go_back(&piece) {
+                            break;
+                        }
                         self.start(&attr, piece, &file, &mut writes, told).await;
                         while let Some(written) = writes.try_join_next() {
                             self.take_in(written, told)?;
@@ -139,7 +147,10 @@ impl FileDownload<'_> {
 
 type Written = Result<Result<u64, TransferError>, tokio::task::JoinError>;
 
-/// Whether the file has changed since its extents were listed.
+/// Whether the file may have changed since its extents were listed: a chunk that nobody names may be gone.
 fn is_about_change(error: &TransferError) -> bool {
-    matches!(error, TransferError::Namespace(NamespaceError::Read { source: ReadError::Changed, .. }))
+    matches!(
+        error,
+        TransferError::Namespace(NamespaceError::Read { source: ReadError::Changed | ReadError::NoReplica { .. }, .. })
+    )
 }

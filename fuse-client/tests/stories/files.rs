@@ -1,7 +1,8 @@
 //! Single files: what is uploaded comes back, whatever fails meanwhile.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use bytes::Bytes;
 use fuse_client::{
     Caller, Cluster, ClusterConfig, FilePath, Namespace, NamespaceError, Profile,
     download::{self, ReadError},
@@ -11,7 +12,7 @@ use fuse_client::{
 };
 use ring::ChunkKey;
 use tokio::time::{Instant, timeout};
-use wire::namespace::JournaledChunk;
+use wire::namespace::{ChunkSlice, Extent, ExtentBody, JournaledChunk};
 
 use crate::fake::FakeCluster;
 
@@ -327,4 +328,69 @@ async fn a_token_gives_a_profile_once_and_again_to_the_key_that_used_it() {
     let refused = login(&foreign.token(), &mine, ReplaceProfile::No).await.unwrap_err();
     assert!(matches!(refused, LoginError::OtherCluster { .. }), "{refused}");
     assert_eq!(Profile::load(&mine).unwrap(), profile, "a refusal changes nothing");
+}
+
+/// The bytes of `at`, as chunks of `part_len`: the version stays, and the chunks of before are nowhere.
+fn move_bytes(cluster: &FakeCluster, at: &str, content: &[u8], part_len: usize) {
+    let mut state = cluster.state.lock();
+    let inode = state.names.at(at).unwrap().attr.inode;
+    let mut extents = BTreeMap::new();
+    state.stores.iter_mut().for_each(|store| store.stable.clear());
+    for (index, part) in content.chunks(part_len).enumerate() {
+        let (key, offset) = (ChunkKey::of(part), (index * part_len) as u64);
+        let len = part.len() as u32;
+        let slice = ChunkSlice { key, chunk_len: len, offset: 0, len };
+        extents.insert(offset, Extent { offset, body: ExtentBody::Chunk(slice) });
+        for store in &mut state.stores {
+            store.stable.insert(key, Bytes::copy_from_slice(part));
+        }
+    }
+    state.names.files.get_mut(&inode).unwrap().extents = extents;
+}
+
+/// A server merges extents while the version of the bytes stays.
+#[tokio::test]
+async fn bytes_that_were_moved_since_they_were_listed_are_found() {
+    let cluster = FakeCluster::start().await;
+    let namespace = cluster.namespace().await;
+    let content = bytes(9 * MIB + 100, 5);
+    put(&namespace, "/file", &content).await.unwrap();
+    let mut reader = download::open(&namespace, &path("/file")).await.unwrap();
+    move_bytes(&cluster, "/file", &content, 3 * MIB);
+    let mut all = Vec::new();
+    while let Some(part) = reader.next().await.unwrap() {
+        all.extend_from_slice(&part);
+    }
+    assert!(all == content);
+}
+
+#[tokio::test]
+async fn bytes_that_are_nowhere_although_the_version_stands_are_an_error_and_those_of_another_version_are_not_mixed_in()
+{
+    let cluster = FakeCluster::start().await;
+    let namespace = cluster.namespace().await;
+    let content = bytes(9 * MIB, 5);
+    put(&namespace, "/file", &content).await.unwrap();
+    let first_error = async |change: &dyn Fn()| {
+        let mut reader = download::open(&namespace, &path("/file")).await.unwrap();
+        change();
+        loop {
+            match reader.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it was read to its end"),
+                Err(NamespaceError::Read { source, .. }) => return source,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let changed = first_error(&|| {
+        move_bytes(&cluster, "/file", &bytes(9 * MIB, 6), 3 * MIB);
+        let mut state = cluster.state.lock();
+        let inode = state.names.at("/file").unwrap().attr.inode;
+        state.names.files.get_mut(&inode).unwrap().attr.data_version += 1;
+    })
+    .await;
+    assert!(matches!(changed, ReadError::Changed), "{changed}");
+    let lost = first_error(&|| cluster.state.lock().stores.iter_mut().for_each(|store| store.stable.clear())).await;
+    assert!(matches!(lost, ReadError::NoReplica { .. }), "{lost}");
 }

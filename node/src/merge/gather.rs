@@ -66,6 +66,9 @@ fn from_journal(node: &Node, slice: ChunkSlice) -> Option<Bytes> {
         return None;
     }
     let chunk = namespace::journaled_bytes(&*node.consensus.local(), slice.key).ok()??;
+    if chunk.len() != slice.chunk_len as usize {
+        return None;
+    }
     let part = chunk.get(slice.offset as usize..(slice.offset + slice.len) as usize)?;
     Some(Bytes::copy_from_slice(part))
 }

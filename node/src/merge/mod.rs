@@ -7,7 +7,7 @@
 //! - What takes the place of the pieces is made of bytes that led to the keys of the very extents it replaces: `apply`
 //!   compares them.
 //! - It is on stable storage on every replica, and none is missing: a merge never makes a file less safe than it was.
-//! - What files share stays shared.
+//! - What files share, when it is looked at, stays shared.
 //! - Nothing here is needed by anybody. Whatever fails is left as it is, and looked at again by the next walk.
 //!
 //! # Not here
@@ -19,7 +19,7 @@ mod runs;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 use wire::{
     Refusal,
@@ -48,7 +48,7 @@ const REST_AFTER_PAGE: u32 = 50;
 /// A merge is followed by a rest this many times as long: a fifth of the time, when there is much to do.
 const REST_AFTER_MERGE: u32 = 4;
 
-/// After a run that cannot be read.
+/// After a run that cannot be merged.
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// No rest within a walk is longer.
@@ -63,6 +63,12 @@ const TURN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one replica may take.
 const PUT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long reading the pieces may take.
+const GATHER_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Runs in a row that cannot be merged, until a walk ends early.
+const FAILURES_MAX: usize = 4;
+
 /// Merges pause while so many bytes of garbage wait for their deletion: what they replace takes room until then.
 const GARBAGE_MAX: u64 = 256 << 20;
 
@@ -71,19 +77,14 @@ const GARBAGE_MAX: u64 = 256 << 20;
 enum MergeError {
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    #[error("its pieces did not come in time")]
+    Slow,
     #[error("some replicas are missing, or did not take it")]
     NotPut,
     #[error("the state of the cluster cannot be read: {0}")]
     Kv(#[from] KvError),
     #[error(transparent)]
     Refused(#[from] Refusal),
-}
-
-impl MergeError {
-    /// Whether that is the matter of this run alone.
-    fn is_of_run(&self) -> bool {
-        matches!(self, Self::Unreadable(_))
-    }
 }
 
 /// Walks until the node stops.
@@ -94,14 +95,14 @@ pub(crate) async fn run(node: Arc<Node>) {
         loop {
             sleep(pause).await;
             if !node.is_leader() {
-                noted = None;
+                (noted, pause) = (None, rest);
                 continue;
             }
             let noted = noted.get_or_insert_with(Noted::default);
             match walk(&node, noted).await {
                 Ok(merged) => {
                     if merged > 0 {
-                        info!(merged, "runs of short extents were put together");
+                        info!(merged, "runs of short extents are to be one each");
                     }
                     pause = rest;
                 }
@@ -122,7 +123,7 @@ pub(crate) async fn run(node: Arc<Node>) {
 
 /// Looks at every extent there is, and merges what has rested; how many runs.
 async fn walk(node: &Arc<Node>, noted: &mut Noted) -> Result<usize, MergeError> {
-    let (mut runs, mut after, mut merged) = (Runs::default(), None, 0);
+    let (mut runs, mut after, mut merged, mut failures) = (Runs::default(), None, 0, 0);
     while node.is_leader() {
         let began = Instant::now();
         let rows = node.consensus.local();
@@ -134,17 +135,19 @@ async fn walk(node: &Arc<Node>, noted: &mut Noted) -> Result<usize, MergeError> 
         found.retain(|run| noted.has_rested(run));
         sleep((began.elapsed() * REST_AFTER_PAGE).min(REST_MAX)).await;
         for run in found {
-            if namespace::dead_tally(&*rows)?.bytes > GARBAGE_MAX {
-                return Ok(merged);
+            while namespace::dead_tally(&*rows)?.bytes > GARBAGE_MAX && node.is_leader() {
+                sleep(REST_MAX).await;
             }
             let began = Instant::now();
             match merge(node, &run).await {
                 Ok(done) => {
+                    failures = 0;
                     merged += usize::from(done);
                     sleep((began.elapsed() * REST_AFTER_MERGE).min(REST_MAX)).await;
                 }
-                Err(error) if error.is_of_run() => {
+                Err(error) if failures < FAILURES_MAX => {
                     debug!(%error, inode = run.inode.0, offset = run.offset(), "extents are not merged");
+                    failures += 1;
                     sleep(REST_AFTER_FAILURE).await;
                 }
                 Err(error) => return Err(error),
@@ -161,14 +164,11 @@ async fn walk(node: &Arc<Node>, noted: &mut Noted) -> Result<usize, MergeError> 
 /// Whether the run was worth it, and a merge proposed.
 async fn merge(node: &Arc<Node>, run: &Run) -> Result<bool, MergeError> {
     let rows = node.consensus.local();
-    for (_, slice) in &run.pieces {
-        // Clones would be copies then.
-        if namespace::files_of(&*rows, &slice.key)? > 1 {
-            return Ok(false);
-        }
+    if !run.is_kept_alone(|key| namespace::references(&*rows, run.inode, key))? {
+        return Ok(false);
     }
     let map = node.map().ok_or(Refusal::NotServing)?;
-    let bytes = gather(node, &map, run).await?;
+    let bytes = timeout(GATHER_DEADLINE, gather(node, &map, run)).await.map_err(|_| MergeError::Slow)??;
     // Only now: while others let this node wait, nothing is done here.
     let mut turn = node.repair.turns.begin(TURN_DEADLINE).await?;
     turn.note_bytes(bytes.len() as u64);

@@ -3,15 +3,15 @@
 //! # Invariants
 //! - A run is extents of one file that touch each other, each shorter than [`SHORT`], at least [`RUN_MIN`] of them and at
 //!   most [`MERGED_MAX`], [`PIECE_LEN`] long on average at most.
-//! - At least half of its bytes are kept by themselves: a merge at most doubles what a file takes.
 //! - A run begins and ends where its window does, or where its extents end: what changes in one window moves nothing in
 //!   another.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ring::ChunkKey;
 use wire::namespace::{ChunkSlice, Extent, ExtentBody, Inode};
 
-use crate::namespace::{MERGED_MAX, RunDigest};
+use crate::namespace::{MERGED_MAX, References, RunDigest};
 
 /// Extents of this many bytes are read well enough as they are.
 pub(super) const SHORT: u32 = 64 << 10;
@@ -52,12 +52,36 @@ impl Run {
         RunDigest::of(&self.pieces)
     }
 
-    /// Whether it is worth the bytes that are written for it.
+    /// Whether its pieces are many, and short enough.
     fn is_worth_it(&self) -> bool {
         let (count, len) = (self.pieces.len(), self.end() - self.offset());
-        let kept: HashSet<_> = self.pieces.iter().map(|(_, slice)| (slice.key, slice.offset, slice.len)).collect();
-        let kept: u64 = kept.into_iter().map(|(.., len)| u64::from(len)).sum();
-        count >= RUN_MIN && len <= PIECE_LEN * count as u64 && len <= 2 * kept
+        count >= RUN_MIN && len <= PIECE_LEN * count as u64
+    }
+
+    /// Whether merging it at most doubles what is kept, and copies nothing that another file has part in. `references` says
+    /// who refers to a chunk.
+    pub(super) fn is_kept_alone<E>(
+        &self,
+        mut references: impl FnMut(&ChunkKey) -> Result<References, E>,
+    ) -> Result<bool, E> {
+        let mut chunks: BTreeMap<&ChunkKey, Vec<&ChunkSlice>> = BTreeMap::new();
+        for (_, slice) in &self.pieces {
+            chunks.entry(&slice.key).or_default().push(slice);
+        }
+        let mut kept = 0;
+        for (key, slices) in chunks {
+            let References { files, extents } = references(key)?;
+            if files > 1 {
+                return Ok(false);
+            }
+            // Other extents of a chunk that was written for many ranges at once are of other parts of it.
+            let all_here = extents == slices.len() as u64;
+            if all_here || slices.iter().all(|slice| slice.len < slice.chunk_len) {
+                let parts: BTreeSet<(u32, u32)> = slices.iter().map(|slice| (slice.offset, slice.len)).collect();
+                kept += parts.into_iter().map(|(_, len)| u64::from(len)).sum::<u64>();
+            }
+        }
+        Ok(self.end() - self.offset() <= 2 * kept)
     }
 
     fn takes(&self, inode: Inode, offset: u64) -> bool {
@@ -132,13 +156,11 @@ impl Noted {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::{ProptestConfig, Strategy, any, prop, prop_assert_eq, proptest};
     use ring::ChunkKey;
     use wire::namespace::{ChunkSlice, Extent, ExtentBody, Inode};
 
-    use super::{MERGED_MAX, Noted, PIECE_LEN, RUN_MIN, Run, Runs, SHORT, WINDOW};
+    use super::{MERGED_MAX, Noted, PIECE_LEN, RUN_MIN, References, Run, Runs, SHORT, WINDOW};
 
     fn chunk(offset: u64, len: u32, number: u8) -> Extent {
         let slice = ChunkSlice {
@@ -183,8 +205,6 @@ mod tests {
         assert_eq!(ends(&files), [(0, 20 * 4096), (20 * 4096, 60 * 4096)], "each file by itself");
         let bytes: Vec<_> = (0..2000).map(|at| (Inode(9), chunk(at * 3, 3, 0))).collect();
         let most = MERGED_MAX as u64 * 3;
-        let same: Vec<_> = (0..40).map(|at| (Inode(9), Extent { offset: at * 4096, ..chunk(0, 4096, 1) })).collect();
-        assert_eq!(ends(&same), [], "what is kept once stays so");
         let longer: Vec<_> = (0..40).map(|at| (Inode(9), chunk(at * 20_000, 20_000, at as u8))).collect();
         assert_eq!(ends(&longer), []);
         assert_eq!(ends(&bytes), [(0, most), (most, 2 * most), (2 * most, 3 * most), (3 * most, 6000)]);
@@ -240,13 +260,35 @@ mod tests {
             }
             groups.retain(|run| {
                 let len: u64 = run.pieces.iter().map(|(_, slice)| u64::from(slice.len)).sum();
-                let kept: BTreeMap<_, _> =
-                    run.pieces.iter().map(|(_, slice)| ((slice.key, slice.offset, slice.len), u64::from(slice.len))).collect();
                 let count = run.pieces.len();
-                count >= RUN_MIN && len / count as u64 <= PIECE_LEN && kept.into_values().sum::<u64>() * 2 >= len
+                count >= RUN_MIN && len.div_ceil(count as u64) <= PIECE_LEN
             });
             prop_assert_eq!(found(&extents), groups);
         }
+    }
+
+    #[test]
+    fn what_is_kept_once_stays_so() {
+        let alone = |slices: &[(u8, u32, u32)], references: fn(&ChunkKey) -> References| {
+            let slice = |(number, offset, len)| ChunkSlice {
+                key: ChunkKey::from_bytes([number; 32]),
+                chunk_len: 10,
+                offset,
+                len,
+            };
+            let piece = |(at, of): (usize, &(u8, u32, u32))| (at as u64 * 10, slice(*of));
+            let run = Run { inode: Inode(9), pieces: slices.iter().enumerate().map(piece).collect() };
+            run.is_kept_alone(|key| Ok::<_, ()>(references(key))).unwrap()
+        };
+        let own = |_: &ChunkKey| References { files: 1, extents: 1 };
+        assert!(alone(&[(1, 0, 10), (2, 0, 10), (3, 0, 10)], own));
+        let shared = |key: &ChunkKey| References { files: 1 + u64::from(key.as_bytes()[0] == 2), extents: 1 };
+        assert!(!alone(&[(1, 0, 10), (2, 0, 10), (3, 0, 10)], shared), "another file has it, too");
+        let thrice = |_: &ChunkKey| References { files: 1, extents: 3 };
+        assert!(!alone(&[(1, 0, 10), (1, 0, 10), (1, 0, 10)], thrice), "the same bytes again and again");
+        assert!(!alone(&[(1, 0, 10), (2, 0, 10), (3, 0, 10)], thrice), "and elsewhere in the file");
+        assert!(alone(&[(1, 0, 5), (1, 5, 5)], |_| References { files: 1, extents: 2 }));
+        assert!(alone(&[(1, 0, 5), (2, 5, 5)], thrice), "other parts of what was written at once are elsewhere");
     }
 
     #[test]

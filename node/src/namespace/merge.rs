@@ -76,9 +76,19 @@ pub fn extents_page(rows: &dyn KvRead, after: Option<&ExtentCursor>, limit: usiz
     Ok(ExtentsPage { extents, next })
 }
 
-/// How many files refer to a chunk.
-pub fn files_of(rows: &dyn KvRead, key: &ChunkKey) -> Result<u64, KvError> {
-    Ok(row::read(rows, &table::chunk(key))?.unwrap_or(0))
+/// Who refers to a chunk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct References {
+    /// How many files.
+    pub files: u64,
+    /// How many extents of one of them.
+    pub extents: u64,
+}
+
+/// How many files refer to a chunk, and how many extents of `inode`.
+pub fn references(rows: &dyn KvRead, inode: Inode, key: &ChunkKey) -> Result<References, KvError> {
+    let files = row::read(rows, &table::chunk(key))?.unwrap_or(0);
+    Ok(References { files, extents: row::read(rows, &table::inode_chunk(inode, key))?.unwrap_or(0) })
 }
 
 /// The bytes of a chunk, if they came with their commit and are still here.

@@ -48,7 +48,9 @@ pub use dead::{DeadLimits, DeadRows, DeadTally, FORGET_MAX, dead_rows, dead_tall
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};
 pub use journal::{CHECKPOINT_MAX, Checkpointed, JOURNALED_MAX, JournalTally, Journaled, journal_page, journal_tally};
-pub use merge::{ExtentCursor, ExtentsPage, MERGED_MAX, RunDigest, extents_page, files_of, journaled_bytes};
+pub use merge::{
+    ExtentCursor, ExtentsPage, MERGED_MAX, References, RunDigest, extents_page, journaled_bytes, references,
+};
 pub use moves::SETTLED_MAX;
 pub use reach::led_to;
 pub use recovery::ENDED_MAX;
