@@ -11,7 +11,11 @@ use std::{
 };
 
 use harness::{invariants::register::Event, tree};
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{
+    Rng, SeedableRng,
+    rngs::StdRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 
 use crate::{
     ledger::{Content, Ledger, brief},
@@ -20,6 +24,9 @@ use crate::{
 
 /// Files of one program at a time.
 const FILES_MAX: usize = 24;
+
+/// Of these, files that are written in many pieces and then rest, so that servers merge them.
+const PIECEMEAL_MAX: usize = 8;
 
 /// What everybody sees.
 #[derive(Debug)]
@@ -133,9 +140,19 @@ impl<'a> Worker<'a> {
     }
 
     fn step(&mut self) -> Result<(), (String, io::Error)> {
-        let names = self.report.ledger.open_names();
-        let known = names.choose(&mut self.random).cloned();
+        let mut names = self.report.ledger.open_names();
         let kind = self.random.random_range(0..100);
+        let resting: Vec<String> = names.extract_if(.., |name| name.starts_with('p')).collect();
+        match resting.choose(&mut self.random) {
+            Some(name) if kind >= 96 => return self.look(name).map_err(|error| (name.clone(), error)),
+            None | Some(_) if kind == 95 && resting.len() < PIECEMEAL_MAX => {
+                self.named += 1;
+                let name = format!("p{}", self.named);
+                return self.write_pieces(&name).map_err(|error| (name, error));
+            }
+            None | Some(_) => {}
+        }
+        let known = names.choose(&mut self.random).cloned();
         let name = match known {
             Some(name) if names.len() >= FILES_MAX || kind >= 15 => name,
             _ => {
@@ -175,6 +192,29 @@ impl<'a> Worker<'a> {
         file.write_all_at(&bytes, 0)?;
         if self.random.random_bool(0.7) {
             file.sync_all()?;
+        }
+        drop(file);
+        self.report.ledger.begin(name, Some(bytes));
+        fs::rename(new, self.path(name))?;
+        self.maybe_sync_names(name)
+    }
+
+    /// A new file, each piece of which is waited for.
+    fn write_pieces(&mut self, name: &str) -> io::Result<()> {
+        let bytes = tree::bytes(self.random.random(), self.random.random_range(80_000..160_000));
+        let len = self.random.random_range(2000..4000);
+        let mut pieces: Vec<(usize, &[u8])> =
+            bytes.chunks(len).enumerate().map(|(index, piece)| (index * len, piece)).collect();
+        pieces.shuffle(&mut self.random);
+        self.named += 1;
+        let new = self.path(&format!("new-{}", self.named));
+        let (file, begun) = (File::create(&new)?, Instant::now());
+        for (at, piece) in pieces {
+            file.write_all_at(piece, at as u64)?;
+            // Each may take long while nodes are away, and a step is to end.
+            if begun.elapsed() < Duration::from_secs(60) && !self.stage.is_over() {
+                file.sync_all()?;
+            }
         }
         drop(file);
         self.report.ledger.begin(name, Some(bytes));

@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use ring::{Epoch, NodeId};
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use wire::{
     Answer, Refusal, Reply, Request,
     chunk::{ChunkAnswer, ChunkRequest},
@@ -122,26 +122,40 @@ impl Cluster {
 
     /// Asks for a newer map.
     pub async fn refresh(&self) -> Result<Arc<ClusterMap>, ClusterError> {
-        let _turn = self.shared.refreshing.lock().await;
-        let fetched = self.fetch_map(&self.map()).await;
-        self.shared.refreshes.fetch_add(1, Ordering::AcqRel);
-        fetched?;
-        Ok(self.map())
+        self.refresh_unless(|_| false).await
     }
 
     /// Asks for a newer map, unless the one at hand is newer than `old` already. Those who ask while somebody else is
     /// asking take what that one is told, be it nothing: a hundred chunks that fail at once cost one question.
     pub(crate) async fn refresh_beyond(&self, old: Epoch) -> Result<Arc<ClusterMap>, ClusterError> {
-        let before = self.shared.refreshes.load(Ordering::Acquire);
-        let _turn = self.shared.refreshing.lock().await;
         let map = self.map();
-        if map.epoch > old || self.shared.refreshes.load(Ordering::Acquire) > before {
+        if map.epoch > old {
             return Ok(map);
         }
-        let fetched = self.fetch_map(&map).await;
-        self.shared.refreshes.fetch_add(1, Ordering::AcqRel);
-        fetched?;
-        Ok(self.map())
+        let before = self.shared.refreshes.load(Ordering::Acquire);
+        let is_told = move |cluster: &Self| {
+            cluster.map().epoch > old || cluster.shared.refreshes.load(Ordering::Acquire) > before
+        };
+        self.refresh_unless(is_told).await
+    }
+
+    /// Asks, once it is its turn, unless that is not needed any more. In a task: whoever waits may do so in a future that nobody
+    /// polls for a while, and would keep the turn from all others.
+    async fn refresh_unless(
+        &self,
+        is_told: impl FnOnce(&Self) -> bool + Send + 'static,
+    ) -> Result<Arc<ClusterMap>, ClusterError> {
+        let cluster = self.clone();
+        let asked = tokio::spawn(async move {
+            let _turn = cluster.shared.refreshing.lock().await;
+            if !is_told(&cluster) {
+                let fetched = cluster.fetch_map(&cluster.map()).await;
+                cluster.shared.refreshes.fetch_add(1, Ordering::AcqRel);
+                fetched?;
+            }
+            Ok(cluster.map())
+        });
+        AbortOnDropHandle::new(asked).await.expect("asking neither panics nor is aborted while it is awaited")
     }
 
     /// Takes in a map if it is newer.

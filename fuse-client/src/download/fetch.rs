@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    StreamExt,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
 use ring::{ChunkKey, NodeId};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use wire::{
@@ -154,7 +158,7 @@ async fn one_round(
                     failures.push((node, error));
                 }
             },
-            answer = poll_optional(&mut asking) => {
+            Some(answer) = OptionFuture::from(asking.as_mut()) => {
                 asking = None;
                 match answer {
                     Told::Found(bytes) => {
@@ -173,14 +177,6 @@ async fn one_round(
         }
     }
     None
-}
-
-/// Waits for the future, if there is one; forever if there is none.
-async fn poll_optional<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Who was asked before, and has not answered while another one has, is asked last for a while.

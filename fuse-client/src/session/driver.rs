@@ -5,7 +5,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    StreamExt,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::warn;
 use wire::{
@@ -72,18 +76,10 @@ pub(super) async fn drive(shared: Arc<Shared>) {
                 // A missed one is no harm: the next is due long before the session ends.
                 keep_alive = Some(Box::pin(async move { let _heard = shared.keep_alive().await.is_ok(); }));
             }
-            () = poll_optional(&mut keep_alive) => keep_alive = None,
+            Some(()) = OptionFuture::from(keep_alive.as_mut()) => keep_alive = None,
         }
     }
     shared.say_goodbye().await;
-}
-
-/// Waits for the future, if there is one; forever if there is none.
-async fn poll_optional(future: &mut Option<BoxFuture<'static, ()>>) {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Sends one batch, to whoever leads, until it is answered or its deadline has passed.

@@ -131,8 +131,6 @@ pub(crate) async fn put_chunk(
             }
             Err(end) => end,
         };
-        // One of its questions may be for the map: nobody else can ask while it is neither polled nor dropped.
-        drop(put);
         match end {
             End::Failed(error) => return Err(error),
             End::StaleEpoch | End::StaleGc if Instant::now() >= until => {
