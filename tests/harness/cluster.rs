@@ -18,6 +18,9 @@ use crate::{
 /// How long any command may take before the test fails.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 
+/// How long what nodes say of themselves has to stay the same until it is taken for the present: three heartbeats.
+const SETTLED_AFTER: Duration = Duration::from_millis(1500);
+
 /// Voters that a cluster wants.
 const VOTERS: usize = 3;
 
@@ -226,19 +229,29 @@ impl Cluster {
     }
 
     /// Waits until a node that came back, or lost what it had, holds as many chunks as the one that holds most. (A writer
-    /// does not wait for the last replica: of others one may be missing for a while.)
+    /// does not wait for the last replica: of others one may be missing for a while.) What nodes say of themselves is half a
+    /// second old, so it has to stay so for a while.
     pub fn wait_replicated(&self, index: usize) {
         let address = self.nodes.get(index).unwrap().address.to_string();
+        let mut since: Option<(Option<Option<u64>>, Instant)> = None;
         until(&format!("{address} holds every chunk"), Duration::from_secs(60), || {
             let status = self.status();
             let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
             let most = nodes.iter().filter_map(|node| node["store"]["chunks"].as_u64()).max();
-            nodes.iter().any(|node| {
+            let is_whole = nodes.iter().any(|node| {
                 node["address"] == address.as_str()
                     && node["state"] == "up"
                     && node["store"]["lacking"] == 0
                     && node["store"]["chunks"].as_u64() == most
-            })
+            });
+            let state = is_whole.then_some(most);
+            match &since {
+                Some((of, begun)) if *of == state => state.is_some() && begun.elapsed() >= SETTLED_AFTER,
+                _ => {
+                    since = Some((state, Instant::now()));
+                    false
+                }
+            }
         });
     }
 

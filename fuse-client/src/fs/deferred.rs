@@ -27,7 +27,6 @@ use super::{
     file::{File, Known, KnownBody},
     now,
     table::{Foreseen, Surprise, Table},
-    wall_clock,
 };
 
 impl FileSystem {
@@ -85,7 +84,7 @@ impl Shared {
     pub(super) fn execute(&self, op: Op) -> Option<Attr> {
         self.ttl()?;
         let session = self.session();
-        let at = wall_clock::now();
+        let at = (self.config.wall_clock)();
         let mut table = self.table.lock();
         if let Some(inode) = named(&table, &op) {
             // A name commits after the bytes of what it names.
@@ -112,7 +111,7 @@ impl Shared {
     /// need not wait for it. Whether that was possible.
     pub(super) fn defer_small(&self, file: &File) -> bool {
         let leases_count = self.ttl().is_some();
-        leases_count && self.defer_bytes(&mut self.table.lock(), file.inode, wall_clock::now()).is_some()
+        leases_count && self.defer_bytes(&mut self.table.lock(), file.inode, (self.config.wall_clock)()).is_some()
     }
 
     fn defer_bytes(&self, table: &mut Table, inode: Inode, at: Timestamp) -> Option<()> {

@@ -17,7 +17,6 @@ use wire::namespace::{FileLock, Inode, LockKind, LockOwner, Op, OpAnswer, OpErro
 use super::{
     FileSystem, FsError, OP_DEADLINE, Shared,
     held_locks::{Delegated, Fate, HeldLocks, Turn, Wish},
-    wall_clock,
 };
 use crate::{
     cluster::{ClusterError, now},
@@ -327,7 +326,7 @@ impl Shared {
             let op = Op::ReturnLocks { inode, delegation, locks: locks.clone() };
             let submitted = match after {
                 // It waits for nobody: others wait for it.
-                None => session.submit_made(op, wall_clock::now()).await,
+                None => session.submit_made(op, (self.config.wall_clock)()).await,
                 Some(_) => session.submit(op, after).await,
             };
             let outcome = match submitted {

@@ -49,7 +49,7 @@ use std::{
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wire::namespace::{Inode, Name};
+use wire::namespace::{Inode, Name, Timestamp};
 
 pub use attrs::Space;
 pub use error::FsError;
@@ -85,11 +85,19 @@ pub struct FsConfig {
     pub flush_after: Duration,
     /// Open files; 65,536, as many as one session can tell of.
     pub open_files: usize,
+    /// The clock on the wall: for times that people see, never for decisions.
+    pub wall_clock: fn() -> Timestamp,
 }
 
 impl Default for FsConfig {
     fn default() -> Self {
-        Self { dirty_bytes: 48 << 20, clean_bytes: 64 << 20, flush_after: Duration::from_secs(1), open_files: 65_536 }
+        Self {
+            dirty_bytes: 48 << 20,
+            clean_bytes: 64 << 20,
+            flush_after: Duration::from_secs(1),
+            open_files: 65_536,
+            wall_clock: wall_clock::now,
+        }
     }
 }
 
@@ -240,7 +248,7 @@ impl Shared {
 
     /// As [`Shared::change`], for bytes that lie here under an exclusive lease: others who want that lease wait for them.
     async fn commit_op(&self, op: wire::namespace::Op) -> Result<wire::namespace::OpAnswer, FsError> {
-        Ok(self.session().submit_made(op, wall_clock::now()).await?.outcome().await?)
+        Ok(self.session().submit_made(op, (self.config.wall_clock)()).await?.outcome().await?)
     }
 
     async fn submit(&self, op: wire::namespace::Op) -> Result<Submitted, FsError> {

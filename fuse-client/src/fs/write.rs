@@ -9,7 +9,6 @@ use super::{
     FileSystem, FsError, Gate, OP_DEADLINE, Shared,
     file::Base,
     open_files::{HandleId, OpenFile},
-    wall_clock,
 };
 use crate::cluster::{now, pool_units};
 
@@ -115,7 +114,7 @@ impl FileSystem {
         if state.dirty.is_empty() && state.flushing.is_empty() {
             state.base = attr.map(|attr| Base { version: attr.data_version, losses });
         }
-        state.write(offset, write.data, now(), wall_clock::now(), write.set_id);
+        state.write(offset, write.data, now(), (self.shared.config.wall_clock)(), write.set_id);
         match &mut state.room {
             Some(held) => held.merge(room),
             None => state.room = Some(room),

@@ -100,15 +100,15 @@ pub(crate) async fn run(node: Arc<Node>) {
             }
             let noted = noted.get_or_insert_with(Noted::default);
             match walk(&node, noted).await {
-                Ok(merged) => {
+                Ok(Walked { merged, failed }) => {
                     if merged > 0 {
                         info!(merged, "runs of short extents are to be one each");
                     }
-                    pause = rest;
+                    pause = if failed > 0 { longer(pause, rest) } else { rest };
                 }
                 Err(error) => {
                     debug!(%error, "extents are not merged now");
-                    pause = (2 * pause).min(PAUSE_MAX.max(rest));
+                    pause = longer(pause, rest);
                 }
             }
             noted.turn();
@@ -121,9 +121,22 @@ pub(crate) async fn run(node: Arc<Node>) {
     }
 }
 
-/// Looks at every extent there is, and merges what has rested; how many runs.
-async fn walk(node: &Arc<Node>, noted: &mut Noted) -> Result<usize, MergeError> {
-    let (mut runs, mut after, mut merged, mut failures) = (Runs::default(), None, 0, 0);
+/// The pause after one in which something failed.
+fn longer(pause: Duration, rest: Duration) -> Duration {
+    (2 * pause).min(PAUSE_MAX.max(rest))
+}
+
+/// What a walk came to: runs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Walked {
+    merged: usize,
+    failed: usize,
+}
+
+/// Looks at every extent there is, and merges what has rested.
+async fn walk(node: &Arc<Node>, noted: &mut Noted) -> Result<Walked, MergeError> {
+    let (mut runs, mut after) = (Runs::default(), None);
+    let (mut walked, mut failures) = (Walked::default(), 0);
     while node.is_leader() {
         let began = Instant::now();
         let rows = node.consensus.local();
@@ -142,12 +155,14 @@ async fn walk(node: &Arc<Node>, noted: &mut Noted) -> Result<usize, MergeError> 
             match merge(node, &run).await {
                 Ok(done) => {
                     failures = 0;
-                    merged += usize::from(done);
+                    walked.merged += usize::from(done);
                     sleep((began.elapsed() * REST_AFTER_MERGE).min(REST_MAX)).await;
                 }
                 Err(error) if failures < FAILURES_MAX => {
                     debug!(%error, inode = run.inode.0, offset = run.offset(), "extents are not merged");
                     failures += 1;
+                    // What cannot be read is the matter of this run alone.
+                    walked.failed += usize::from(!matches!(error, MergeError::Unreadable(_)));
                     sleep(REST_AFTER_FAILURE).await;
                 }
                 Err(error) => return Err(error),
@@ -158,7 +173,7 @@ async fn walk(node: &Arc<Node>, noted: &mut Noted) -> Result<usize, MergeError> 
             None => break,
         }
     }
-    Ok(merged)
+    Ok(walked)
 }
 
 /// Whether the run was worth it, and a merge proposed.

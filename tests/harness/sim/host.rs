@@ -84,9 +84,14 @@ struct SimClock;
 
 impl WallClock for SimClock {
     fn now(&self) -> Timestamp {
-        let since = turmoil::since_epoch().unwrap_or_default();
-        Timestamp::new(i64::try_from(since.as_secs()).unwrap(), since.subsec_nanos()).unwrap()
+        wall_clock()
     }
+}
+
+/// The time of day.
+pub(super) fn wall_clock() -> Timestamp {
+    let since = turmoil::since_epoch().unwrap_or_default();
+    Timestamp::new(i64::try_from(since.as_secs()).unwrap(), since.subsec_nanos()).unwrap()
 }
 
 impl World {

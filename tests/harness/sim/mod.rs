@@ -6,6 +6,7 @@
 mod faults;
 mod host;
 mod members;
+mod mounts;
 mod registers;
 mod run;
 mod socket;

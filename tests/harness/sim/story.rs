@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use fuse_client::{FilePath, Namespace, NamespaceError, upload};
+use fuse_client::{FilePath, Namespace, upload};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 use tokio::time::{Instant, sleep};
 use wire::namespace::{Mode, RenameMode};
@@ -13,7 +13,7 @@ use wire::namespace::{Mode, RenameMode};
 use super::{
     Members, Stage, World,
     members::come_and_go,
-    registers,
+    mounts, registers,
     whole::{wait_collected, wait_whole},
 };
 use crate::invariants::{Ledger, Severity, bytes_are_as_acknowledged, is_prompt, names_are_as_acknowledged};
@@ -65,10 +65,13 @@ impl Story {
             self.done(&format!("create {dir}"), 0, made).await;
         }
         registers::make(self, &one).await;
+        let mounts = mounts::open(self).await;
         self.stage.open();
-        let (first, second, members, ()) = tokio::join!(
+        let (first, second, by_first, by_second, members, ()) = tokio::join!(
             registers::use_them(self, &one, 1),
             registers::use_them(self, &other, 2),
+            mounts::use_them(self, &mounts[0], 1),
+            mounts::use_them(self, &mounts[1], 2),
             self.come_and_go(&other),
             clients.act(),
         );
@@ -77,6 +80,7 @@ impl Story {
         clients.check_all().await;
         let mut ledger = std::mem::take(&mut clients.ledger);
         ledger.extend(registers::check(self, &clients.reader, [first, second]).await);
+        ledger.extend(mounts::check(self, &clients.reader, mounts, [by_first, by_second]).await);
         for client in [clients.writer, one, other] {
             client.finish().await;
         }
@@ -124,11 +128,11 @@ impl Story {
     }
 
     /// Waits for an operation that moves `len` bytes, which must succeed, and as fast as promised.
-    pub(super) async fn done<T>(
+    pub(super) async fn done<T, E: std::fmt::Display>(
         &self,
         what: &str,
         len: usize,
-        operation: impl Future<Output = Result<T, NamespaceError>>,
+        operation: impl Future<Output = Result<T, E>>,
     ) -> T {
         let (begin, begun) = (Instant::now(), turmoil::sim_elapsed().unwrap());
         let outcome = operation.await;
