@@ -151,6 +151,9 @@ async fn walk(node: &Arc<Node>, noted: &mut Noted) -> Result<Walked, MergeError>
             while namespace::dead_tally(&*rows)?.bytes > GARBAGE_MAX && node.is_leader() {
                 sleep(REST_MAX).await;
             }
+            if !node.is_leader() {
+                return Ok(walked);
+            }
             let began = Instant::now();
             match merge(node, &run).await {
                 Ok(done) => {

@@ -284,7 +284,8 @@ impl<'d, 'a> Repair<'d, 'a> {
         cost: Cost,
     ) -> Option<usize> {
         let draft = &*self.draft;
-        let row = search.row(draft, before, partition);
+        // Other chains have not been in this row.
+        let row = if self.crossing { search.row(draft, before, partition) } else { draft.row(partition).into() };
         let step = |incoming| Step { by: By::Place { partition }, outgoing, incoming, before };
         self.looks += 1;
         match cost {
