@@ -2,13 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use wire::namespace::{ChunkSlice, Extent, ExtentBody};
+use wire::namespace::{ChunkSlice, Extent, ExtentBody, MERGED_LEN_MAX};
 
 /// Zeros are handed out in pieces of a chunk's length, so that a hole of a terabyte needs no memory.
 const ZEROS_LEN_MAX: u64 = wire::CHUNK_LEN_MAX as u64;
-
-/// Servers merge extents that are shorter than this.
-const SHORT: u32 = 64 << 10;
 
 /// How long what was told of such extents is used: half as long as their chunks stay, at least, once nobody names them.
 const TOLD_MAX: Duration = Duration::from_secs(5);
@@ -16,7 +13,7 @@ const TOLD_MAX: Duration = Duration::from_secs(5);
 /// Whether a server may have merged the extent of which `slice` is, which was told of at `told`, so long ago that its chunk may
 /// be gone at `now`.
 pub(crate) fn may_be_merged(slice: &ChunkSlice, told: Instant, now: Instant) -> bool {
-    slice.len < SHORT && now.saturating_duration_since(told) > TOLD_MAX
+    slice.len < MERGED_LEN_MAX && now.saturating_duration_since(told) > TOLD_MAX
 }
 
 /// A part of a file.

@@ -9,7 +9,7 @@ use std::{ops::Range, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use wire::namespace::{Attr, ChunkSlice, Content, INLINE_LEN_MAX, Inode, Mode, SetId, SetTime, Timestamp};
+use wire::namespace::{Attr, ChunkSlice, Content, INLINE_LEN_MAX, Inode, MERGED_MIN, Mode, SetId, SetTime, Timestamp};
 
 use super::{
     dirty::{DirtyRanges, lay_over},
@@ -17,9 +17,6 @@ use super::{
     extent_map::ExtentMap,
 };
 use crate::download::{Piece, may_be_merged, pieces};
-
-/// Servers merge no fewer extents than this.
-const MERGED_MIN: usize = 16;
 
 /// A file that is open or has something to write.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Which extents are worth merging, and which of them have rested. Pure.
 //!
 //! # Invariants
-//! - A run is extents of one file that touch each other, each shorter than [`SHORT`], at least [`RUN_MIN`] of them and at
+//! - A run is extents of one file that touch each other, each shorter than [`MERGED_LEN_MAX`], at least [`MERGED_MIN`] of them and at
 //!   most [`MERGED_MAX`], [`PIECE_LEN`] long on average at most.
 //! - A run begins and ends where its window does, or where its extents end: what changes in one window moves nothing in
 //!   another.
@@ -9,17 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ring::ChunkKey;
-use wire::namespace::{ChunkSlice, Extent, ExtentBody, Inode};
+use wire::namespace::{ChunkSlice, Extent, ExtentBody, Inode, MERGED_LEN_MAX, MERGED_MIN};
 
 use crate::namespace::{MERGED_MAX, References, RunDigest};
 
-/// Extents of this many bytes are read well enough as they are.
-pub(super) const SHORT: u32 = 64 << 10;
-
-/// Fewer extents than this are not worth writing them again.
-pub(super) const RUN_MIN: usize = 16;
-
-/// Longer ones neither, on average: a page that is written into a merged window would soon have it merged again.
+/// Longer extents, on average, are not worth writing them again: a page that is written into a merged window would soon have it merged again.
 const PIECE_LEN: u64 = 16 << 10;
 
 /// Aligned ranges of a file in which runs lie, but for the end of their last extent. One page that changes in a merged
@@ -55,7 +49,7 @@ impl Run {
     /// Whether its pieces are many, and short enough.
     fn is_worth_it(&self) -> bool {
         let (count, len) = (self.pieces.len(), self.end() - self.offset());
-        count >= RUN_MIN && len <= PIECE_LEN * count as u64
+        count >= MERGED_MIN && len <= PIECE_LEN * count as u64
     }
 
     /// Whether merging it at most doubles what is kept, and copies nothing that another file has part in. `references` says
@@ -100,7 +94,7 @@ impl Runs {
     /// The next extent; the run that has ended before it, if one has.
     pub(super) fn push(&mut self, inode: Inode, extent: Extent) -> Option<Run> {
         let slice = match extent.body {
-            ExtentBody::Chunk(slice) if slice.len < SHORT => Some(slice),
+            ExtentBody::Chunk(slice) if slice.len < MERGED_LEN_MAX => Some(slice),
             ExtentBody::Chunk(_) | ExtentBody::Unwritten { .. } => None,
         };
         let piece = slice.map(|slice| (extent.offset, slice));
@@ -160,7 +154,7 @@ mod tests {
     use ring::ChunkKey;
     use wire::namespace::{ChunkSlice, Extent, ExtentBody, Inode};
 
-    use super::{MERGED_MAX, Noted, PIECE_LEN, RUN_MIN, References, Run, Runs, SHORT, WINDOW};
+    use super::{MERGED_LEN_MAX, MERGED_MAX, MERGED_MIN, Noted, PIECE_LEN, References, Run, Runs, WINDOW};
 
     fn chunk(offset: u64, len: u32, number: u8) -> Extent {
         let slice = ChunkSlice {
@@ -188,14 +182,14 @@ mod tests {
         let ends = |extents: &[(Inode, Extent)]| {
             found(extents).iter().map(|run| (run.offset(), run.end())).collect::<Vec<_>>()
         };
-        assert_eq!(ends(&pages(RUN_MIN as u64, 0)), [(0, RUN_MIN as u64 * 4096)]);
-        assert_eq!(ends(&pages(RUN_MIN as u64 - 1, 0)), []);
+        assert_eq!(ends(&pages(MERGED_MIN as u64, 0)), [(0, MERGED_MIN as u64 * 4096)]);
+        assert_eq!(ends(&pages(MERGED_MIN as u64 - 1, 0)), []);
         assert_eq!(ends(&pages(300, 0)), [(0, WINDOW), (WINDOW, 300 * 4096)], "each window by itself");
         let mut holed = pages(40, 0);
         holed.remove(20);
         assert_eq!(ends(&holed), [(0, 20 * 4096), (21 * 4096, 40 * 4096)], "nothing is laid over a hole");
         let mut long = pages(40, 0);
-        long.splice(8..24, [(Inode(9), chunk(8 * 4096, SHORT, 1))]);
+        long.splice(8..24, [(Inode(9), chunk(8 * 4096, MERGED_LEN_MAX, 1))]);
         assert_eq!(ends(&long), [(24 * 4096, 40 * 4096)], "long ones stay");
         let mut unwritten = pages(40, 0);
         unwritten[20].1.body = ExtentBody::Unwritten { len: 4096 };
@@ -212,7 +206,17 @@ mod tests {
 
     /// Extents of some files with gaps between, long ones and unwritten ones among them.
     fn layouts() -> impl Strategy<Value = Vec<(Inode, Extent)>> {
-        let lens = prop::sample::select(vec![1u32, 100, 4096, 4096, 4096, 30_000, SHORT - 1, SHORT, 1 << 20]);
+        let lens = prop::sample::select(vec![
+            1u32,
+            100,
+            4096,
+            4096,
+            4096,
+            30_000,
+            MERGED_LEN_MAX - 1,
+            MERGED_LEN_MAX,
+            1 << 20,
+        ]);
         let extent = (lens, prop::sample::select(vec![0u64, 0, 0, 0, 0, 0, 0, 0, 1, 5000]), 0..30u8, any::<u8>());
         prop::collection::vec((1..4usize, prop::collection::vec(extent, 1..300)), 1..4).prop_map(|files| {
             let mut all = Vec::new();
@@ -239,7 +243,7 @@ mod tests {
         #[test]
         fn runs_are_those_that_a_look_at_all_neighbours_finds(extents in layouts()) {
             let short = |extent: &Extent| match extent.body {
-                ExtentBody::Chunk(slice) if slice.len < SHORT => Some(slice),
+                ExtentBody::Chunk(slice) if slice.len < MERGED_LEN_MAX => Some(slice),
                 _ => None,
             };
             let mut groups: Vec<Run> = Vec::new();
@@ -261,7 +265,7 @@ mod tests {
             groups.retain(|run| {
                 let len: u64 = run.pieces.iter().map(|(_, slice)| u64::from(slice.len)).sum();
                 let count = run.pieces.len();
-                count >= RUN_MIN && len.div_ceil(count as u64) <= PIECE_LEN
+                count >= MERGED_MIN && len.div_ceil(count as u64) <= PIECE_LEN
             });
             prop_assert_eq!(found(&extents), groups);
         }

@@ -70,6 +70,13 @@ pub struct NewExtent {
     pub gc: GcEpoch,
 }
 
+/// Servers merge extents that are shorter than this many bytes: longer ones are read well enough as they are. Clients take
+/// what they know of shorter ones for less lasting.
+pub const MERGED_LEN_MAX: u32 = 64 << 10;
+
+/// Servers merge no fewer extents than this: fewer are not worth writing them again.
+pub const MERGED_MIN: usize = 16;
+
 /// Longest chunk whose bytes travel with their commit: what databases write at a time. A longer one is worth two round trips
 /// rather than its bytes twice on each disk.
 pub const JOURNALED_LEN_MAX: usize = 32 << 10;

@@ -15,7 +15,7 @@ mod session;
 pub use attr::{Attr, FileType, Mode, SetAttr, SetId, SetTime, Times, Timestamp, TimestampError};
 pub use content::{
     ChunkSlice, Content, EXTENTS_MAX, Extent, ExtentBody, FILE_LEN_MAX, INLINE_LEN_MAX, InlineData, JOURNALED_LEN_MAX,
-    JournaledChunk, NewExtent,
+    JournaledChunk, MERGED_LEN_MAX, MERGED_MIN, NewExtent,
 };
 pub use inode::{INODE_RANGE_LEN, Inode, InodeRange};
 pub use lock::{FileLock, HeldLock, LOCKS_MAX, LockKind, LockOwner, LockSet};
