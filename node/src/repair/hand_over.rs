@@ -41,6 +41,13 @@ const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
 /// How long to wait when holders could not be compared with, or chunks not fetched.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// Partitions fetched between two confirmations, at most.
+const BATCH_MAX: usize = 256;
+
+/// How long a batch is to take. The sooner a partition is settled, the sooner its writes reach fewer nodes; but between two
+/// batches fewer chunks are on their way than could be.
+const BATCH_TIME: Duration = Duration::from_secs(1);
+
 /// Where nothing is due there is nothing to look at until the map changes.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -75,12 +82,11 @@ impl HandOver {
         Some((epoch, partitions.into_iter().map(|partition| (partition, owners_left(partition))).collect()))
     }
 
-    /// Partitions fetched between two confirmations.
-    fn batch(self) -> usize {
+    /// Partitions of the first batch. Of those that return most lack nothing.
+    fn first_batch(self) -> usize {
         match self {
-            // The sooner one is settled, the sooner its writes reach fewer nodes.
             Self::Move => 64,
-            Self::Return => 256,
+            Self::Return => BATCH_MAX,
         }
     }
 
@@ -136,10 +142,24 @@ async fn run(node: Arc<Node>, why: HandOver) {
     }
 }
 
+/// How many partitions are fetched next, after a batch of `batch` took so long. Pure.
+fn next_batch(batch: usize, took: Duration) -> usize {
+    let wanted = if took < BATCH_TIME / 2 {
+        batch * 2
+    } else if took > BATCH_TIME * 2 {
+        batch / 2
+    } else {
+        batch
+    };
+    wanted.clamp(1, BATCH_MAX)
+}
+
 /// What was done for one epoch.
 #[derive(Default)]
 struct Progress {
     epoch: Epoch,
+    /// Partitions fetched between two confirmations, once that is known.
+    batch: Option<usize>,
     confirmed: BTreeSet<Partition>,
     told: Option<Instant>,
     gatherer: Gatherer,
@@ -157,12 +177,15 @@ impl Progress {
         }
         self.confirmed.retain(|partition| due.contains_key(partition));
         let open = due.keys().copied().filter(|partition| !self.confirmed.contains(partition));
-        let open = self.gatherer.next(open, |partition| due[&partition], why.batch());
+        let batch = self.batch.unwrap_or_else(|| why.first_batch());
+        let open = self.gatherer.next(open, |partition| due[&partition], batch);
         let mut pause = Duration::ZERO;
         if open.is_empty() {
             pause = if self.confirmed.is_empty() { IDLE } else { CONFIRM_EVERY };
         } else {
+            let began = Instant::now();
             let whole = self.gatherer.gather(node, &map, &open).await;
+            self.batch = Some(next_batch(batch, began.elapsed()));
             if whole.is_empty() {
                 pause = RETRY_AFTER;
             } else {
@@ -187,5 +210,23 @@ impl Progress {
                 Err(refusal) => debug!(%refusal, ?why, "the leader cannot be told of what everything is here"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BATCH_MAX, BATCH_TIME, next_batch};
+
+    #[test]
+    fn batches_come_to_take_about_as_long_as_they_are_to() {
+        // Nothing to fetch: as many as may be.
+        let of_nothing = (0..10).fold(64, |batch, _| next_batch(batch, BATCH_TIME / 1000));
+        assert_eq!(of_nothing, BATCH_MAX);
+        // A partition takes three times as long: each is told as soon as it is whole.
+        let of_much = (0..10).fold(64, |batch, _| next_batch(batch, BATCH_TIME * 3 * u32::try_from(batch).unwrap()));
+        assert_eq!(of_much, 1);
+        // One takes a hundredth: some fifty to two hundred together.
+        let of_some = (0..10).fold(1, |batch, _| next_batch(batch, BATCH_TIME * u32::try_from(batch).unwrap() / 100));
+        assert!((50..=200).contains(&of_some), "{of_some}");
     }
 }
