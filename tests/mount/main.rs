@@ -16,6 +16,7 @@ mod locks;
 mod mapping;
 mod merging;
 mod model;
+mod postgres;
 mod programs;
 mod ranges;
 mod writers;

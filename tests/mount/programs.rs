@@ -156,3 +156,31 @@ for _ in range(30):
         assert_eq!(run(Command::new("python3").args(["-c", check]).arg(mount.path("db"))).ok(), "60 ok\n");
     }
 }
+
+#[test]
+fn cargo_builds_a_crate_once_and_then_only_what_has_changed() {
+    let cluster = Cluster::start();
+    let mount = Mount::new(&cluster, "mnt");
+    let root = mount.path("crate");
+    fs::create_dir_all(root.join("src/bin")).unwrap();
+    fs::write(root.join("Cargo.toml"), "[package]\nname = \"on-a-mount\"\nedition = \"2021\"\n").unwrap();
+    for number in 0..4 {
+        let program = format!("fn main() {{ println!(\"{{}}\", {number}) }}\n");
+        fs::write(root.join(format!("src/bin/p{number}.rs")), program).unwrap();
+    }
+    let build = || {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(&root).args(["build", "--offline", "-v"]);
+        let built = run(cargo.env("CARGO_TARGET_DIR", root.join("target")).env_remove("RUSTFLAGS"));
+        assert_eq!(built.status, 0, "{}", built.stderr);
+        built.stderr
+    };
+    // Programs of one crate are told apart by what their compiler is asked for.
+    let compiled = |said: &str| said.lines().filter(|line| line.contains("--crate-name")).count();
+    assert_eq!(compiled(&build()), 4);
+    assert_eq!(compiled(&build()), 0, "nothing has changed");
+    assert_eq!(run(&mut Command::new(root.join("target/debug/p3"))).ok(), "3\n");
+    fs::write(root.join("src/bin/p3.rs"), "fn main() { println!(\"other\") }\n").unwrap();
+    assert_eq!(compiled(&build()), 1);
+    assert_eq!(run(&mut Command::new(root.join("target/debug/p3"))).ok(), "other\n");
+}
