@@ -13,6 +13,7 @@
 //! # Not here
 //! What the bytes mean, and what to do after a failed sync (`append_log`).
 
+pub mod ballast;
 pub mod data_dir;
 mod direct;
 mod file;

@@ -1,6 +1,6 @@
 //! `dfs-node`: one storage daemon. Arguments → data directory → serve until signalled.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write, net::SocketAddr, num::NonZeroU32, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
@@ -11,10 +11,10 @@ use node::{
     consensus::{Health, SystemClock, WallClock},
     disk::{
         Disk, FileDisk, FileDiskConfig, LockError,
+        ballast::Ballast,
         data_dir::{DataDir, FORMAT, NodeFile},
     },
     kv::{FjallConfig, FjallKv},
-    membership::Founding,
     node::{Node, Parts},
     recover::{self, Report, Scene},
 };
@@ -22,12 +22,14 @@ use rand::Rng;
 use ring::{NodeId, Weight};
 use tracing::info;
 use wire::{
-    cluster::{Access, ClientId, ClusterId, KeyFingerprint, Newcomer, NodeRow, Peer, Redeem, SealKey, TokenPurpose},
+    cluster::{Access, ClientId, ClusterId, Newcomer, Peer, Redeem, SealKey, TokenPurpose},
     quic::{Authority, AuthorityKey, Endpoint, EndpointConfig, KeyPair, UdpSocketConfig, bind_udp},
     token::Token,
 };
 
 mod arguments;
+mod founding;
+mod room;
 
 use arguments::{Arguments, Command, InitArguments, JoinArguments, Place, RecoverArguments, RunArguments};
 
@@ -37,10 +39,6 @@ const REDEEM_DEADLINE: Duration = Duration::from_secs(15);
 /// How long a node waits for the lock of its directory.
 const LOCK_MAX: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(50);
-
-/// How long a node that starts waits for the cluster to know its first client: an election and two commands.
-const FIRST_CLIENT_MAX: Duration = Duration::from_secs(5);
-const FIRST_CLIENT_POLL: Duration = Duration::from_millis(10);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -62,7 +60,6 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the one line that a person reads")]
 fn fail(error: &anyhow::Error) -> ExitCode {
     // One line: each cause once, though some libraries repeat theirs in their own text.
     let mut line = String::new();
@@ -72,18 +69,18 @@ fn fail(error: &anyhow::Error) -> ExitCode {
             line.push_str(&cause);
         }
     }
-    eprintln!("dfs-node: {line}");
+    tell(&line);
     ExitCode::FAILURE
 }
 
-#[expect(clippy::print_stderr, reason = "what is about to happen")]
+/// What a person reads. Where nobody can, on a full disk or a closed pipe, the node goes on.
 fn tell(line: &str) {
-    eprintln!("dfs-node: {line}");
+    drop(writeln!(std::io::stderr(), "dfs-node: {line}"));
 }
 
-#[expect(clippy::print_stdout, reason = "what the command says")]
+/// What the command says, in the same way.
 fn say(line: &str) {
-    println!("{line}");
+    drop(writeln!(std::io::stdout(), "{line}"));
 }
 
 /// Locks the directory for as long as the guard lives. A process that was killed holds its lock until the kernel has
@@ -261,26 +258,42 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_new(&arguments.log).context("--log")?)
         .with_writer(std::io::stderr)
+        // They would be told on standard error too, and a node whose log is on a full disk would end of it.
+        .log_internal_errors(false)
         .with_ansi(false)
         .init();
     raise_file_limit();
     let (dir, file) = DataDir::open(&arguments.data)?;
     let _lock = lock(dir.path()).await?;
     dir.check_raft_log()?;
-    let (parts, config) = assemble(&dir, &file, &arguments).await?;
+    let Err(failure) = serve(&dir, &file, &arguments).await else { return Ok(()) };
+    let mut ballast = Ballast::new(dir.path());
+    tokio::select! {
+        biased;
+        _ = signalled() => Err(failure),
+        helped = room::make(&mut ballast) => match helped {
+            Ok(true) => {
+                tracing::error!(%failure, "starting over with the room that was kept back");
+                Err(failure.context(room::start_over()))
+            }
+            Ok(false) => Err(failure),
+            Err(error) => Err(failure.context(error)),
+        },
+    }
+}
+
+/// Serves until a signal, or until something fails that this node cannot go on without.
+async fn serve(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<()> {
+    let (parts, config) = assemble(dir, file, arguments).await?;
     let (id, listen) = (parts.id, config.listen);
     let first_client = parts.founding.as_ref().map(|founding| founding.client);
     let node = Node::start(parts, config).await?;
     if let Some(client) = first_client {
-        // Not for ever: this node may be the only one that runs.
-        if tokio::time::timeout(FIRST_CLIENT_MAX, founded(&node, client)).await.is_err() {
-            info!("the cluster does not know its first client yet");
-        }
-        let (node_of_task, dir) = (node.clone(), dir.clone());
-        node.tasks.spawn(async move { forget_founding(&node_of_task, &dir, client).await });
+        founding::settle(&node, dir, client).await;
     }
     say(&format!("dfs-node: ready, node {id} on {listen}"));
     info!(%id, %listen, "serving");
+    let ballast = tokio::spawn(Ballast::new(dir.path()).keep());
     // In a task: what it looks at changes with every entry of the log, and this thread would be woken for each.
     let watched = tokio::spawn(failed(node.clone()));
     let failed = tokio::select! {
@@ -290,6 +303,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         }
         reason = watched => Some(reason?),
     };
+    ballast.abort();
     node.shut_down().await;
     match failed {
         None => Ok(()),
@@ -303,33 +317,6 @@ fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
-    }
-}
-
-/// Waits until the cluster is founded and the profile that `init` wrote works, which is what a person tries first.
-async fn founded(node: &Node, client: Option<(ClientId, KeyFingerprint)>) {
-    let known = || {
-        let rows = node.consensus.local();
-        let client_known = client
-            .is_none_or(|(id, key)| matches!(node::namespace::identify(&*rows, &Peer::Client(id), &key), Ok(Some(_))));
-        client_known && node.map().is_some()
-    };
-    while !known() {
-        tokio::time::sleep(FIRST_CLIENT_POLL).await;
-    }
-}
-
-/// Takes away what a cluster is founded with, once it is: this node, should it lose its log and state, must not make a
-/// second, empty cluster of the same name.
-async fn forget_founding(node: &Node, dir: &DataDir, client: Option<(ClientId, KeyFingerprint)>) {
-    tokio::select! {
-        biased;
-        () = node.stop.cancelled() => {}
-        () = founded(node, client) => {
-            if let Err(error) = dir.remove_founding() {
-                tracing::warn!(%error, "what the cluster was founded with is still here");
-            }
-        }
     }
 }
 
@@ -416,7 +403,7 @@ async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> a
     let listen = listen.unwrap_or(file.listen);
     let socket = bind_udp(listen, UdpSocketConfig::default()).with_context(|| format!("cannot listen on {listen}"))?;
     let credentials = Arc::new(dir.credentials()?);
-    let founding = founding(dir, file, id, advertise).await?;
+    let founding = founding::founding(dir, file, id, advertise).await?;
     let path = dir.path();
     let state = Arc::new(
         FjallKv::open(&path.join("state"), FjallConfig::default())
@@ -462,39 +449,4 @@ async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> a
         merge: MergeConfig::default(),
     };
     Ok((parts, config))
-}
-
-/// What the cluster begins with, on the node that was made by `init`.
-async fn founding(
-    dir: &DataDir,
-    file: &NodeFile,
-    id: NodeId,
-    advertise: SocketAddr,
-) -> anyhow::Result<Option<Founding>> {
-    let Some(sealed_key) = dir.founding()? else { return Ok(None) };
-    let client = match (dir.admin_key()?, dir.admin_file("certificate.der")?) {
-        (Some(key), Some(certificate)) => {
-            let fingerprint = key.fingerprint();
-            let authority = dir.authority()?;
-            match wire::quic::Credentials::new(key, certificate, authority)?.peer() {
-                Peer::Client(client) => Some((client, fingerprint)),
-                Peer::Node(_) => None,
-            }
-        }
-        _ => None,
-    };
-    Ok(Some(Founding {
-        replicas: file.replicas,
-        node: NodeRow {
-            id,
-            address: advertise,
-            zone: file.zone.clone(),
-            weight: weight(dir.path(), file.capacity).await?,
-            key: dir.key()?.fingerprint(),
-        },
-        authority: dir.authority()?.certificate,
-        sealed_key,
-        client,
-        owner: file.owner.unwrap_or_default(),
-    }))
 }

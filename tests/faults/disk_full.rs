@@ -10,6 +10,9 @@ use crate::store::{Files, assert_all_there, last_word, put, try_put};
 fn start(small: usize) -> (Cluster, Vec<SmallDisk>) {
     let mut cluster = Cluster::empty(3);
     let mut disks = Vec::new();
+    if small == 3 {
+        cluster.set_profile("disk-0/node/admin");
+    }
     for index in 0..3 {
         if index < 3 - small {
             cluster.add_node();
@@ -94,4 +97,53 @@ fn with_more_disks_full_than_the_quorum_spares_writers_get_an_error_while_reads_
     until("writes go on", Duration::from_secs(20), || {
         try_put(&cluster, "/again", &tree::bytes(1, 6 << 20)).status == 0
     });
+}
+
+/// Another program takes every byte there is on every node, and what the namespace writes finds no room.
+#[test]
+fn with_every_disk_full_to_the_last_byte_nodes_live_and_reads_and_removals_go_on_as_root() {
+    let (mut cluster, disks) = start(3);
+    let before = large_files("before", 2);
+    for (path, bytes) in &before {
+        put(&cluster, path, bytes);
+    }
+    until("room is kept back", Duration::from_secs(10), || {
+        disks.iter().all(|disk| disk.dir().join("node/ballast").exists())
+    });
+    for disk in &disks {
+        disk.fill(0);
+    }
+    // More than the stores can write without room: some megabytes of names.
+    let (mut made, mut refused) = (0, None);
+    let began = std::time::Instant::now();
+    while made < 8 && began.elapsed() < Duration::from_secs(60) {
+        let dirs: Vec<String> = (0..100).map(|number| format!("/dir-{made}-{number}-{}", "x".repeat(200))).collect();
+        let ran = cluster.dfs(["mkdir", "-p"].map(str::to_owned).into_iter().chain(dirs));
+        match ran.status {
+            0 => made += 1,
+            _ => refused = Some(ran.stderr),
+        }
+    }
+    eprintln!("{made} times 100 directories, last refused: {refused:?}");
+    assert_eq!(made, 8, "the namespace goes on");
+    assert_all_there(&cluster, &before);
+    for path in before.keys() {
+        cluster.dfs(["rm", path]).ok();
+    }
+    for (node, disk) in cluster.nodes.iter_mut().zip(&disks) {
+        assert!(node.is_running(), "a node has ended: {}", node.last_words());
+        assert!(!disk.dir().join("node/ballast").exists(), "{} did not need what it kept back", disk.dir().display());
+        disk.give_back();
+    }
+    until("writes go on", Duration::from_secs(30), || {
+        try_put(&cluster, "/again", &tree::bytes(1, 6 << 20)).status == 0
+    });
+    until("room is kept back again", Duration::from_secs(10), || {
+        disks.iter().all(|disk| disk.dir().join("node/ballast").exists())
+    });
+    cluster.wait_healthy();
+    cluster.nodes[0].kill();
+    cluster.nodes[0].start();
+    cluster.wait_healthy();
+    assert_all_there(&cluster, &Files::from([("/again".to_owned(), tree::bytes(1, 6 << 20))]));
 }

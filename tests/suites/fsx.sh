@@ -21,7 +21,7 @@ profile() {
 flen = $2
 [opsize]
 max = $3
-min = 0
+min = $(($6 > 0))
 align = $4
 [weights]
 close_open = 1
@@ -40,11 +40,12 @@ posix_fadvise = 1
 copy_file_range = 3
 TOML
 }
+# fsx 0.3.2 would allocate lengths of 0 otherwise, which no file system takes.
 profile base 262144 65536 1 0 1
 profile mmap 262144 65536 1 10 1
 profile big 67108864 4194304 1 5 1
 profile holes 8388608 16384 1 5 8
-profile align 1048576 131072 4096 5 0 # fsx 0.3.2 would allocate aligned lengths of 0, which no file system takes.
+profile align 1048576 131072 4096 5 0 # Lengths are aligned down, to 0 as well.
 
 # one PROFILE SEED OPERATIONS
 one() {

@@ -106,7 +106,9 @@ fn end(outcome: Result<(), Failure>) -> ExitCode {
 fn log_to_stderr(levels: Option<&str>) {
     if let Some(levels) = levels {
         let colours = std::io::stderr().is_terminal();
-        let events = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
+        // Errors of the log would be told on standard error too, and end a mount whose log is on a full disk.
+        let events =
+            tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false).with_ansi(colours);
         events.with_env_filter(EnvFilter::new(levels)).init();
     }
 }
