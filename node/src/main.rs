@@ -266,24 +266,31 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (dir, file) = DataDir::open(&arguments.data)?;
     let _lock = lock(dir.path()).await?;
     dir.check_raft_log()?;
-    let Err(failure) = serve(&dir, &file, &arguments).await else { return Ok(()) };
-    let mut ballast = Ballast::new(dir.path());
+    let (mut signals, mut ballast, began) =
+        (room::Signals::listen()?, Ballast::new(dir.path()), tokio::time::Instant::now());
+    let served = serve(&dir, &file, &arguments, (&mut signals, ballast.twin())).await;
+    let Err(failure) = served else { return Ok(()) };
     tokio::select! {
         biased;
-        _ = signalled() => Err(failure),
-        helped = room::make(&mut ballast) => match helped {
-            Ok(true) => {
-                tracing::error!(%failure, "starting over with the room that was kept back");
-                Err(failure.context(room::start_over()))
+        _ = signals.next() => Err(failure),
+        made = room::make(&mut ballast, began) => match made {
+            Ok(Some(count)) => {
+                tracing::error!(%failure, count, "the file system was full: starting over");
+                Err(failure.context(room::start_over(count)))
             }
-            Ok(false) => Err(failure),
+            Ok(None) => Err(failure),
             Err(error) => Err(failure.context(error)),
         },
     }
 }
 
 /// Serves until a signal, or until something fails that this node cannot go on without.
-async fn serve(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<()> {
+async fn serve(
+    dir: &DataDir,
+    file: &NodeFile,
+    arguments: &RunArguments,
+    (signals, ballast): (&mut room::Signals, Ballast),
+) -> anyhow::Result<()> {
     let (parts, config) = assemble(dir, file, arguments).await?;
     let (id, listen) = (parts.id, config.listen);
     let first_client = parts.founding.as_ref().map(|founding| founding.client);
@@ -293,12 +300,12 @@ async fn serve(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> anyh
     }
     say(&format!("dfs-node: ready, node {id} on {listen}"));
     info!(%id, %listen, "serving");
-    let ballast = tokio::spawn(Ballast::new(dir.path()).keep());
+    let ballast = tokio::spawn(ballast.keep());
     // In a task: what it looks at changes with every entry of the log, and this thread would be woken for each.
     let watched = tokio::spawn(failed(node.clone()));
     let failed = tokio::select! {
-        signal = signalled() => {
-            info!(signal = signal?, "stopping");
+        signal = signals.next() => {
+            info!(signal, "stopping");
             None
         }
         reason = watched => Some(reason?),
@@ -337,16 +344,6 @@ async fn failed(node: Arc<Node>) -> anyhow::Error {
     tokio::select! {
         reason = namespace => anyhow!("the namespace failed on this node and was stopped: {reason}"),
         reason = index => anyhow!("the chunk index failed on this node, which starts again from what is on disk: {reason}"),
-    }
-}
-
-async fn signalled() -> anyhow::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
     }
 }
 

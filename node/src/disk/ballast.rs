@@ -2,13 +2,13 @@
 //!
 //! Puts of chunks leave a reserve by themselves, but another program takes that as well. What the namespace and the indexes
 //! write then fails, and the node with it; and without nodes nothing can be read, or removed to make room. So a file, the
-//! *ballast*, holds some room from the day on which there is enough. Once everything is taken, and whoever took it has
-//! stopped, the ballast is given up, and the node works on from that: reads, removals, and small changes.
+//! *ballast*, holds some room from the day on which there is enough. Once everything is taken, and nobody seems to take more,
+//! the ballast is given up, and the node works on from that: reads, removals, and small changes.
 //!
 //! # Invariants
-//! - It is given up only where nothing else is left, and not while somebody is still taking what there is: that would be
-//!   gone as well.
-//! - It is taken again only where more than twice as much is free.
+//! - It is given up only where nothing else is left, and not while free room still shrinks: whoever is at it would take that
+//!   as well. (Somebody who tries again and again for the last byte gets it all the same.)
+//! - It is taken only where the node has room to spare, what the chunk store leaves free among it.
 //!
 //! # Not here
 //! Refusing chunks while there is little room ([`crate::chunk_store`]).
@@ -17,6 +17,10 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,8 +36,14 @@ const LEN_MAX: u64 = 128 << 20;
 /// And at most this part of the file system.
 const PART: u64 = 10;
 
-/// Less than this is nothing: a table of the key-value stores is 8 MiB.
-const NOTHING_LEFT: u64 = 16 << 20;
+/// Less than this is nothing: the Raft log begins a file of 32 MiB now and then, and a table of the key-value stores has 8.
+const NOTHING_LEFT: u64 = 48 << 20;
+
+/// Free room at which it is taken, and half of a file system in any case: twice what the chunk store leaves free for itself.
+const PLENTY: u64 = 1 << 30;
+
+/// Before it is tried again to take it, where that failed.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Looks in a row that find nothing left, and no less than before, before whoever took it counts as done.
 const LOOKS: u32 = 4;
@@ -46,22 +56,39 @@ enum Step {
     Take,
 }
 
+/// A file system, as it is at a look.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Space {
+    free: u64,
+    total: u64,
+}
+
+impl Space {
+    /// How long the ballast is to be.
+    fn ballast_len(self) -> u64 {
+        LEN_MAX.min(self.total / PART)
+    }
+
+    fn is_starved(self) -> bool {
+        self.free < NOTHING_LEFT.min(self.ballast_len() / 2)
+    }
+}
+
 /// How it was at the last looks.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct Looks {
-    /// That found nothing left, and no less than the one before.
+    /// In a row that found nothing left, and no less than the one before.
     starved: u32,
     free: u64,
 }
 
 impl Looks {
-    fn poll(&mut self, is_held: bool, free: u64, len: u64) -> Step {
-        let starved = free < NOTHING_LEFT.min(len / 2);
-        self.starved = if starved && free >= self.free { self.starved + 1 } else { 0 };
-        self.free = free;
+    fn poll(&mut self, is_held: bool, space: Space) -> Step {
+        self.starved = if space.is_starved() && space.free >= self.free { self.starved + 1 } else { 0 };
+        self.free = space.free;
         match is_held {
             true if self.starved >= LOOKS => Step::GiveUp,
-            false if free > 2 * len => Step::Take,
+            false if space.free > PLENTY.min(space.total / 2) => Step::Take,
             true | false => Step::Keep,
         }
     }
@@ -72,23 +99,38 @@ impl Looks {
 pub struct Ballast {
     dir: PathBuf,
     looks: Looks,
+    was_starved: Arc<AtomicBool>,
 }
 
 impl Ballast {
     /// Of the data directory `dir`. Nothing is taken yet.
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), looks: Looks::default() }
+        Self { dir: dir.to_owned(), looks: Looks::default(), was_starved: Arc::default() }
+    }
+
+    /// Another that looks for itself, and tells this one when it found nothing left.
+    pub fn twin(&self) -> Self {
+        Self { dir: self.dir.clone(), looks: Looks::default(), was_starved: Arc::clone(&self.was_starved) }
+    }
+
+    /// Whether nothing was left at a look of this or of its twins.
+    pub fn was_starved(&self) -> bool {
+        self.was_starved.load(Ordering::Relaxed)
     }
 
     /// Looks how much room there is, and gives the ballast up, or takes it, if that is due. To be called every
-    /// [`LOOK_EVERY`]; blocks for a few calls of the system.
-    pub fn look(&mut self) -> io::Result<()> {
-        let (free, len) = self.space()?;
-        match self.looks.poll(self.is_held()?, free, len) {
-            Step::Keep => Ok(()),
-            Step::GiveUp => self.give_up(),
-            Step::Take => self.take(len),
+    /// [`LOOK_EVERY`]; blocks for a few calls of the system. Whether nothing is left, and there is a ballast to give up.
+    pub fn look(&mut self) -> io::Result<bool> {
+        let space = self.space()?;
+        if space.is_starved() {
+            self.was_starved.store(true, Ordering::Relaxed);
         }
+        match self.looks.poll(self.is_held()?, space) {
+            Step::Keep => {}
+            Step::GiveUp => self.give_up()?,
+            Step::Take => self.take(space.ballast_len())?,
+        }
+        Ok(space.is_starved() && self.is_held()?)
     }
 
     /// Looks again and again, until this is dropped.
@@ -101,28 +143,21 @@ impl Ballast {
             });
             let Ok((same, looked)) = looked.await else { return };
             ballast = same;
-            if let Err(error) = looked
+            if let Err(error) = &looked
                 && !std::mem::replace(&mut told, true)
             {
                 warn!(%error, "no room can be kept back for the day on which the file system is full");
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(if looked.is_err() { TRY_AGAIN } else { LOOK_EVERY }).await;
         }
     }
 
-    /// Whether a store that has failed may have failed for want of room which there is once the ballast is given up.
-    pub fn may_help(&self) -> io::Result<bool> {
-        let (free, len) = self.space()?;
-        Ok(self.is_held()? && free < len)
-    }
-
-    /// Whether it holds room.
-    pub fn is_held(&self) -> io::Result<bool> {
+    fn is_held(&self) -> io::Result<bool> {
         self.path().try_exists()
     }
 
     /// Gives the room to whoever is first.
-    pub fn give_up(&self) -> io::Result<()> {
+    fn give_up(&self) -> io::Result<()> {
         fs::remove_file(self.path())?;
         warn!(dir = %self.dir.display(), "the file system is full: working on from what was kept back; make room there");
         Ok(())
@@ -141,11 +176,9 @@ impl Ballast {
         Ok(())
     }
 
-    /// Bytes free, and how long the ballast is to be.
-    fn space(&self) -> io::Result<(u64, u64)> {
+    fn space(&self) -> io::Result<Space> {
         let space = statvfs(&self.dir)?;
-        let len = LEN_MAX.min(space.f_blocks * space.f_frsize / PART);
-        Ok((space.f_bavail * space.f_frsize, len))
+        Ok(Space { free: space.f_bavail * space.f_frsize, total: space.f_blocks * space.f_frsize })
     }
 
     fn path(&self) -> PathBuf {
@@ -155,29 +188,37 @@ impl Ballast {
 
 #[cfg(test)]
 mod tests {
-    use super::{LEN_MAX, LOOKS, Looks, NOTHING_LEFT, Step};
+    use super::{LEN_MAX, LOOKS, Looks, NOTHING_LEFT, PLENTY, Space, Step};
+
+    const TOTAL: u64 = 1 << 40;
 
     #[test]
-    fn it_is_given_up_once_nothing_is_left_and_nobody_takes_more() {
+    fn it_is_given_up_once_nothing_is_left_and_free_room_shrinks_no_more() {
         let mut looks = Looks::default();
-        assert_eq!(looks.poll(true, 10 * LEN_MAX, LEN_MAX), Step::Keep);
-        assert_eq!(looks.poll(true, NOTHING_LEFT, LEN_MAX), Step::Keep);
+        let mut poll = |is_held, free| looks.poll(is_held, Space { free, total: TOTAL });
+        assert_eq!(poll(true, PLENTY), Step::Keep);
+        assert_eq!(poll(true, NOTHING_LEFT), Step::Keep);
         for taken in 1..10 {
-            assert_eq!(looks.poll(true, NOTHING_LEFT - (taken << 20), LEN_MAX), Step::Keep, "somebody is at it");
+            assert_eq!(poll(true, NOTHING_LEFT - (taken << 20)), Step::Keep, "somebody is at it");
         }
         let left = NOTHING_LEFT - (9 << 20);
-        let steps: Vec<Step> = (0..LOOKS).map(|_| looks.poll(true, left, LEN_MAX)).collect();
+        let steps: Vec<Step> = (0..LOOKS).map(|_| poll(true, left)).collect();
         assert_eq!(steps, [Step::Keep, Step::Keep, Step::Keep, Step::GiveUp]);
-        assert_eq!(looks.poll(false, LEN_MAX + left, LEN_MAX), Step::Keep, "what was given up is no room to take");
-        assert_eq!(looks.poll(false, 2 * LEN_MAX + 1, LEN_MAX), Step::Take);
+        assert_eq!(poll(false, LEN_MAX + left), Step::Keep, "what was given up is no room to take");
+        assert_eq!(poll(false, PLENTY), Step::Keep);
+        assert_eq!(poll(false, PLENTY + 1), Step::Take);
     }
 
     #[test]
-    fn on_a_small_file_system_less_than_half_of_it_is_nothing() {
-        let (mut looks, len) = (Looks::default(), 8 << 20);
-        let steps: Vec<Step> = (0..2 * LOOKS).map(|_| looks.poll(true, len / 2, len)).collect();
+    fn of_a_small_file_system_a_tenth_is_kept_back_and_half_of_that_is_nothing() {
+        let (mut looks, total) = (Looks::default(), 400 << 20);
+        let mut poll = |is_held, free| looks.poll(is_held, Space { free, total });
+        assert_eq!(Space { free: 0, total }.ballast_len(), 40 << 20);
+        assert_eq!(poll(false, total / 2), Step::Keep);
+        assert_eq!(poll(false, total / 2 + 1), Step::Take);
+        let steps: Vec<Step> = (0..2 * LOOKS).map(|_| poll(true, 20 << 20)).collect();
         assert!(steps.iter().all(|step| *step == Step::Keep));
-        let last = (0..=LOOKS).map(|_| looks.poll(true, len / 2 - 1, len)).last();
+        let last = (0..=LOOKS).map(|_| poll(true, (20 << 20) - 1)).last();
         assert_eq!(last, Some(Step::GiveUp));
     }
 }
