@@ -291,15 +291,15 @@ async fn serve(
     arguments: &RunArguments,
     (signals, ballast): (&mut room::Signals, Ballast),
 ) -> anyhow::Result<()> {
-    let (parts, config) = assemble(dir, file, arguments).await?;
-    let (id, listen) = (parts.id, config.listen);
-    let first_client = parts.founding.as_ref().map(|founding| founding.client);
-    let node = Node::start(parts, config).await?;
-    if let Some(client) = first_client {
-        founding::settle(&node, dir, client).await;
-    }
-    say(&format!("dfs-node: ready, node {id} on {listen}"));
-    info!(%id, %listen, "serving");
+    // A store may take long to open. Whoever does not wait for that loses no more than by a kill.
+    let node = tokio::select! {
+        biased;
+        signal = signals.next() => {
+            info!(signal, "stopping before it serves");
+            return Ok(());
+        }
+        started = start(dir, file, arguments) => started?,
+    };
     let ballast = tokio::spawn(ballast.keep());
     // In a task: what it looks at changes with every entry of the log, and this thread would be woken for each.
     let watched = tokio::spawn(failed(node.clone()));
@@ -316,6 +316,19 @@ async fn serve(
         None => Ok(()),
         Some(failure) => Err(failure),
     }
+}
+
+async fn start(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<Arc<Node>> {
+    let (parts, config) = assemble(dir, file, arguments).await?;
+    let (id, listen) = (parts.id, config.listen);
+    let first_client = parts.founding.as_ref().map(|founding| founding.client);
+    let node = Node::start(parts, config).await?;
+    if let Some(client) = first_client {
+        founding::settle(&node, dir, client).await;
+    }
+    say(&format!("dfs-node: ready, node {id} on {listen}"));
+    info!(%id, %listen, "serving");
+    Ok(node)
 }
 
 /// Sealed segments stay open, four thousand a terabyte: as many files as the system allows.

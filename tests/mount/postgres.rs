@@ -48,9 +48,10 @@ fn programs() -> Option<PathBuf> {
 
 fn keep_books(programs: &Path, local: &Path, remote: &Path) -> String {
     let path = std::env::join_paths([programs, Path::new("/usr/bin"), Path::new("/bin")]).unwrap();
-    let mut shell = Command::new("bash");
+    // Ends the programs, and the script then the server, before the test itself is ended.
+    let mut shell = Command::new("timeout");
     shell.uid(NOBODY).gid(NOBODY).current_dir(local).env("PATH", path).env("HOME", local);
-    run(shell.args(["-euc", SCRIPT, "bash"]).arg(local).arg(remote)).ok()
+    run(shell.args(["200", "bash", "-euc", SCRIPT, "bash"]).arg(local).arg(remote)).ok()
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Which extents are worth merging, and which of them have rested. Pure.
 //!
 //! # Invariants
-//! - A run is extents of one file that touch each other, each shorter than [`MERGED_LEN_MAX`], at least [`MERGED_MIN`] of them and at
-//!   most [`MERGED_MAX`], [`PIECE_LEN`] long on average at most.
+//! - A run is extents of one file that touch each other, each shorter than [`MERGED_LEN_MAX`], at least [`MERGED_MIN`] of
+//!   them and at most [`MERGED_MAX`], [`PIECE_LEN`] long on average at most.
 //! - A run begins and ends where its window does, or where its extents end: what changes in one window moves nothing in
 //!   another.
 
@@ -13,7 +13,8 @@ use wire::namespace::{ChunkSlice, Extent, ExtentBody, Inode, MERGED_LEN_MAX, MER
 
 use crate::namespace::{MERGED_MAX, References, RunDigest};
 
-/// Longer extents, on average, are not worth writing them again: a page that is written into a merged window would soon have it merged again.
+/// Extents that are longer on average are not worth it: a page that is written into a merged window would soon have it merged
+/// again.
 const PIECE_LEN: u64 = 16 << 10;
 
 /// Aligned ranges of a file in which runs lie, but for the end of their last extent. One page that changes in a merged
