@@ -8,6 +8,8 @@
 //! # Not here
 //! Anything that cannot be made again: a journal that is damaged in the middle is cut there without a word.
 
+mod journal;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -66,6 +68,16 @@ impl fmt::Debug for FjallKv {
 impl FjallKv {
     /// Opens (or creates) the store in `path`. Reads the journals: blocks for as long as a crash left work.
     pub fn open(path: &Path, config: FjallConfig) -> Result<Self, KvError> {
+        match Self::try_open(path, config) {
+            Err(error @ fjall::Error::JournalRecovery(_)) => {
+                let cut = journal::cut(path).map_err(|error| KvError { reason: error.to_string() })?;
+                if cut { Self::try_open(path, config).map_err(failed) } else { Err(failed(error)) }
+            }
+            opened => opened.map_err(failed),
+        }
+    }
+
+    fn try_open(path: &Path, config: FjallConfig) -> Result<Self, fjall::Error> {
         let database = Database::builder(path)
             .cache_size(config.cache_bytes)
             .max_cached_files(Some(CACHED_FILES_MAX))
@@ -73,8 +85,7 @@ impl FjallKv {
             .worker_threads(WORKERS)
             // Rows are derived: what `persist` has not synced may go, so batches need no call of the system each.
             .manual_journal_persist(true)
-            .open()
-            .map_err(failed)?;
+            .open()?;
         let options = || {
             KeyspaceCreateOptions::default()
                 .max_memtable_size(config.memtable_bytes)
@@ -83,7 +94,7 @@ impl FjallKv {
                 // Merges move what was merged before as well: half as many, of twice as many tables.
                 .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(8)))
         };
-        let rows = database.keyspace("rows", options).map_err(failed)?;
+        let rows = database.keyspace("rows", options)?;
         Ok(Self { database, rows, path: path.to_owned() })
     }
 
@@ -298,6 +309,72 @@ mod tests {
         assert!((2_999..6_000).contains(&last), "{last}");
         let numbers = pairs(&after, &[0], &[1]);
         assert_eq!(numbers.len() as u32, last + 1);
+    }
+
+    /// As after a power loss: of what was not synced, the disk has any of the pages, and the file ends anywhere.
+    #[tokio::test]
+    async fn whatever_pages_a_power_loss_takes_what_was_persisted_is_there_and_the_rest_is_a_prefix() {
+        use rand::{Rng as _, SeedableRng as _};
+        const PAGE: usize = 4096;
+        let seed = rand::random();
+        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+        let mut cut = 0;
+        for round in 0..30 {
+            let dir = TempDir::new().unwrap();
+            let path = dir.path().join("0.jnl");
+            let kv = open(dir.path());
+            let batches: Vec<WriteBatch> = (0..rng.random_range(2..40_u32))
+                .map(|number| {
+                    let mut batch = WriteBatch::default();
+                    batch.put(b"last".to_vec(), number.to_be_bytes());
+                    let mut value = vec![0; rng.random_range(0..6 * PAGE)];
+                    rng.fill(&mut value[..]);
+                    batch.put(number.to_be_bytes(), value);
+                    batch
+                })
+                .collect();
+            let persisted = rng.random_range(1..batches.len());
+            let mut synced = 0;
+            for (number, batch) in (0..).zip(&batches) {
+                kv.commit(batch.clone()).unwrap();
+                if number == persisted {
+                    kv.persist().await.unwrap();
+                    synced = written(&std::fs::read(&path).unwrap());
+                }
+            }
+            // Into the file, but to no disk.
+            drop(kv);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let end = written(&bytes);
+            bytes.truncate(end + 10 * PAGE);
+            for page in (synced / PAGE..end.div_ceil(PAGE)).filter(|_| rng.random_ratio(1, 8)) {
+                bytes[(page * PAGE).max(synced)..((page + 1) * PAGE).max(synced)].fill(0);
+            }
+            if rng.random_bool(0.5) {
+                bytes.truncate(rng.random_range(synced..=end));
+            }
+            std::fs::write(&path, bytes).unwrap();
+            cut += usize::from(FjallKv::try_open(dir.path(), FjallConfig::default()).is_err());
+            let after = open(dir.path());
+            let last = after.get(b"last").unwrap().unwrap();
+            let last = u32::from_be_bytes(last.try_into().unwrap()) as usize;
+            assert!(last >= persisted, "seed {seed}, round {round}: {last} of {persisted} persisted");
+            let model = MemoryKv::new();
+            batches[..=last].iter().for_each(|batch| model.commit(batch.clone()).unwrap());
+            assert_eq!(pairs(&after, &[], &[0xff]), model.pairs(), "seed {seed}, round {round}");
+            // And it goes on from there.
+            after.commit(numbered(1)).unwrap();
+            drop(after);
+            assert_eq!(open(dir.path()).get(b"last").unwrap(), Some(1_u32.to_be_bytes().to_vec()));
+        }
+        assert!(cut > 0, "seed {seed}: the library has refused none of them, and needs no help any more");
+    }
+
+    /// Length of a journal up to the zeros that it was made with.
+    fn written(journal: &[u8]) -> usize {
+        let pages = journal.chunks(4096).rposition(|page| page != &[0; 4096][..page.len()]).map_or(0, |last| last + 1);
+        let journal = &journal[..journal.len().min(pages * 4096)];
+        journal.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
     }
 
     fn copy_tree(from: &Path, to: &Path) {
