@@ -47,12 +47,20 @@ impl Hands<'_> {
             self.epochs.wait_whole(self.cluster)?;
             self.was_full = false;
         }
-        scene.faults.iter().for_each(|(fault, _)| self.begin(fault));
+        // Files that this program has open on a stopped mount are closed in every process that it starts, which waits for the
+        // mount: it stops after all that starts any, and goes on before.
+        let mut faults: Vec<_> = scene.faults.iter().collect();
+        faults.sort_by_key(|(fault, _)| matches!(fault, Fault::StopMount(_)));
+        faults.iter().for_each(|(fault, _)| self.begin(fault));
         let begun = Instant::now();
-        let mut ends: Vec<_> = scene.faults.iter().collect();
         // A mount comes back only while there are nodes.
-        ends.sort_by_key(|(fault, lasts)| (matches!(fault, Fault::KillMount(_)), *lasts));
-        for (fault, lasts) in ends {
+        let turn = |fault: &Fault| match fault {
+            Fault::StopMount(_) => 0,
+            Fault::KillMount(_) => 2,
+            _ => 1,
+        };
+        faults.sort_by_key(|(fault, lasts)| (turn(fault), *lasts));
+        for (fault, lasts) in faults {
             self.pause(lasts.saturating_sub(begun.elapsed()));
             self.end(fault)?;
         }

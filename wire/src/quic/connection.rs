@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use quinn::{RecvStream, SendStream};
+use quinn::{RecvStream, SendStream, VarInt};
 use tokio::{sync::Mutex, time::timeout};
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     error::{CODE_DONE, CODE_REFUSED, call_error},
     identity::Leaf,
     stream::{ReadEnd, SendHalf, WriteEnd, read_body, read_end, read_frame},
+    transport::{STREAMS_FIRST, STREAMS_MAX},
 };
 use crate::{
     Refusal, Reply, Request,
@@ -33,15 +34,39 @@ struct Inner {
     quinn: quinn::Connection,
     peer: Peer,
     key: KeyFingerprint,
-    /// Streams whose headers are still coming. One task at a time waits for the next request; it may go away while
-    /// it waits, and the streams stay.
-    reading: Mutex<FuturesUnordered<BoxFuture<'static, Option<Exchange>>>>,
+    /// One task at a time waits for the next request; it may go away while it waits, and the streams stay.
+    incoming: Mutex<Incoming>,
+}
+
+/// What the peer asks.
+#[derive(Debug)]
+struct Incoming {
+    /// Streams whose headers are still coming.
+    reading: FuturesUnordered<BoxFuture<'static, Option<Exchange>>>,
+    /// Shared with each of its requests until that is answered or dropped.
+    under_way: Arc<()>,
+    /// How many it may have under way.
+    streams_max: u32,
+}
+
+impl Incoming {
+    /// Lets a peer that makes use of half its streams have twice as many: quinn keeps room for each from the beginning, and
+    /// most peers need few. A limit, if the peer is to be told of one.
+    fn grow(&mut self) -> Option<u32> {
+        let under_way = Arc::strong_count(&self.under_way);
+        let is_enough = under_way <= self.streams_max as usize / 2 || self.streams_max >= STREAMS_MAX;
+        (!is_enough).then(|| {
+            self.streams_max = STREAMS_MAX.min(2 * self.streams_max);
+            self.streams_max
+        })
+    }
 }
 
 impl Connection {
     pub(super) fn new(quinn: quinn::Connection, leaf: Leaf) -> Self {
-        let inner = Inner { quinn, peer: leaf.peer, key: leaf.key, reading: Mutex::new(FuturesUnordered::new()) };
-        Self { inner: Arc::new(inner) }
+        let incoming =
+            Incoming { reading: FuturesUnordered::new(), under_way: Arc::default(), streams_max: STREAMS_FIRST };
+        Self { inner: Arc::new(Inner { quinn, peer: leaf.peer, key: leaf.key, incoming: Mutex::new(incoming) }) }
     }
 
     /// Who is at the other end, as its certificate says.
@@ -78,17 +103,23 @@ impl Connection {
     /// The next request of the peer; none when the connection is closed. Malformed ones are answered and skipped, and
     /// a stream whose header does not come holds up no other.
     pub async fn accept(&self) -> Option<Exchange> {
-        let mut reading = self.inner.reading.lock().await;
+        let mut incoming = self.inner.incoming.lock().await;
         loop {
             tokio::select! {
                 biased;
-                Some(read) = reading.next(), if !reading.is_empty() => {
+                Some(read) = incoming.reading.next(), if !incoming.reading.is_empty() => {
                     if let Some(exchange) = read {
                         return Some(exchange);
                     }
                 }
                 opened = self.inner.quinn.accept_bi() => match opened {
-                    Ok((send, receive)) => reading.push(read_request(send, receive).boxed()),
+                    Ok((send, receive)) => {
+                        let under_way = Arc::clone(&incoming.under_way);
+                        incoming.reading.push(read_request(send, receive, under_way).boxed());
+                        if let Some(streams_max) = incoming.grow() {
+                            self.inner.quinn.set_max_concurrent_bi_streams(VarInt::from_u32(streams_max));
+                        }
+                    }
                     Err(_) => return None,
                 },
             }
@@ -155,7 +186,7 @@ async fn read_reply(receive: &mut RecvStream) -> Result<(Reply, Bytes), ReadEnd>
 }
 
 /// A stream's request; none if there is none to serve.
-async fn read_request(send: SendStream, mut receive: RecvStream) -> Option<Exchange> {
+async fn read_request(send: SendStream, mut receive: RecvStream, under_way: Arc<()>) -> Option<Exchange> {
     let mut send = SendHalf::new(send);
     let read = async {
         let header = match read_frame(&mut receive).await {
@@ -174,5 +205,5 @@ async fn read_request(send: SendStream, mut receive: RecvStream) -> Option<Excha
         header.ok()
     };
     let (header, body_len) = timeout(HEADER_DEADLINE, read).await.ok().flatten()?;
-    Some(Exchange::new(header, body_len, send, receive))
+    Some(Exchange::new(header, body_len, (send, receive), under_way))
 }

@@ -309,8 +309,8 @@ fn client_config(
     Ok(config)
 }
 
-/// What a peer that has been let in may have under way.
+/// What a peer that has been let in may have under way at first.
 pub(super) fn open_windows(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(super::transport::CONNECTION_WINDOW));
-    connection.set_max_concurrent_bi_streams(VarInt::from_u32(super::transport::STREAMS_MAX));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(super::transport::STREAMS_FIRST));
 }

@@ -1,6 +1,6 @@
 //! Requests that have arrived and wait for their replies.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use quinn::RecvStream;
@@ -37,6 +37,8 @@ pub struct Exchange {
     unread_len: u32,
     send: SendHalf,
     receive: RecvStream,
+    /// Counts it among those of its connection.
+    _under_way: Arc<()>,
 }
 
 /// A redemption to answer.
@@ -49,10 +51,16 @@ pub struct NewcomerExchange {
 }
 
 impl Exchange {
-    pub(super) fn new(header: RequestHeader, body_len: u32, send: SendHalf, receive: RecvStream) -> Self {
+    pub(super) fn new(
+        header: RequestHeader,
+        body_len: u32,
+        (send, receive): (SendHalf, RecvStream),
+        under_way: Arc<()>,
+    ) -> Self {
         let deadline = Duration::from_millis(header.deadline_ms.into()).min(DEADLINE_MAX);
         let arrived = Instant::now();
-        Self { request: header.request, body_len, deadline, arrived, unread_len: body_len, send, receive }
+        let request = header.request;
+        Self { request, body_len, deadline, arrived, unread_len: body_len, send, receive, _under_way: under_way }
     }
 
     /// Reads the body, contiguous; the second time there is none left. Ends with the asker's deadline.

@@ -29,6 +29,9 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Requests of one peer under way on one connection: what a client with every lane full has in flight, several times.
 pub(super) const STREAMS_MAX: u32 = 1024;
 
+/// The same at first, before the peer has made use of them: quinn keeps some 70 bytes for each.
+pub(super) const STREAMS_FIRST: u32 = 16;
+
 /// Bytes of one stream that may be in flight: a whole chunk and its header, without waiting for the receiver.
 const STREAM_WINDOW: u32 = 8 << 20;
 
@@ -64,7 +67,7 @@ pub(super) fn transport(side: Side, payload_len_max: u16) -> TransportConfig {
     let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("a few seconds are milliseconds in a VarInt");
     // A dialler has checked whom it talks to before the first stream; an acceptor opens its windows when it welcomes.
     let (streams_max, window) = match side {
-        Side::Dialler => (STREAMS_MAX, CONNECTION_WINDOW),
+        Side::Dialler => (STREAMS_FIRST, CONNECTION_WINDOW),
         Side::Acceptor => (1, STRANGER_WINDOW),
     };
     let mut config = TransportConfig::default();

@@ -3,7 +3,7 @@
 use tokio::{sync::oneshot, time::Instant};
 
 use super::*;
-use crate::{CHUNK_LEN_MAX, frame::BODY_LEN_MAX};
+use crate::{CHUNK_LEN_MAX, frame::BODY_LEN_MAX, quic::transport::STREAMS_MAX};
 
 #[tokio::test]
 async fn a_call_brings_a_body_of_a_whole_chunk_both_ways() {
@@ -32,6 +32,23 @@ async fn many_calls_at_once_are_answered_each_with_its_own() {
         }
     });
     futures::future::join_all(calls).await;
+}
+
+#[tokio::test]
+async fn a_thousand_calls_may_be_under_way_before_the_first_is_answered() {
+    let pair = pair().await;
+    let answered = async {
+        let mut exchanges = Vec::new();
+        while exchanges.len() < STREAMS_MAX as usize {
+            exchanges.push(pair.accepted.accept().await.unwrap());
+        }
+        for exchange in exchanges {
+            exchange.reply(&synced(1), &[]).await.unwrap();
+        }
+    };
+    let calls = futures::future::join_all((0..STREAMS_MAX.into()).map(|number| ask(&pair.dialled, number, Vec::new())));
+    let (calls, ()) = tokio::join!(calls, answered);
+    assert!(calls.into_iter().all(|called| called.unwrap().0 == synced(1)));
 }
 
 #[tokio::test]
