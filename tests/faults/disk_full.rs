@@ -1,8 +1,8 @@
 //! Disks without room.
 
-use std::time::Duration;
+use std::{fs, io::ErrorKind, path::PathBuf, time::Duration};
 
-use harness::{Cluster, NodeProcess, SmallDisk, node::free_address, tree, wait::until};
+use harness::{Cluster, Mount, NodeProcess, Ran, SmallDisk, node::free_address, tree, wait::until};
 
 use crate::store::{Files, assert_all_there, last_word, put, try_put};
 
@@ -41,7 +41,7 @@ fn large_files(name: &str, count: u64) -> Files {
 #[test]
 fn with_one_disk_full_writes_succeed_status_warns_and_what_was_missed_is_fetched_later_as_root() {
     let (mut cluster, disks) = start(1);
-    disks[0].fill(20);
+    disks[0].fill(30);
     let files = large_files("file", 7);
     for (path, bytes) in &files {
         put(&cluster, path, bytes);
@@ -66,7 +66,7 @@ fn with_more_disks_full_than_the_quorum_spares_writers_get_an_error_while_reads_
         put(&cluster, path, bytes);
     }
     for disk in &disks {
-        disk.fill(20);
+        disk.fill(30);
     }
     let mut stored = Files::new();
     let mut refused = None;
@@ -99,9 +99,34 @@ fn with_more_disks_full_than_the_quorum_spares_writers_get_an_error_while_reads_
     });
 }
 
+/// More directories than there is room for.
+const DIRECTORIES_MAX: u32 = 100_000;
+
+fn make_directories(cluster: &Cluster, name: &str) -> Ran {
+    let dirs = (0..100).map(|number| format!("/{name}-{number}-{}", "x".repeat(200)));
+    cluster.dfs(["mkdir", "-p"].map(str::to_owned).into_iter().chain(dirs))
+}
+
+/// Directories, made on a mount, which answers for the cluster while it may, until it says that there is no room.
+fn fill_with_directories(mount: &Mount) -> Vec<PathBuf> {
+    let mut made = Vec::new();
+    for number in 0..DIRECTORIES_MAX {
+        let dir = mount.path(&format!("made-{number}-{}", "x".repeat(200)));
+        match fs::create_dir(&dir) {
+            Ok(()) => made.push(dir),
+            Err(error) => {
+                eprintln!("on a mount: {number} directories, then {error}");
+                assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+                return made;
+            }
+        }
+    }
+    panic!("the room that was kept back has no end");
+}
+
 /// Another program takes every byte there is on every node, and what the namespace writes finds no room.
 #[test]
-fn with_every_disk_full_to_the_last_byte_nodes_live_and_reads_and_removals_go_on_as_root() {
+fn with_every_disk_full_to_the_last_byte_nodes_live_and_only_what_takes_room_is_refused_as_root() {
     let (mut cluster, disks) = start(3);
     let before = large_files("before", 2);
     for (path, bytes) in &before {
@@ -110,29 +135,27 @@ fn with_every_disk_full_to_the_last_byte_nodes_live_and_reads_and_removals_go_on
     until("room is kept back", Duration::from_secs(10), || {
         disks.iter().all(|disk| disk.dir().join("node/ballast").exists())
     });
+    let mount = Mount::new(&cluster, "mnt");
     for disk in &disks {
         disk.fill(0);
-    }
-    // More than the key-value stores can write without room.
-    let (mut made, mut refused) = (0, None);
-    let began = std::time::Instant::now();
-    while made < 8 && began.elapsed() < Duration::from_secs(60) {
-        let dirs: Vec<String> = (0..100).map(|number| format!("/dir-{made}-{number}-{}", "x".repeat(200))).collect();
-        let ran = cluster.dfs(["mkdir", "-p"].map(str::to_owned).into_iter().chain(dirs));
-        match ran.status {
-            0 => made += 1,
-            _ => refused = Some(ran.stderr),
-        }
-    }
-    eprintln!("{made} times 100 directories, last refused: {refused:?}");
-    assert_eq!(made, 8, "the namespace goes on");
-    assert_all_there(&cluster, &before);
-    for path in before.keys() {
-        cluster.dfs(["rm", path]).ok();
     }
     until("every node lives on what it kept back", Duration::from_secs(30), || {
         disks.iter().all(|disk| !disk.dir().join("node/ballast").exists())
     });
+    // Small changes go on from that, and stop before it is gone, too.
+    until("small changes go on", Duration::from_secs(30), || make_directories(&cluster, "first").status == 0);
+    disks.iter().for_each(|disk| disk.fill(21));
+    let made = fill_with_directories(&mount);
+    let unwritten = fs::write(mount.path("small"), b"a file").unwrap_err();
+    assert_eq!(unwritten.kind(), ErrorKind::StorageFull, "{unwritten}");
+    let ran = make_directories(&cluster, "second");
+    eprintln!("{}", ran.stderr.trim());
+    last_word(ran).fails(1, &["full"]);
+    assert_all_there(&cluster, &before);
+    made.iter().for_each(|dir| fs::remove_dir(dir).unwrap());
+    for path in before.keys() {
+        cluster.dfs(["rm", path]).ok();
+    }
     for (node, disk) in cluster.nodes.iter_mut().zip(&disks) {
         assert!(node.is_running(), "a node has ended: {}", node.last_words());
         disk.give_back();

@@ -30,14 +30,15 @@ impl SmallDisk {
         &self.mount
     }
 
-    /// Takes all room but `left` MiB, as another program might.
+    /// Takes all room but `left` MiB, as another program might; a second time, of what there is by then.
     pub fn fill(&self, left: u64) {
-        let file = fs::File::create(self.filler()).unwrap();
+        let file = fs::File::options().create(true).append(true).open(self.filler()).unwrap();
+        let taken = file.metadata().unwrap().len();
         // A node may take some of it between the look and the grip.
         let filled = (0..FILL_TRIES).any(|_| {
             let room = rustix::fs::statvfs(&self.mount).unwrap();
             let wanted = (room.f_bavail * room.f_frsize).saturating_sub(left << 20);
-            wanted == 0 || rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, wanted).is_ok()
+            wanted == 0 || rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), taken, wanted).is_ok()
         });
         assert!(filled, "{} cannot be filled", self.mount.display());
     }

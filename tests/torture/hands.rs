@@ -53,10 +53,11 @@ impl Hands<'_> {
         faults.sort_by_key(|(fault, _)| matches!(fault, Fault::StopMount(_)));
         faults.iter().for_each(|(fault, _)| self.begin(fault));
         let begun = Instant::now();
-        // A mount comes back only while there are nodes.
+        // A mount comes back only while there are nodes, and before a node is replaced, which may take minutes.
         let turn = |fault: &Fault| match fault {
             Fault::StopMount(_) => 0,
             Fault::KillMount(_) => 2,
+            Fault::Wipe(_) | Fault::RotLog { .. } => 3,
             _ => 1,
         };
         faults.sort_by_key(|(fault, lasts)| (turn(fault), *lasts));

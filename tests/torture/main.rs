@@ -334,6 +334,7 @@ fn nothing_acknowledged_is_lost_or_wrong_while_nodes_and_mounts_are_killed_and_s
         outcome.counts.len(),
     );
     if !wrong.is_empty() {
+        eprintln!("seed {seed}, wrong:\n{}", wrong.join("\n"));
         keep_logs(cluster, seed);
     }
     assert!(steps > 0 && !outcome.events.is_empty() && !outcome.counts.is_empty());

@@ -188,6 +188,8 @@ pub struct StoreReport {
     pub repaired: u64,
     /// Chunks of its partitions that it knows it still lacks.
     pub lacking: u64,
+    /// Next to nothing is left on its file system, for anything.
+    pub starved: bool,
 }
 
 /// How a node is, as the leader sees it.

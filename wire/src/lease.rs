@@ -179,6 +179,8 @@ pub enum LeaseAnswer {
         unleased: Vec<Inode>,
         /// Place of the grants in the order.
         number: LeaseNumber,
+        /// Most nodes have next to no room: nothing that takes some is to be taken for done before the cluster has done it.
+        no_room: bool,
     },
     /// To a renewal: the term runs from when it was sent.
     Renewed,

@@ -235,6 +235,7 @@ mod tests {
                 damaged: 0,
                 repaired: 0,
                 lacking: 0,
+                starved: false,
             }),
             partitions: 4,
         }

@@ -133,12 +133,13 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch,
                 }
                 Err(ClusterError::Refused(Refusal::Busy))
             }
-            Ok(NamespaceAnswer::Lease(LeaseAnswer::Changed { mut outcomes, touched, unleased, number }))
+            Ok(NamespaceAnswer::Lease(LeaseAnswer::Changed { mut outcomes, touched, unleased, number, no_room }))
                 if outcomes.len() == ops.len() =>
             {
                 for answer in outcomes.iter_mut().flatten() {
                     answer.attr = touched.iter().find(|attr| attr.inode == answer.done.inode).copied();
                 }
+                shared.window.lock().handle_room(!no_room);
                 let made = made(&ops, &outcomes);
                 let changed = Changed { generation, number, made, touched, unleased };
                 leasing.tell(&ops, Told::Changed(&changed, &outcomes));

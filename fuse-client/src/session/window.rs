@@ -65,6 +65,8 @@ pub(super) struct Window<W> {
     deferred: BTreeSet<u64>,
     /// The session ended before all of them had theirs.
     lost_deferred: bool,
+    /// The cluster said so last.
+    no_room: bool,
     /// Nothing more is taken in: the session is over.
     closed: bool,
 }
@@ -121,6 +123,7 @@ impl<W> Default for Window<W> {
             waiters: BTreeMap::new(),
             deferred: BTreeSet::new(),
             lost_deferred: false,
+            no_room: false,
             closed: false,
         }
     }
@@ -179,10 +182,15 @@ impl<W> Window<W> {
         self.next
     }
 
+    /// The cluster has told whether it has room.
+    pub(super) fn handle_room(&mut self, has_room: bool) {
+        self.no_room = !has_room;
+    }
+
     /// Whether one more can be deferred: what is executed already must never wait for what is asked, and has to fit
-    /// beside it.
+    /// beside it. Where the cluster has no room, everybody waits for what it says.
     pub(super) fn may_defer(&self) -> bool {
-        !self.closed && self.next < self.lowest_unanswered() + WINDOW_LEN
+        !self.closed && !self.no_room && self.next < self.lowest_unanswered() + WINDOW_LEN
     }
 
     /// Whether deferred operations are lost with the session.

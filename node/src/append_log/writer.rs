@@ -279,7 +279,8 @@ impl Writer {
         let free = self.directory.free(used).await;
         let free = free.map_err(|source| ReadError::Disk { file: FileId(0), source })?;
         let total = self.directory.config.capacity.unwrap_or(used + free).min(used + free);
-        Ok(Usage { total, used, free: free.saturating_sub(self.directory.config.reserve) })
+        let disk = self.directory.space().await.map_err(|source| ReadError::Disk { file: FileId(0), source })?;
+        Ok(Usage { total, used, free: free.saturating_sub(self.directory.config.reserve), disk })
     }
 
     fn wait(&mut self, of: Option<Appended>, reply: oneshot::Sender<Result<Synced, SyncError>>) {

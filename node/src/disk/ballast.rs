@@ -27,6 +27,8 @@ use std::{
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use tracing::{info, warn};
 
+use super::Space;
+
 /// Between two looks.
 pub const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -56,22 +58,15 @@ enum Step {
     Take,
 }
 
-/// A file system, as it is at a look.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-struct Space {
-    free: u64,
-    total: u64,
+/// How long the ballast of such a file system is.
+fn ballast_len(space: Space) -> u64 {
+    LEN_MAX.min(space.total / PART)
 }
 
-impl Space {
-    /// How long the ballast is to be.
-    fn ballast_len(self) -> u64 {
-        LEN_MAX.min(self.total / PART)
-    }
-
-    fn is_starved(self) -> bool {
-        self.free < NOTHING_LEFT.min(self.ballast_len() / 2)
-    }
+/// Whether nothing is left of a file system: the ballast is to be given up, and where that has been done, only what gives
+/// room back is to go on.
+pub fn is_starved(space: Space) -> bool {
+    space.free < NOTHING_LEFT.min(ballast_len(space) / 2)
 }
 
 /// How it was at the last looks.
@@ -84,7 +79,7 @@ struct Looks {
 
 impl Looks {
     fn poll(&mut self, is_held: bool, space: Space) -> Step {
-        self.starved = if space.is_starved() && space.free >= self.free { self.starved + 1 } else { 0 };
+        self.starved = if is_starved(space) && space.free >= self.free { self.starved + 1 } else { 0 };
         self.free = space.free;
         match is_held {
             true if self.starved >= LOOKS => Step::GiveUp,
@@ -122,15 +117,15 @@ impl Ballast {
     /// [`LOOK_EVERY`]; blocks for a few calls of the system. Whether nothing is left, and there is a ballast to give up.
     pub fn look(&mut self) -> io::Result<bool> {
         let space = self.space()?;
-        if space.is_starved() {
+        if is_starved(space) {
             self.was_starved.store(true, Ordering::Relaxed);
         }
         match self.looks.poll(self.is_held()?, space) {
             Step::Keep => {}
             Step::GiveUp => self.give_up()?,
-            Step::Take => self.take(space.ballast_len())?,
+            Step::Take => self.take(ballast_len(space))?,
         }
-        Ok(space.is_starved() && self.is_held()?)
+        Ok(is_starved(space) && self.is_held()?)
     }
 
     /// Looks again and again, until this is dropped.
@@ -188,7 +183,7 @@ impl Ballast {
 
 #[cfg(test)]
 mod tests {
-    use super::{LEN_MAX, LOOKS, Looks, NOTHING_LEFT, PLENTY, Space, Step};
+    use super::{LEN_MAX, LOOKS, Looks, NOTHING_LEFT, PLENTY, Space, Step, ballast_len};
 
     const TOTAL: u64 = 1 << 40;
 
@@ -213,7 +208,7 @@ mod tests {
     fn of_a_small_file_system_a_tenth_is_kept_back_and_half_of_that_is_nothing() {
         let (mut looks, total) = (Looks::default(), 400 << 20);
         let mut poll = |is_held, free| looks.poll(is_held, Space { free, total });
-        assert_eq!(Space { free: 0, total }.ballast_len(), 40 << 20);
+        assert_eq!(ballast_len(Space { free: 0, total }), 40 << 20);
         assert_eq!(poll(false, total / 2), Step::Keep);
         assert_eq!(poll(false, total / 2 + 1), Step::Take);
         let steps: Vec<Step> = (0..2 * LOOKS).map(|_| poll(true, 20 << 20)).collect();

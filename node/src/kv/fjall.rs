@@ -16,7 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fjall::compaction::Leveled;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable as _};
+use fjall::{
+    Database, JournalRecoveryError as Damage, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode,
+    Readable as _,
+};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -69,7 +72,11 @@ impl FjallKv {
     /// Opens (or creates) the store in `path`. Reads the journals: blocks for as long as a crash left work.
     pub fn open(path: &Path, config: FjallConfig) -> Result<Self, KvError> {
         match Self::try_open(path, config) {
-            Err(error @ fjall::Error::JournalRecovery(_)) => {
+            Err(
+                error @ fjall::Error::JournalRecovery(
+                    Damage::ChecksumMismatch | Damage::InsufficientLength | Damage::TooManyItems,
+                ),
+            ) => {
                 let cut = journal::cut(path).map_err(|error| KvError { reason: error.to_string() })?;
                 if cut { Self::try_open(path, config).map_err(failed) } else { Err(failed(error)) }
             }

@@ -95,6 +95,7 @@ mod tests {
             damaged: 0,
             repaired: 0,
             lacking,
+            starved: false,
         }
     }
 

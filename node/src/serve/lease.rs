@@ -22,6 +22,7 @@ use super::{
     change::OpenChange,
     desk::{Desk, Look, broken, left},
     question::{self, QUERIES_MAX},
+    room,
 };
 use crate::{lease::Leases, namespace, node::Node};
 
@@ -120,6 +121,7 @@ async fn change(
 ) -> Result<LeaseAnswer, Refusal> {
     asker.may_write()?;
     change::check(&batch)?;
+    room::check_made(node, &batch, &made_at)?;
     let desk = Desk::open(node, deadline).await?;
     let session = batch.session;
     let is_current = |leases: &mut Leases| leases.is_current(session, asker.peer, generation);
@@ -136,7 +138,8 @@ async fn change(
     let made = makes.iter().zip(&applied.outcomes).filter(|(_, outcome)| outcome.is_ok());
     let made: BTreeSet<Inode> = made.filter_map(|(made, _)| *made).collect();
     let (unleased, number) = change.end_leased(asker, (session, generation), &made, &applied.touched)?;
-    Ok(LeaseAnswer::Changed { outcomes: applied.outcomes, touched: applied.touched, unleased, number })
+    let no_room = !room::is_left(node);
+    Ok(LeaseAnswer::Changed { outcomes: applied.outcomes, touched: applied.touched, unleased, number, no_room })
 }
 
 async fn renew(

@@ -20,6 +20,7 @@ mod moves;
 mod namespace;
 mod question;
 mod redeem;
+mod room;
 #[cfg(test)]
 pub(crate) mod tests;
 

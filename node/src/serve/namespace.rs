@@ -14,6 +14,7 @@ use super::{
     desk::{Desk, broken, left},
     lease,
     question::{self, QUERIES_MAX},
+    room,
 };
 use crate::{
     membership::HOLDS_MAX,
@@ -98,6 +99,7 @@ async fn batch_outcomes(
     deadline: Instant,
 ) -> Result<NamespaceAnswer, Refusal> {
     change::check(&batch)?;
+    room::check(node, &batch)?;
     let desk = Desk::open(node, deadline).await?;
     let mut change = OpenChange::of_batch(&desk, &batch, deadline).await?;
     let applied = change.apply(asker, batch, Vec::new(), deadline).await?;

@@ -132,6 +132,7 @@ fn store() -> StoreReport {
         damaged: 3,
         repaired: 2,
         lacking: 1,
+        starved: true,
     }
 }
 
@@ -258,6 +259,7 @@ fn lease_answers() -> Vec<(&'static str, LeaseAnswer)> {
                 touched: vec![attr(FileType::File), attr(FileType::Directory)],
                 unleased,
                 number,
+                no_room: true,
             },
         ),
         ("answer.lease.renewed", LeaseAnswer::Renewed),

@@ -45,6 +45,7 @@ fn node(number: u8) -> NodeStatus {
         damaged: 0,
         repaired: 0,
         lacking: 0,
+        starved: false,
     };
     let role = [RaftRole::Leader, RaftRole::Voter, RaftRole::Voter, RaftRole::None][usize::from(number) - 1];
     NodeStatus { row: row(number), state: NodeState::Up, role, store: Some(store), partitions: 3 }

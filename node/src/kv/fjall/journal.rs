@@ -33,13 +33,12 @@ pub(super) fn cut(dir: &Path) -> io::Result<bool> {
     let Some(path) = newest(dir)? else { return Ok(false) };
     let bytes = fs::read(&path)?;
     let whole = whole_batches(&bytes);
-    if whole == bytes.len() {
-        return Ok(false);
-    }
+    // It was made with zeros, so that these are nothing that is there in part: the damage is in another.
+    let Some(last) = bytes[whole..].iter().rposition(|byte| *byte != 0) else { return Ok(false) };
     let journal = OpenOptions::new().write(true).open(&path)?;
     journal.set_len(whole as u64)?;
     journal.sync_all()?;
-    warn!(journal = %path.display(), whole, "a batch that was never persisted is there in part: cut off");
+    warn!(journal = %path.display(), whole, cut = last + 1, "what is behind the last whole batch of a journal is cut off");
     Ok(true)
 }
 

@@ -110,6 +110,7 @@ fn store_report() -> StoreReport {
         damaged: 0,
         repaired: 0,
         lacking: 0,
+        starved: false,
     }
 }
 
