@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use crate::disk::ballast::Starved;
+
 /// Configuration of a serving node. Identity and place come from the data directory.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -19,6 +21,8 @@ pub struct Config {
     pub garbage: GarbageConfig,
     /// Merging what was written in small pieces.
     pub merge: MergeConfig,
+    /// Whether next to nothing is left on its file system.
+    pub starved: Starved,
 }
 
 /// Limits of the server.

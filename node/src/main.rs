@@ -11,7 +11,7 @@ use node::{
     consensus::{Health, SystemClock, WallClock},
     disk::{
         Disk, FileDisk, FileDiskConfig, LockError,
-        ballast::Ballast,
+        ballast::{Ballast, Starved},
         data_dir::{DataDir, FORMAT, NodeFile},
     },
     kv::{FjallConfig, FjallKv},
@@ -298,7 +298,7 @@ async fn serve(
             info!(signal, "stopping before it serves");
             return Ok(());
         }
-        started = start(dir, file, arguments) => started?,
+        started = start(dir, file, arguments, ballast.starved()) => started?,
     };
     let ballast = tokio::spawn(ballast.keep());
     // In a task: what it looks at changes with every entry of the log, and this thread would be woken for each.
@@ -318,8 +318,14 @@ async fn serve(
     }
 }
 
-async fn start(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<Arc<Node>> {
+async fn start(
+    dir: &DataDir,
+    file: &NodeFile,
+    arguments: &RunArguments,
+    starved: Starved,
+) -> anyhow::Result<Arc<Node>> {
     let (parts, config) = assemble(dir, file, arguments).await?;
+    let config = Config { starved, ..config };
     let (id, listen) = (parts.id, config.listen);
     let first_client = parts.founding.as_ref().map(|founding| founding.client);
     let node = Node::start(parts, config).await?;
@@ -457,6 +463,7 @@ async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> a
         repair: arguments.repair(),
         garbage: GarbageConfig::default(),
         merge: MergeConfig::default(),
+        starved: Starved::default(),
     };
     Ok((parts, config))
 }

@@ -458,7 +458,7 @@ impl Node {
     /// What this node says of its store.
     pub async fn store_report(&self) -> StoreReport {
         let report = self.chunks.report().await;
-        StoreReport { lacking: self.repair.lacking(), ..report }
+        StoreReport { lacking: self.repair.lacking(), starved: self.config.starved.get(), ..report }
     }
 
     /// Random bytes.

@@ -136,6 +136,7 @@ fn with_every_disk_full_to_the_last_byte_nodes_live_and_only_what_takes_room_is_
         disks.iter().all(|disk| disk.dir().join("node/ballast").exists())
     });
     let mount = Mount::new(&cluster, "mnt");
+    fs::write(mount.path("there"), b"before").unwrap();
     for disk in &disks {
         disk.fill(0);
     }
@@ -148,6 +149,8 @@ fn with_every_disk_full_to_the_last_byte_nodes_live_and_only_what_takes_room_is_
     let made = fill_with_directories(&mount);
     let unwritten = fs::write(mount.path("small"), b"a file").unwrap_err();
     assert_eq!(unwritten.kind(), ErrorKind::StorageFull, "{unwritten}");
+    // What a program was not told of is kept until there is room.
+    fs::write(mount.path("there"), b"what comes to be there").unwrap();
     let ran = make_directories(&cluster, "second");
     eprintln!("{}", ran.stderr.trim());
     last_word(ran).fails(1, &["full"]);
@@ -162,6 +165,9 @@ fn with_every_disk_full_to_the_last_byte_nodes_live_and_only_what_takes_room_is_
     }
     until("writes go on", Duration::from_secs(30), || {
         try_put(&cluster, "/again", &tree::bytes(1, 6 << 20)).status == 0
+    });
+    until("what a mount has kept is stored", Duration::from_secs(30), || {
+        cluster.dfs(["cat", "/there"]).stdout == "what comes to be there"
     });
     until("room is kept back again", Duration::from_secs(10), || {
         disks.iter().all(|disk| disk.dir().join("node/ballast").exists())

@@ -13,12 +13,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::sleep};
 use tracing::warn;
-use wire::{
-    Refusal,
-    namespace::{
-        Attr, Content, EXTENTS_MAX, INLINE_LEN_MAX, InlineData, NewExtent, Op, OpAnswer, OpError, Query, QueryAnswer,
-        SetId, SetTime,
-    },
+use wire::namespace::{
+    Attr, Content, EXTENTS_MAX, INLINE_LEN_MAX, InlineData, NewExtent, Op, OpAnswer, OpError, Query, QueryAnswer,
+    SetId, SetTime,
 };
 
 use self::{
@@ -483,7 +480,6 @@ fn is_final(error: &FsError) -> bool {
         FsError::Op(OpError::StaleEpoch | OpError::StaleGc | OpError::CutPending | OpError::JournalFull) => false,
         FsError::Op(_) => true,
         FsError::Put(error) => matches!(**error, PutError::NoSpace),
-        FsError::Cluster(error) => matches!(**error, ClusterError::Refused(Refusal::DiskFull)),
         _ => false,
     }
 }

@@ -186,12 +186,14 @@ fn take_in(shared: &Shared, returned: Returned) -> Option<Duration> {
         }
         Err(error) => {
             let error = Arc::new(error);
+            let count = ops.len();
             let waiters = shared.window.lock().handle_given_up(ops, &made);
+            let put_back = waiters.len() < count;
             for waiter in waiters {
                 waiter.answer(Err(ChangeError::Cluster(Arc::clone(&error))));
             }
             match &*error {
-                _ if made.is_empty() => None,
+                _ if !put_back => None,
                 ClusterError::Refused(refusal) if *refusal != Refusal::Busy => {
                     warn!(%refusal, "changes that were answered are not taken; they are sent again");
                     Some(REFUSED_PAUSE)

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::file_header::FileHeader;
 use super::{FileId, FileStyle, Fill, LogConfig, LogRng, Position, Room};
-use crate::disk::{Disk, DiskFile, Durability, OpenMode, Space};
+use crate::disk::{Disk, DiskFile, Durability, OpenMode};
 
 /// Where the files of one log are, and which may be used again.
 pub(super) struct Directory {
@@ -172,14 +172,9 @@ impl Directory {
         Ok(())
     }
 
-    /// The medium.
-    pub(super) async fn space(&self) -> io::Result<Space> {
-        self.disk.space(&self.path).await
-    }
-
     /// What the medium and the configured capacity leave.
     pub(super) async fn free(&self, used: u64) -> io::Result<u64> {
-        let space = self.space().await?;
+        let space = self.disk.space(&self.path).await?;
         let spared = self.spares.len() as u64 * self.config.file_len;
         let allowed = self.config.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(used + spared));
         Ok(space.free.min(allowed))

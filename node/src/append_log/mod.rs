@@ -46,7 +46,7 @@ pub use record::{Align, HEADER_LEN, NewRecord, PAYLOAD_LEN_MAX, RecordInfo, Reco
 use self::active::{Prepared, payload_len_max};
 use self::files::Files;
 use self::writer::{Demand, Fate, Request, Writer};
-use crate::disk::{Disk, Space};
+use crate::disk::Disk;
 
 /// Source of generations and incarnations: seeded in tests, from the operating system in production.
 pub type LogRng = Box<dyn RngCore + Send>;
@@ -325,6 +325,4 @@ pub struct Usage {
     pub used: u64,
     /// What ordinary appends may still fill.
     pub free: u64,
-    /// The file system.
-    pub disk: Space,
 }

@@ -279,8 +279,7 @@ impl Writer {
         let free = self.directory.free(used).await;
         let free = free.map_err(|source| ReadError::Disk { file: FileId(0), source })?;
         let total = self.directory.config.capacity.unwrap_or(used + free).min(used + free);
-        let disk = self.directory.space().await.map_err(|source| ReadError::Disk { file: FileId(0), source })?;
-        Ok(Usage { total, used, free: free.saturating_sub(self.directory.config.reserve), disk })
+        Ok(Usage { total, used, free: free.saturating_sub(self.directory.config.reserve) })
     }
 
     fn wait(&mut self, of: Option<Appended>, reply: oneshot::Sender<Result<Synced, SyncError>>) {

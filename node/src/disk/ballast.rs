@@ -63,9 +63,8 @@ fn ballast_len(space: Space) -> u64 {
     LEN_MAX.min(space.total / PART)
 }
 
-/// Whether nothing is left of a file system: the ballast is to be given up, and where that has been done, only what gives
-/// room back is to go on.
-pub fn is_starved(space: Space) -> bool {
+/// Whether nothing is left of a file system.
+fn is_starved(space: Space) -> bool {
     space.free < NOTHING_LEFT.min(ballast_len(space) / 2)
 }
 
@@ -95,22 +94,44 @@ pub struct Ballast {
     dir: PathBuf,
     looks: Looks,
     was_starved: Arc<AtomicBool>,
+    starved: Starved,
+}
+
+/// Whether next to nothing is left on the file system of a node, and nothing is kept back either. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Starved(Arc<AtomicBool>);
+
+impl Starved {
+    /// As of the last look.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, is_starved: bool) {
+        self.0.store(is_starved, Ordering::Relaxed);
+    }
 }
 
 impl Ballast {
     /// Of the data directory `dir`. Nothing is taken yet.
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), looks: Looks::default(), was_starved: Arc::default() }
+        Self { dir: dir.to_owned(), looks: Looks::default(), was_starved: Arc::default(), starved: Starved::default() }
     }
 
     /// Another that looks for itself, and tells this one when it found nothing left.
     pub fn twin(&self) -> Self {
-        Self { dir: self.dir.clone(), looks: Looks::default(), was_starved: Arc::clone(&self.was_starved) }
+        let (was_starved, starved) = (Arc::clone(&self.was_starved), self.starved.clone());
+        Self { dir: self.dir.clone(), looks: Looks::default(), was_starved, starved }
     }
 
     /// Whether nothing was left at a look of this or of its twins.
     pub fn was_starved(&self) -> bool {
         self.was_starved.load(Ordering::Relaxed)
+    }
+
+    /// What the looks of this and of its twins find.
+    pub fn starved(&self) -> Starved {
+        self.starved.clone()
     }
 
     /// Looks how much room there is, and gives the ballast up, or takes it, if that is due. To be called every
@@ -125,7 +146,9 @@ impl Ballast {
             Step::GiveUp => self.give_up()?,
             Step::Take => self.take(ballast_len(space))?,
         }
-        Ok(is_starved(space) && self.is_held()?)
+        let is_held = self.is_held()?;
+        self.starved.set(is_starved(space) && !is_held);
+        Ok(is_starved(space) && is_held)
     }
 
     /// Looks again and again, until this is dropped.

@@ -8,7 +8,7 @@
 use wire::{
     Refusal,
     cluster::Peer,
-    namespace::{INODE_RANGE_LEN, Inode, InodeRange, OpError, SessionId, SessionNonce},
+    namespace::{INODE_RANGE_LEN, Inode, InodeRange, OpError, OpNumber, SessionId, SessionNonce},
 };
 
 use super::{
@@ -49,6 +49,15 @@ pub fn session_list(rows: &dyn KvRead) -> Result<Vec<SessionSummary>, KvError> {
         }
     }
     Ok(sessions)
+}
+
+/// Whether one of these operations of a session has been executed, and its outcome is kept.
+pub fn any_executed(
+    rows: &dyn KvRead,
+    session: SessionId,
+    mut numbers: impl Iterator<Item = OpNumber>,
+) -> Result<bool, KvError> {
+    numbers.try_fold(false, |any, number| Ok(any || rows.get(&table::outcome(session, number))?.is_some()))
 }
 
 /// Whose a session is, if it lives.

@@ -121,8 +121,8 @@ async fn change(
 ) -> Result<LeaseAnswer, Refusal> {
     asker.may_write()?;
     change::check(&batch)?;
-    room::check_made(node, &batch, &made_at)?;
     let desk = Desk::open(node, deadline).await?;
+    room::check_made(node, &batch, &made_at)?;
     let session = batch.session;
     let is_current = |leases: &mut Leases| leases.is_current(session, asker.peer, generation);
     if !desk.with(is_current)? {

@@ -99,8 +99,8 @@ async fn batch_outcomes(
     deadline: Instant,
 ) -> Result<NamespaceAnswer, Refusal> {
     change::check(&batch)?;
-    room::check(node, &batch)?;
     let desk = Desk::open(node, deadline).await?;
+    room::check(node, &batch)?;
     let mut change = OpenChange::of_batch(&desk, &batch, deadline).await?;
     let applied = change.apply(asker, batch, Vec::new(), deadline).await?;
     change.end()?;

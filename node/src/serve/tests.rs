@@ -19,7 +19,7 @@ use crate::{
     chunk_store::ChunkStoreConfig,
     config::{Config, GarbageConfig, MembershipConfig, MergeConfig, RepairConfig, ServeConfig},
     consensus::SystemClock,
-    disk::{SimDisk, SimOptions},
+    disk::{SimDisk, SimOptions, ballast::Starved},
     kv::MemoryKv,
     membership::Founding,
     namespace::{self, ClusterCommand, CommandBody, CommandOutcome},
@@ -132,6 +132,7 @@ impl Rig {
             // Chunks of which these tests put copies are in no file.
             garbage: GarbageConfig { sweep: PATIENCE * 100, ..GarbageConfig::default() },
             merge: MergeConfig::default(),
+            starved: Starved::default(),
         };
         Node::start(parts, config).await.unwrap()
     }

@@ -14,7 +14,7 @@ use node::{
     chunk_store::ChunkStoreConfig,
     config::{Config, GarbageConfig, MembershipConfig, MergeConfig, RepairConfig, ServeConfig},
     consensus::{Health, View, WallClock},
-    disk::{SimDisk, SimOptions},
+    disk::{SimDisk, SimOptions, ballast::Starved},
     kv::MemoryKv,
     membership::Founding,
     namespace,
@@ -186,6 +186,7 @@ impl World {
                 raise_every: Duration::from_millis(500),
             },
             merge: MergeConfig { rest: Duration::from_secs(1) },
+            starved: Starved::default(),
         };
         let running = Node::start(parts, config).await?;
         self.tell_when_founded(&running).await;
