@@ -149,8 +149,10 @@ fn with_every_disk_full_to_the_last_byte_nodes_live_and_only_what_takes_room_is_
     let made = fill_with_directories(&mount);
     let unwritten = fs::write(mount.path("small"), b"a file").unwrap_err();
     assert_eq!(unwritten.kind(), ErrorKind::StorageFull, "{unwritten}");
-    // What a program was not told of is kept until there is room.
+    // What could not be stored is told by fsync, and kept until there is room.
     fs::write(mount.path("there"), b"what comes to be there").unwrap();
+    let unsynced = fs::File::options().write(true).open(mount.path("there")).unwrap().sync_all().unwrap_err();
+    assert_eq!(unsynced.kind(), ErrorKind::StorageFull, "{unsynced}");
     let ran = make_directories(&cluster, "second");
     eprintln!("{}", ran.stderr.trim());
     last_word(ran).fails(1, &["full"]);
