@@ -49,7 +49,7 @@ class Cluster:
             if status and done(status):
                 return time.monotonic() - start
             time.sleep(0.2)
-        sys.exit("it takes too long")
+        sys.exit(f"{Path(sys.argv[0]).name}: it takes too long")
 
     def wait_moved(self, holders):
         """Until so many nodes hold everything."""

@@ -139,7 +139,7 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch,
                 for answer in outcomes.iter_mut().flatten() {
                     answer.attr = touched.iter().find(|attr| attr.inode == answer.done.inode).copied();
                 }
-                shared.window.lock().handle_room(!no_room);
+                shared.window.lock().handle_no_room(no_room);
                 let made = made(&ops, &outcomes);
                 let changed = Changed { generation, number, made, touched, unleased };
                 leasing.tell(&ops, Told::Changed(&changed, &outcomes));

@@ -65,7 +65,7 @@ pub(super) struct Window<W> {
     deferred: BTreeSet<u64>,
     /// The session ended before all of them had theirs.
     lost_deferred: bool,
-    /// The cluster said so last.
+    /// What it was told last.
     no_room: bool,
     /// Nothing more is taken in: the session is over.
     closed: bool,
@@ -182,9 +182,9 @@ impl<W> Window<W> {
         self.next
     }
 
-    /// The cluster has told whether it has room.
-    pub(super) fn handle_room(&mut self, has_room: bool) {
-        self.no_room = !has_room;
+    /// The cluster has told whether it has no room.
+    pub(super) fn handle_no_room(&mut self, no_room: bool) {
+        self.no_room = no_room;
     }
 
     /// Whether one more can be deferred: what is executed already must never wait for what is asked, and has to fit

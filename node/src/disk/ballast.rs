@@ -137,18 +137,18 @@ impl Ballast {
     /// Looks how much room there is, and gives the ballast up, or takes it, if that is due. To be called every
     /// [`LOOK_EVERY`]; blocks for a few calls of the system. Whether nothing is left, and there is a ballast to give up.
     pub fn look(&mut self) -> io::Result<bool> {
-        let space = self.space()?;
+        let (space, is_held) = (self.space()?, self.is_held()?);
         if is_starved(space) {
             self.was_starved.store(true, Ordering::Relaxed);
         }
-        match self.looks.poll(self.is_held()?, space) {
+        // Before anything that may fail.
+        self.starved.set(is_starved(space) && !is_held);
+        match self.looks.poll(is_held, space) {
             Step::Keep => {}
             Step::GiveUp => self.give_up()?,
             Step::Take => self.take(ballast_len(space))?,
         }
-        let is_held = self.is_held()?;
-        self.starved.set(is_starved(space) && !is_held);
-        Ok(is_starved(space) && is_held)
+        Ok(is_starved(space) && self.is_held()?)
     }
 
     /// Looks again and again, until this is dropped.
@@ -206,9 +206,20 @@ impl Ballast {
 
 #[cfg(test)]
 mod tests {
-    use super::{LEN_MAX, LOOKS, Looks, NOTHING_LEFT, PLENTY, Space, Step, ballast_len};
+    use super::{Ballast, LEN_MAX, LOOKS, Looks, NOTHING_LEFT, PLENTY, Space, Step, ballast_len};
 
     const TOTAL: u64 = 1 << 40;
+
+    /// Otherwise the cluster would go on refusing what takes room.
+    #[test]
+    fn room_that_is_back_is_seen_also_where_none_can_be_kept_back() {
+        let dir = tempfile::TempDir::new().unwrap();
+        std::fs::create_dir(dir.path().join("ballast.new")).unwrap();
+        let mut ballast = Ballast::new(dir.path());
+        ballast.starved.set(true);
+        assert!(ballast.look().is_err(), "there is more than a GiB of room here, and no way to take it");
+        assert!(!ballast.starved().get());
+    }
 
     #[test]
     fn it_is_given_up_once_nothing_is_left_and_free_room_shrinks_no_more() {
