@@ -55,6 +55,9 @@ pub(super) async fn drive(shared: Arc<Shared>) {
     let mut not_before = Instant::now();
     while !shared.is_over() {
         let at = now();
+        if shared.closing.load(Ordering::Acquire) {
+            shared.window.lock().hurry();
+        }
         if Instant::now() >= not_before {
             while let Some(packed) = { shared.window.lock().poll_batch(at) } {
                 in_flight.push(Box::pin(send(Arc::clone(&shared), packed)));

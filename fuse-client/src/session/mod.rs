@@ -209,18 +209,27 @@ impl Session {
         let shared = &self.handle.shared;
         let room = Arc::clone(&shared.room).try_acquire_owned().ok()?;
         let waiter = Waiter { outcome: None, _room: room };
-        let number = {
+        let (number, calls_for_poll) = {
             let mut window = shared.window.lock();
-            window.may_defer().then(|| window.submit(op, Way::Deferred(made), waiter).ok())??
+            let number = window.may_defer().then(|| window.submit(op, Way::Deferred(made), waiter).ok())??;
+            (number, window.calls_for_poll())
         };
-        shared.wake.notify_one();
+        if calls_for_poll {
+            shared.wake.notify_one();
+        }
         Some(number)
     }
 
     /// Waits until every change deferred so far has its outcome; an error if the session has ended before.
     pub(crate) async fn deferred(&self) -> Result<(), ChangeError> {
         let shared = &self.handle.shared;
-        let last = shared.window.lock().next();
+        let last = {
+            let mut window = shared.window.lock();
+            window.hurry();
+            window.next()
+        };
+        // What was gathered goes now.
+        shared.wake.notify_one();
         let mut until = shared.deferred_until.subscribe();
         loop {
             {

@@ -3,7 +3,9 @@
 //! Operations go two ways. Those that are *asked* may wait at the leader for leases of others. Those that are *made*
 //! already, under leases that the session holds, wait for nobody: they go in the order of their numbers, one batch at a
 //! time, so that others who wait for those leases never wait for what is asked. An asked operation goes when every
-//! *deferred* one before it is answered: a caller was told that it is done.
+//! *deferred* one before it is answered: a caller was told that it is done. Deferred ones are gathered for a moment, as
+//! nobody waits for them: a commit costs every node the same for one change as for a hundred. Once somebody does wait,
+//! they go at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,6 +35,9 @@ const BATCHES_MAX: usize = 16;
 /// one that has been away for so long waits for somebody's lease, and holds up no others.
 const STUCK_AFTER: Duration = Duration::from_millis(50);
 
+/// So long deferred operations are gathered while nobody waits for them.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// How often an operation is sent again because one that it follows has not arrived, or a cut is under way: with the
 /// driver's pause between, as long as a change may take at all.
 const RETRIES_MAX: u32 = 2000;
@@ -60,6 +65,10 @@ pub(super) struct Window<W> {
     asked_in_flight: usize,
     last_asked: Option<Instant>,
     made_in_flight: bool,
+    /// Since when something has been waiting in `made`, as far as [`Window::poll_batch`] has seen.
+    gathering_since: Option<Instant>,
+    /// Somebody waits for operations below this number: they are gathered no longer.
+    hurried_below: u64,
     waiters: BTreeMap<u64, Waiting<W>>,
     /// Numbers of the deferred ones that have no outcome.
     deferred: BTreeSet<u64>,
@@ -120,6 +129,8 @@ impl<W> Default for Window<W> {
             asked_in_flight: 0,
             last_asked: None,
             made_in_flight: false,
+            gathering_since: None,
+            hurried_below: 0,
             waiters: BTreeMap::new(),
             deferred: BTreeSet::new(),
             lost_deferred: false,
@@ -134,6 +145,11 @@ impl Queue {
         let weight = op_weight(&op.op);
         self.weight += weight;
         self.ops.insert(op.number.0, Queued { op, weight });
+    }
+
+    /// Whether it fills a batch.
+    fn is_full(&self) -> bool {
+        self.ops.len() >= BATCH_OPS || self.weight >= BATCH_WEIGHT_MAX
     }
 
     /// Takes those out whose numbers were chosen.
@@ -157,8 +173,12 @@ impl<W> Window<W> {
             Way::Asked { after } => *after,
             Way::Made(_) | Way::Deferred(_) => None,
         };
-        if matches!(way, Way::Deferred(_)) {
-            self.deferred.insert(number.0);
+        match way {
+            Way::Deferred(_) => {
+                self.deferred.insert(number.0);
+            }
+            // Who hands it in waits for it, and for those before it.
+            Way::Made(_) | Way::Asked { .. } => self.hurry(),
         }
         self.queue(&way).insert(NumberedOp { number, after, op });
         self.waiters.insert(number.0, Waiting { waiter, way, retries: 0 });
@@ -203,21 +223,41 @@ impl<W> Window<W> {
         self.deferred.first().copied().unwrap_or(self.next)
     }
 
+    /// Somebody waits for what has been handed in so far.
+    pub(super) fn hurry(&mut self) {
+        self.hurried_below = self.next;
+    }
+
+    /// After a deferred operation was handed in: whether there is more to do than to let it wait beside others.
+    pub(super) fn calls_for_poll(&self) -> bool {
+        self.made.ops.len() == 1 || self.made.is_full()
+    }
+
     /// The next batch, if one should go now.
     pub(super) fn poll_batch(&mut self, now: Instant) -> Option<Packed> {
-        self.poll_made().or_else(|| self.poll_asked(now))
+        self.poll_made(now).or_else(|| self.poll_asked(now))
     }
 
     /// In what time to look again, though nothing has happened, after [`Self::poll_batch`] at `now`.
     pub(super) fn look_again_in(&self, now: Instant) -> Option<Duration> {
+        let gathered = self.gathering_since.filter(|_| !self.made_in_flight).map(|since| since + GATHER);
         let waits = self.asked_in_flight > 0 && self.asked_in_flight < BATCHES_MAX && !self.asked.ops.is_empty();
-        let left = (self.last_asked? + STUCK_AFTER).saturating_duration_since(now);
-        // What does not go though it is stuck waits for an answer.
-        (waits && !left.is_zero()).then_some(left)
+        let stuck = self.last_asked.filter(|_| waits).map(|at| at + STUCK_AFTER);
+        // What does not go though its time has come waits for an answer.
+        let left = |at: Instant| Some(at.saturating_duration_since(now)).filter(|left| !left.is_zero());
+        gathered.and_then(left).into_iter().chain(stuck.and_then(left)).min()
     }
 
-    fn poll_made(&mut self) -> Option<Packed> {
-        if self.made_in_flight {
+    /// Whether what was made already is to be gathered still.
+    fn is_gathering(&mut self, now: Instant) -> bool {
+        let Some(first) = self.made.ops.keys().next() else { return false };
+        let since = *self.gathering_since.get_or_insert(now);
+        let is_hurried = *first < self.hurried_below;
+        !is_hurried && !self.made.is_full() && now.saturating_duration_since(since) < GATHER
+    }
+
+    fn poll_made(&mut self, now: Instant) -> Option<Packed> {
+        if self.is_gathering(now) || self.made_in_flight {
             return None;
         }
         let lowest = self.lowest_unanswered();
@@ -232,15 +272,15 @@ impl<W> Window<W> {
         };
         let made = ops.iter().map(made_at).collect();
         self.made_in_flight = true;
+        self.gathering_since = None;
         Some(Packed { lowest_unanswered: OpNumber(lowest), ops, made })
     }
 
     fn poll_asked(&mut self, now: Instant) -> Option<Packed> {
-        let full = self.asked.ops.len() >= BATCH_OPS || self.asked.weight >= BATCH_WEIGHT_MAX;
         let stuck = self.last_asked.is_some_and(|at| now.saturating_duration_since(at) >= STUCK_AFTER);
         let may_go = match self.asked_in_flight {
             0 => true,
-            in_flight => (full && in_flight < FULL_BATCHES_MAX) || (stuck && in_flight < BATCHES_MAX),
+            in_flight => (self.asked.is_full() && in_flight < FULL_BATCHES_MAX) || (stuck && in_flight < BATCHES_MAX),
         };
         if !may_go {
             return None;
@@ -319,6 +359,7 @@ impl<W> Window<W> {
     pub(super) fn drain(&mut self) -> Vec<W> {
         self.closed = true;
         (self.asked, self.made) = Default::default();
+        self.gathering_since = None;
         self.lost_deferred |= !self.deferred.is_empty();
         self.deferred.clear();
         std::mem::take(&mut self.waiters).into_values().map(|waiting| waiting.waiter).collect()
