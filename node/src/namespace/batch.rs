@@ -140,7 +140,7 @@ impl Edit<'_> {
         self.stamp = leaders;
         self.limit_to(ROWS_MAX);
         self.trim_outcomes(batch.session)?;
-        let touched = if session::has_mounts(self)? { self.touched()? } else { Vec::new() };
+        let touched = if session::is_seen_by_mounts(self, batch.session)? { self.touched()? } else { Vec::new() };
         Ok(CommandOutcome::Batch { outcomes, touched })
     }
 
@@ -218,9 +218,18 @@ impl Edit<'_> {
         if row.trimmed >= row.lowest {
             return Ok(());
         }
+        let limit = self.room().saturating_sub(2);
+        if row.lowest - row.trimmed <= WINDOW_LEN {
+            // Nearly all of these exist: to remove them unseen costs less than to look.
+            let until = row.lowest.min(row.trimmed.saturating_add(limit as u64));
+            for number in row.trimmed..until {
+                self.remove(table::outcome(session, OpNumber(number)))?;
+            }
+            row.trimmed = until;
+            return self.put(table::session(session), &row);
+        }
         let (from, to) =
             (table::numbers(table::OUTCOME, session.0, row.trimmed), table::outcome(session, OpNumber(row.lowest)));
-        let limit = self.room().saturating_sub(2);
         let below = self.rows(&from, &to, limit)?;
         row.trimmed = match below.last() {
             Some((key, _)) if below.len() == limit => table::last_number(key).map_or(row.trimmed, |last| last + 1),

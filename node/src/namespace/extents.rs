@@ -48,6 +48,14 @@ pub(super) fn extents_of(
     if from >= to || limit == 0 {
         return Ok(found);
     }
+    // One row is found faster than several are looked through, and often it is what is written over.
+    let last = table::extent(inode, to - 1);
+    if let Some(value) = rows.get(&last)? {
+        let whole = extent_at(&last, &value)?;
+        if whole.0 <= from {
+            return Ok(vec![whole]);
+        }
+    }
     let (_, end) = table::rows_of(table::EXTENT, inode.0);
     rows.scan(&table::extent(inode, from), &end, &mut |key, value| {
         let (begin, extent) = match extent_at(key, value) {
