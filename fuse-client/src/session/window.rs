@@ -36,7 +36,7 @@ const BATCHES_MAX: usize = 16;
 const STUCK_AFTER: Duration = Duration::from_millis(50);
 
 /// So long deferred operations are gathered while nobody waits for them.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(2);
 
 /// How often an operation is sent again because one that it follows has not arrived, or a cut is under way: with the
 /// driver's pause between, as long as a change may take at all.

@@ -11,7 +11,7 @@ use wire::namespace::{
     Inode, NumberedOp, Op, OpAnswer, OpDone, OpError, OpNumber, OpOutcome, SetAttr, Timestamp, WINDOW_LEN,
 };
 
-use super::{BATCH_OPS, BATCH_WEIGHT_MAX, STUCK_AFTER, Way, Window};
+use super::{BATCH_OPS, BATCH_WEIGHT_MAX, GATHER, STUCK_AFTER, Way, Window};
 
 const ASKED: Way = Way::Asked { after: None };
 
@@ -213,6 +213,7 @@ fn what_is_made_goes_past_what_is_asked_and_what_is_asked_waits_for_what_was_def
     assert!(window.poll_batch(start).is_none());
     window.handle_outcomes(made.ops.clone(), &made.made, done(&made.ops));
     assert_eq!(window.deferred_until(), 5);
+    window.hurry();
     assert_eq!(numbers(&window.poll_batch(start).unwrap().ops), [5], "what is made goes first");
     assert_eq!(numbers(&window.poll_batch(start).unwrap().ops), [4]);
 }
@@ -248,6 +249,7 @@ fn what_is_deferred_always_fits_into_the_window_beside_what_is_asked_and_waits()
     }
     assert_eq!(deferred, WINDOW_LEN - 1);
     let mut sent = 0;
+    window.hurry();
     while let Some(batch) = window.poll_batch(start) {
         sent += batch.ops.len() as u64;
         let outcomes = batch.ops.iter().map(|_| Err(OpError::NotFound)).collect();
@@ -266,4 +268,52 @@ fn a_batch_that_waits_for_somebody_holds_up_no_others() {
     assert!(window.poll_batch(start).is_none());
     assert_eq!(window.look_again_in(start), Some(STUCK_AFTER));
     assert_eq!(numbers(&window.poll_batch(start + STUCK_AFTER).unwrap().ops), [2]);
+}
+
+/// What nobody waits for is packed together; as soon as somebody does, or a batch is full, it goes.
+#[test]
+fn deferred_operations_are_gathered_until_somebody_waits() {
+    let start = Instant::now();
+    let deferred = || Way::Deferred(MadeAt::default());
+    let gathering = || {
+        let mut window: Window<()> = Window::default();
+        window.submit(op(1), deferred(), ()).unwrap();
+        assert!(window.calls_for_poll(), "its time begins to run");
+        assert!(window.poll_batch(start).is_none());
+        window.submit(op(2), deferred(), ()).unwrap();
+        assert!(!window.calls_for_poll() && window.poll_batch(start).is_none());
+        window
+    };
+
+    let mut window = gathering();
+    assert_eq!(window.look_again_in(start), Some(GATHER));
+    assert_eq!(numbers(&window.poll_batch(start + GATHER).unwrap().ops), [1, 2]);
+    assert_eq!(window.look_again_in(start + GATHER), None, "what is under way is waited for");
+
+    let mut window = gathering();
+    window.hurry();
+    window.submit(op(3), deferred(), ()).unwrap();
+    assert_eq!(numbers(&window.poll_batch(start).unwrap().ops), [1, 2, 3], "somebody waits for all of it");
+
+    let mut window = gathering();
+    window.submit(op(3), Way::Made(MadeAt::default()), ()).unwrap();
+    assert_eq!(numbers(&window.poll_batch(start).unwrap().ops), [1, 2, 3], "with what somebody waits for");
+
+    let mut window = gathering();
+    window.submit(op(3), ASKED, ()).unwrap();
+    let made = window.poll_batch(start).unwrap();
+    assert_eq!(made.ops.len(), 2, "what is asked waits for them");
+    assert!(window.poll_batch(start).is_none());
+
+    let mut window = gathering();
+    for number in 3..=BATCH_OPS as u64 {
+        window.submit(op(number), deferred(), ()).unwrap();
+    }
+    assert!(window.calls_for_poll());
+    let full = window.poll_batch(start).unwrap();
+    assert_eq!(full.ops.len(), BATCH_OPS);
+    window.submit(op(1000), deferred(), ()).unwrap();
+    assert!(window.poll_batch(start).is_none(), "one batch at a time");
+    window.handle_given_up(full.ops, &full.made);
+    assert_eq!(window.poll_batch(start + GATHER).unwrap().ops.len(), BATCH_OPS, "in order");
 }
