@@ -84,8 +84,8 @@ pub(crate) enum KnownBody {
 pub(crate) enum Plan {
     /// All of them.
     Here(Vec<u8>),
-    /// Some are in chunks: lay them in `buffer` first, then what is written here over it.
-    Fetch { buffer: Vec<u8>, pieces: Vec<Piece>, over: Vec<(u64, Bytes)> },
+    /// Some are in chunks; what is written here lies over them.
+    Fetch { pieces: Vec<Piece>, over: Vec<(u64, Bytes)> },
     /// Where they are is not known.
     Unknown,
 }
@@ -222,20 +222,20 @@ impl FileState {
 
     /// Bytes of `range`, which lies within the file.
     pub(crate) fn plan(&self, attr: &Attr, range: Range<u64>) -> Plan {
-        let len = usize::try_from(range.end - range.start).expect("a read is at most some megabytes");
-        let mut buffer = vec![0; len];
+        let zeros = || vec![0; usize::try_from(range.end - range.start).expect("a read is at most some megabytes")];
         if self.dirty.covers(range.clone()) {
+            let mut buffer = zeros();
             self.dirty.overlay(range.start, &mut buffer);
             return Plan::Here(buffer);
         }
         let committed = range.start..range.end.min(attr.size);
-        let mut data = Vec::new();
+        let (mut inline, mut data) = (None, Vec::new());
         if !committed.is_empty() {
             let Some(known) = self.content.as_ref().filter(|known| known.version == attr.data_version) else {
                 return Plan::Unknown;
             };
             match &known.body {
-                KnownBody::Inline(bytes) => lay_over(range.start, &mut buffer, 0, bytes),
+                KnownBody::Inline(bytes) => inline = Some(bytes),
                 KnownBody::Extents(map) => {
                     let Some(extents) = map.find(committed.clone()) else { return Plan::Unknown };
                     let Some(found) = pieces(&extents, committed.start, committed.end) else { return Plan::Unknown };
@@ -243,22 +243,27 @@ impl FileState {
                 }
             }
         }
-        if data.is_empty() {
-            self.lay_news_over(range.start, &mut buffer);
-            return Plan::Here(buffer);
-        }
         // What is dirty now may be committed, and gone from here, before the pieces have come.
-        let mut over = self.flushing.clone();
-        over.extend(self.dirty.copy_of(range));
-        Plan::Fetch { buffer, pieces: data, over }
+        let over = self.news_over(&range);
+        if !data.is_empty() {
+            return Plan::Fetch { pieces: data, over };
+        }
+        let mut buffer = zeros();
+        if let Some(bytes) = inline {
+            lay_over(range.start, &mut buffer, 0, bytes);
+        }
+        for (start, bytes) in &over {
+            lay_over(range.start, &mut buffer, *start, bytes);
+        }
+        Plan::Here(buffer)
     }
 
-    /// Lays what is written here over `buffer`, which is the file from `offset` on.
-    pub(crate) fn lay_news_over(&self, offset: u64, buffer: &mut [u8]) {
-        for (start, bytes) in &self.flushing {
-            lay_over(offset, buffer, *start, bytes);
-        }
-        self.dirty.overlay(offset, buffer);
+    /// What is written here of a range, in the order in which it lies one over the other.
+    pub(crate) fn news_over(&self, range: &Range<u64>) -> Vec<(u64, Bytes)> {
+        let touches = |(start, bytes): &&(u64, Bytes)| *start < range.end && start + bytes.len() as u64 > range.start;
+        let mut over: Vec<_> = self.flushing.iter().filter(touches).cloned().collect();
+        over.extend(self.dirty.copy_of(range.clone()));
+        over
     }
 
     /// Notes a read; whether it goes on where another one ended.

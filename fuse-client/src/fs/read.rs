@@ -38,7 +38,7 @@ pub enum Seek {
 
 impl FileSystem {
     /// Bytes that are here; none if anything has to be asked for.
-    pub fn read_cached(&self, _gate: &Gate<'_>, handle: HandleId, offset: u64, len: u32) -> Option<Vec<u8>> {
+    pub fn read_cached(&self, _gate: &Gate<'_>, handle: HandleId, offset: u64, len: u32) -> Option<Bytes> {
         self.shared.ttl()?;
         let file = self.shared.file_of(handle).ok()?.file;
         let (attr, mut state) = self.shared.look(&file, |node| {
@@ -47,25 +47,20 @@ impl FileSystem {
         })?;
         let range = clip(offset, len, state.size(&attr));
         if range.is_empty() {
-            return Some(Vec::new());
+            return Some(Bytes::new());
         }
         match state.plan(&attr, range.clone()) {
             Plan::Here(bytes) => {
                 state.note_read(&range);
-                Some(bytes)
+                Some(bytes.into())
             }
-            Plan::Fetch { mut buffer, pieces, .. } => {
-                for piece in &pieces {
-                    let Piece::Data { offset, slice } = piece else { continue };
-                    let bytes = self.shared.chunks.peek(slice)?;
-                    lay_over(range.start, &mut buffer, *offset, &bytes);
-                }
-                let reads_on = state.note_read(&range);
-                state.lay_news_over(range.start, &mut buffer);
-                if reads_on {
+            Plan::Fetch { pieces, over } => {
+                let here = |(offset, slice): (u64, ChunkSlice)| Some((offset, self.shared.chunks.peek(&slice)?));
+                let parts = pieces.iter().filter_map(Piece::data).map(here).collect::<Option<Vec<_>>>()?;
+                if state.note_read(&range) {
                     self.shared.read_ahead(&state, &attr, range.end);
                 }
-                Some(buffer)
+                Some(assemble(&range, &parts, &over))
             }
             Plan::Unknown => None,
         }
@@ -73,7 +68,7 @@ impl FileSystem {
 
     /// Bytes, and what they rest on: they may be given, and cached by the kernel, if it still stands
     /// ([`FileSystem::stands`]).
-    pub async fn read(&self, handle: HandleId, offset: u64, len: u32) -> Result<(Vec<u8>, Stand), FsError> {
+    pub async fn read(&self, handle: HandleId, offset: u64, len: u32) -> Result<(Bytes, Stand), FsError> {
         let open = self.shared.file_of(handle)?;
         let read = self.shared.read(&open.file, offset, len).await?;
         // The lease that it rests on may be one of the next session.
@@ -155,8 +150,25 @@ fn clip(offset: u64, len: u32, size: u64) -> Range<u64> {
     offset.min(end)..end
 }
 
+/// The bytes of a range: `parts`, with `over` laid over them in order; zeros where neither is. One part that is all of it
+/// is not copied.
+fn assemble(range: &Range<u64>, parts: &[(u64, Bytes)], over: &[(u64, Bytes)]) -> Bytes {
+    let len = usize::try_from(range.end - range.start).expect("a read is at most some megabytes");
+    if let ([(start, whole)], []) = (parts, over)
+        && *start == range.start
+        && whole.len() == len
+    {
+        return whole.clone();
+    }
+    let mut buffer = vec![0; len];
+    for (start, bytes) in parts.iter().chain(over) {
+        lay_over(range.start, &mut buffer, *start, bytes);
+    }
+    buffer.into()
+}
+
 impl Shared {
-    pub(super) async fn read(&self, file: &Arc<File>, offset: u64, len: u32) -> Result<(Vec<u8>, Stand), FsError> {
+    pub(super) async fn read(&self, file: &Arc<File>, offset: u64, len: u32) -> Result<(Bytes, Stand), FsError> {
         let (mut gone, mut asked): (Option<(Vec<Piece>, FsError)>, bool) = (None, false);
         for _ in 0..LOOKS_MAX {
             let stand = self.stand(file.inode).await?;
@@ -179,18 +191,18 @@ impl Shared {
                 (plan, range, reads_on, attr.data_version)
             };
             match planned {
-                (Plan::Here(bytes), ..) => return Ok((bytes, stand)),
+                (Plan::Here(bytes), ..) => return Ok((bytes.into(), stand)),
                 (Plan::Unknown, range, ..) => {
                     self.learn(file, range).await?;
                     asked = true;
                 }
-                (Plan::Fetch { mut buffer, pieces, over }, range, reads_on, version) => {
+                (Plan::Fetch { pieces, mut over }, range, reads_on, version) => {
                     if let Some((before, error)) = gone.take()
                         && before == pieces
                     {
                         return Err(error);
                     }
-                    match self.fetch(&mut buffer, range.start, &pieces, reads_on || len >= 128 << 10).await {
+                    let parts = match self.fetch(&pieces, reads_on || len >= 128 << 10).await {
                         // What was written over meanwhile need not be anywhere any more.
                         Err(FsError::Read(_)) if !self.is_as_planned(stand, version) => continue,
                         // Nor need what a server has merged: the bytes are elsewhere then.
@@ -200,12 +212,9 @@ impl Shared {
                             continue;
                         }
                         fetched => fetched?,
-                    }
-                    for (start, bytes) in &over {
-                        lay_over(range.start, &mut buffer, *start, bytes);
-                    }
-                    file.state.lock().lay_news_over(range.start, &mut buffer);
-                    return Ok((buffer, stand));
+                    };
+                    over.extend(file.state.lock().news_over(&range));
+                    return Ok((assemble(&range, &parts, &over), stand));
                 }
             }
         }
@@ -271,20 +280,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Lays the slices into `buffer`, which is the file from `start` on.
-    async fn fetch(&self, buffer: &mut [u8], start: u64, pieces: &[Piece], whole: bool) -> Result<(), FsError> {
+    /// The bytes of the pieces, each with its offset in the file, in any order.
+    async fn fetch(&self, pieces: &[Piece], whole: bool) -> Result<Vec<(u64, Bytes)>, FsError> {
         let slices: Vec<(u64, ChunkSlice)> = pieces.iter().filter_map(Piece::data).collect();
         let chunks = &self.chunks;
-        let mut fetched =
-            stream::iter(slices)
-                .map(|(offset, slice)| async move {
-                    Ok::<(u64, Bytes), FsError>((offset, chunks.get(&slice, whole).await?))
-                })
-                .buffer_unordered(FETCHES);
-        while let Some((offset, bytes)) = fetched.try_next().await? {
-            lay_over(start, buffer, offset, &bytes);
-        }
-        Ok(())
+        let get = |(offset, slice): (u64, ChunkSlice)| async move { Ok((offset, chunks.get(&slice, whole).await?)) };
+        stream::iter(slices).map(get).buffer_unordered(FETCHES).try_collect().await
     }
 
     /// Begins to bring the chunks that follow `from`.
