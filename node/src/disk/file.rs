@@ -249,6 +249,9 @@ fn submit<T: Send + 'static>(queue: &Queue, job: impl FnOnce() -> io::Result<T> 
         // Who asked may have gone; the work is done all the same.
         let job: Job = Box::new(move || drop(answer.send(job())));
         queue.send(job).await.map_err(|_| ended())?;
+        // The thread that does it was woken on this processor as a rule. Whoever asked has other work at hand, and would
+        // keep it waiting for all of that, while the disk has nothing to do.
+        thread::yield_now();
         answered.await.map_err(|_| ended())?
     })
 }
