@@ -46,7 +46,7 @@ pub enum Refusal {
     #[error("the bytes do not match the key")]
     KeyMismatch,
     /// The disk of the node is full: the put failed; reads go on.
-    #[error("the node's disk is full")]
+    #[error("the node's disk is full: remove files, or give it more room")]
     DiskFull,
     /// The disk of the node failed: count against the node.
     #[error("the node's disk failed")]

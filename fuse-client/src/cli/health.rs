@@ -165,7 +165,10 @@ fn node_warnings(node: &NodeStatus, name: &str) -> Vec<Warning> {
         let text = format!("the disk of node {name} failed: it takes no chunks; replace the disk");
         warnings.push(warning("disk-failed", text));
     }
-    if store.full {
+    if store.starved {
+        let text = format!("the disk of node {name} is full to the last byte: it takes nothing; give it more room");
+        warnings.push(warning("disk-full", text));
+    } else if store.full {
         let text = format!("the disk of node {name} is full: it takes no chunks; remove files or give it more room");
         warnings.push(warning("disk-full", text));
     } else if is_nearly_full(store) {
@@ -299,6 +302,14 @@ mod tests {
                 vec!["node-down", "catching-up", "disk-full", "damaged", "disk-failed", "disk-nearly-full"]
             )
         );
+    }
+
+    #[test]
+    fn a_disk_without_any_room_has_one_warning() {
+        let mut nodes: Vec<NodeStatus> = (1..=3).map(|id| node(id, NodeState::Up)).collect();
+        let store = nodes[2].store.as_mut().unwrap();
+        (store.full, store.starved, store.free) = (true, true, 0);
+        assert_eq!(kinds(&status(nodes)), (Health::Degraded, vec!["disk-full"]));
     }
 
     #[test]

@@ -98,6 +98,12 @@ fn disk(store: &StoreReport, name: &str) -> Option<Finding> {
             finding.advice("dfs drain or dfs remove the node, replace the disk, and let it join as a new one"),
         );
     }
+    if store.starved {
+        let text = format!("The disk of node {name} is full to the last byte: it takes nothing at all.");
+        let finding = Finding::new("disk-full", Severity::Attention, text);
+        let finding = finding.meanwhile("where most voting nodes are like that, only what gives room back goes on");
+        return Some(finding.advice("give it more room, or remove files"));
+    }
     if store.full {
         let text = format!("The disk of node {name} is full: it takes no chunks.");
         let finding = Finding::new("disk-full", Severity::Attention, text);

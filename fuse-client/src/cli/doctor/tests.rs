@@ -207,10 +207,11 @@ fn with_too_many_nodes_down_it_says_what_is_out_of_reach() {
 #[test]
 fn each_trouble_of_a_store_has_its_finding() {
     type Change = fn(&mut StoreReport);
-    let table: [(&str, Change, &[&str], u8, &str); 7] = [
+    let table: [(&str, Change, &[&str], u8, &str); 8] = [
         ("nearly full", |store| store.free = 99, &["disk-nearly-full"], 1, "99 B left"),
         ("room enough", |store| store.free = 100, &["healthy"], 0, "is healthy"),
         ("full", |store| (store.full, store.free) = (true, 0), &["disk-full"], 1, "is full: it takes no chunks"),
+        ("starved", |store| (store.full, store.starved) = (true, true), &["disk-full"], 1, "to the last byte"),
         ("failed", |store| store.failed = true, &["disk-failed"], 1, "replace the disk"),
         (
             "damaged",
