@@ -123,6 +123,11 @@ fn locks_of_ranges_exclude_each_other_byte_for_byte_across_mounts() {
     // Any close of the file by the process lets go of everything it holds there.
     drop(open(&mounts[1]));
     try_range(&one, Kind::Write, 0, TO_THE_END).unwrap();
+    // Of a file that this mount has just made, and the cluster may not have heard of.
+    for number in 0..20 {
+        let made = File::create_new(mounts[0].path(&format!("made-{number}"))).unwrap();
+        assert_eq!(in_the_way(&made, Kind::Write, 0, 1), None);
+    }
 }
 
 /// "One lock space per inode as on NFS."

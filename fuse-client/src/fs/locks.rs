@@ -279,6 +279,7 @@ impl Shared {
             Decided::By(session) => session.id(),
         };
         let query = Query::Lock { inode, session, lock: *lock };
+        self.commit_before_asking(&[], std::slice::from_ref(&query)).await?;
         match self.cluster.query(vec![query]).await?.pop() {
             Some(Ok(QueryAnswer::Lock(found))) => Ok(found),
             Some(Err(error)) => Err(error.into()),

@@ -150,17 +150,19 @@ fn clip(offset: u64, len: u32, size: u64) -> Range<u64> {
     offset.min(end)..end
 }
 
+fn zeros(range: &Range<u64>) -> Vec<u8> {
+    vec![0; usize::try_from(range.end - range.start).expect("a read is at most some megabytes")]
+}
+
 /// The bytes of a range: `parts`, with `over` laid over them in order; zeros where neither is. One part that is all of it
 /// is not copied.
 fn assemble(range: &Range<u64>, parts: &[(u64, Bytes)], over: &[(u64, Bytes)]) -> Bytes {
-    let len = usize::try_from(range.end - range.start).expect("a read is at most some megabytes");
     if let ([(start, whole)], []) = (parts, over)
-        && *start == range.start
-        && whole.len() == len
+        && (*start, whole.len() as u64) == (range.start, range.end - range.start)
     {
         return whole.clone();
     }
-    let mut buffer = vec![0; len];
+    let mut buffer = zeros(range);
     for (start, bytes) in parts.iter().chain(over) {
         lay_over(range.start, &mut buffer, *start, bytes);
     }
@@ -202,7 +204,7 @@ impl Shared {
                     {
                         return Err(error);
                     }
-                    let parts = match self.fetch(&pieces, reads_on || len >= 128 << 10).await {
+                    let part = match self.fetch(&range, &pieces, reads_on || len >= 128 << 10).await {
                         // What was written over meanwhile need not be anywhere any more.
                         Err(FsError::Read(_)) if !self.is_as_planned(stand, version) => continue,
                         // Nor need what a server has merged: the bytes are elsewhere then.
@@ -214,7 +216,7 @@ impl Shared {
                         fetched => fetched?,
                     };
                     over.extend(file.state.lock().news_over(&range));
-                    return Ok((assemble(&range, &parts, &over), stand));
+                    return Ok((assemble(&range, &[part], &over), stand));
                 }
             }
         }
@@ -280,12 +282,23 @@ impl Shared {
         Ok(())
     }
 
-    /// The bytes of the pieces, each with its offset in the file, in any order.
-    async fn fetch(&self, pieces: &[Piece], whole: bool) -> Result<Vec<(u64, Bytes)>, FsError> {
+    /// The bytes of the pieces of a range, as one part of it: a single one as it is, of several a copy, so that none holds
+    /// its whole chunk in memory until the last has come.
+    async fn fetch(&self, range: &Range<u64>, pieces: &[Piece], whole: bool) -> Result<(u64, Bytes), FsError> {
         let slices: Vec<(u64, ChunkSlice)> = pieces.iter().filter_map(Piece::data).collect();
         let chunks = &self.chunks;
-        let get = |(offset, slice): (u64, ChunkSlice)| async move { Ok((offset, chunks.get(&slice, whole).await?)) };
-        stream::iter(slices).map(get).buffer_unordered(FETCHES).try_collect().await
+        if let [(offset, slice)] = slices.as_slice() {
+            return Ok((*offset, chunks.get(slice, whole).await?));
+        }
+        let mut buffer = zeros(range);
+        let get = |(offset, slice): (u64, ChunkSlice)| async move {
+            Ok::<_, FsError>((offset, chunks.get(&slice, whole).await?))
+        };
+        let mut fetched = stream::iter(slices).map(get).buffer_unordered(FETCHES);
+        while let Some((offset, bytes)) = fetched.try_next().await? {
+            lay_over(range.start, &mut buffer, offset, &bytes);
+        }
+        Ok((range.start, buffer.into()))
     }
 
     /// Begins to bring the chunks that follow `from`.

@@ -74,6 +74,8 @@ impl FileSystem {
         let count = written.ok_or(FsError::Deadline)??;
         if open.mode.synced {
             self.shared.flush(&open.file).await?;
+            // What was written may have been handed in for a name already.
+            self.shared.commit_deferred().await?;
             report(&open)?;
         }
         Ok(count)

@@ -10,7 +10,7 @@ use futures::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tracing::warn;
 use wire::{
     Answer, Refusal, Request,
@@ -58,7 +58,8 @@ pub(super) async fn drive(shared: Arc<Shared>) {
         if shared.closing.load(Ordering::Acquire) {
             shared.window.lock().hurry();
         }
-        if Instant::now() >= not_before {
+        let pausing = Instant::now() < not_before;
+        if !pausing {
             while let Some(packed) = { shared.window.lock().poll_batch(at) } {
                 in_flight.push(Box::pin(send(Arc::clone(&shared), packed)));
             }
@@ -72,7 +73,7 @@ pub(super) async fn drive(shared: Arc<Shared>) {
                 }
             }
             () = shared.wake.notified() => {}
-            () = sleep(not_before.saturating_duration_since(Instant::now())), if Instant::now() < not_before => {}
+            () = sleep_until(not_before), if pausing => {}
             () = sleep(look_again.unwrap_or_default()), if look_again.is_some() => {}
             _ = ticks.tick(), if keep_alive.is_none() => {
                 let shared = Arc::clone(&shared);

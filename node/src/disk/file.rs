@@ -177,13 +177,20 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, offset: u64, parts: Vec<Bytes>, durability: Durability) -> DiskFuture<()> {
-        let direct = Arc::clone(&self.direct);
-        self.submit(&self.queues.write, move |file| {
-            direct.write_at(offset, &parts)?;
-            match durability {
-                Durability::Buffered => Ok(()),
-                Durability::Synced => file.sync_data(),
+        let (file, direct, queue) = (Arc::clone(&self.file), Arc::clone(&self.direct), self.queues.write.clone());
+        Box::pin(async move {
+            let is_synced = durability == Durability::Synced;
+            let written = enqueue(&queue, move || {
+                direct.write_at(offset, &parts)?;
+                if is_synced { file.sync_data() } else { Ok(()) }
+            });
+            let written = written.await?;
+            if is_synced {
+                // The thread that does it was woken on this processor as a rule, and somebody waits. Whoever asked has
+                // other work at hand, which would keep it from beginning, while the disk has nothing to do.
+                thread::yield_now();
             }
+            written.await.map_err(|_| ended())?
         })
     }
 
@@ -244,16 +251,18 @@ fn start_threads(name: &str, count: usize, queue_len: usize) -> io::Result<Queue
 
 fn submit<T: Send + 'static>(queue: &Queue, job: impl FnOnce() -> io::Result<T> + Send + 'static) -> DiskFuture<T> {
     let queue = queue.clone();
-    Box::pin(async move {
-        let (answer, answered) = oneshot::channel();
-        // Who asked may have gone; the work is done all the same.
-        let job: Job = Box::new(move || drop(answer.send(job())));
-        queue.send(job).await.map_err(|_| ended())?;
-        // The thread that does it was woken on this processor as a rule. Whoever asked has other work at hand, and would
-        // keep it waiting for all of that, while the disk has nothing to do.
-        thread::yield_now();
-        answered.await.map_err(|_| ended())?
-    })
+    Box::pin(async move { enqueue(&queue, job).await?.await.map_err(|_| ended())? })
+}
+
+/// Hands over a job, and gives what its outcome comes by. Who asked may go: the work is done all the same.
+async fn enqueue<T: Send + 'static>(
+    queue: &Queue,
+    job: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<oneshot::Receiver<io::Result<T>>> {
+    let (answer, answered) = oneshot::channel();
+    let job: Job = Box::new(move || drop(answer.send(job())));
+    queue.send(job).await.map_err(|_| ended())?;
+    Ok(answered)
 }
 
 fn ended() -> io::Error {
