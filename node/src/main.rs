@@ -1,14 +1,6 @@
 //! `dfs-node`: one storage daemon. Arguments → data directory → serve until signalled.
 
-use std::{
-    io::Write,
-    net::SocketAddr,
-    num::{NonZero, NonZeroU32},
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io::Write, net::SocketAddr, num::NonZeroU32, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
@@ -50,9 +42,7 @@ const LOCK_POLL: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match runtime.worker_threads(workers(processors)).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow!(error).context("the runtime does not start")),
     };
@@ -68,12 +58,6 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
-}
-
-/// Threads that serve: half as many as processors. The threads of the disks, those of the tables, and the kernel's network
-/// need the others, and whatever is handed from one thread to another costs more than the work itself.
-fn workers(processors: usize) -> usize {
-    processors.div_ceil(2)
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
