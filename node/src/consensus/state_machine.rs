@@ -38,6 +38,9 @@ pub(super) const ROWS_TO: &[u8] = &[0xff];
 /// First byte of the row under [`STATE_KEY`].
 const STATE_VERSION: u8 = 1;
 
+/// Rows that entries change before others have their turn: some ten milliseconds.
+const ROWS_IN_A_ROW: usize = 1024;
+
 /// What a snapshot is made of.
 pub(super) enum SnapshotData {
     /// The store as it was, to be read page by page.
@@ -101,7 +104,8 @@ impl StateMachine {
         Snapshot { meta, snapshot: SnapshotData::Rows(self.shared.kv.snapshot()) }
     }
 
-    fn apply_one(&self, entry: &Entry) -> io::Result<Applied> {
+    /// What came of an entry, and how many rows it changed.
+    fn apply_one(&self, entry: &Entry) -> io::Result<(Applied, usize)> {
         let mut state = self.shared.state.lock().clone();
         let mut batch = WriteBatch::default();
         let mut outcome = None;
@@ -125,9 +129,10 @@ impl StateMachine {
         }
         state.last_log_id = Some(entry.log_id);
         batch.put(STATE_KEY, encode_state(&state));
+        let rows = batch.changes.len();
         self.shared.kv.commit(batch).map_err(io::Error::other)?;
         *self.shared.state.lock() = state;
-        Ok(Applied { outcome })
+        Ok((Applied { outcome }, rows))
     }
 }
 
@@ -144,9 +149,10 @@ impl RaftStateMachine<Types> for StateMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
     {
+        let mut changed = 0;
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            let applied = self.apply_one(&entry)?;
+            let (applied, rows) = self.apply_one(&entry)?;
             if matches!(entry.payload, EntryPayload::Membership(_)) {
                 self.note_members().await?;
             }
@@ -154,7 +160,14 @@ impl RaftStateMachine<Types> for StateMachine {
                 responder.send(applied);
             }
             // A long run of entries must not keep the thread from the network.
-            tokio::task::consume_budget().await;
+            changed += rows;
+            match changed {
+                ROWS_IN_A_ROW.. => {
+                    changed = 0;
+                    tokio::task::yield_now().await;
+                }
+                _ => tokio::task::consume_budget().await,
+            }
         }
         Ok(())
     }

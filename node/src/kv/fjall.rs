@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fjall::compaction::Leveled;
 use fjall::{
@@ -60,6 +61,8 @@ pub struct FjallKv {
     database: Database,
     rows: Keyspace,
     path: PathBuf,
+    /// Calls of `persist` under way.
+    syncing: Arc<AtomicUsize>,
 }
 
 impl fmt::Debug for FjallKv {
@@ -102,12 +105,12 @@ impl FjallKv {
                 .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(8)))
         };
         let rows = database.keyspace("rows", options)?;
-        Ok(Self { database, rows, path: path.to_owned() })
+        Ok(Self { database, rows, path: path.to_owned(), syncing: Arc::default() })
     }
 
-    /// Whether the library would make a writer sleep now.
+    /// Whether the library would make a writer sleep now, or wait for the disk: it holds its journal while it syncs it.
     fn is_stalling(&self) -> bool {
-        self.rows.sealed_memtable_count() >= STALL_MEMTABLES
+        self.syncing.load(Ordering::Acquire) > 0 || self.rows.sealed_memtable_count() >= STALL_MEMTABLES
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
@@ -154,16 +157,22 @@ impl KvStore for FjallKv {
     fn commit(&self, batch: WriteBatch) -> Result<(), KvError> {
         let threads = Handle::try_current().map(|runtime| runtime.runtime_flavor());
         if self.is_stalling() && matches!(threads, Ok(RuntimeFlavor::MultiThread)) {
-            // The library sleeps until tables are written; other tasks of this thread must not.
+            // Until tables are written, or the journal is. Other tasks of this thread must not wait for that.
             return tokio::task::block_in_place(|| self.write(batch));
         }
         self.write(batch)
     }
 
     fn persist(&self) -> BoxFuture<'static, Result<(), KvError>> {
-        let database = self.database.clone();
+        let (database, syncing) = (self.database.clone(), Arc::clone(&self.syncing));
         async move {
-            let synced = tokio::task::spawn_blocking(move || database.persist(PersistMode::SyncAll)).await;
+            let persist = move || {
+                syncing.fetch_add(1, Ordering::AcqRel);
+                let synced = database.persist(PersistMode::SyncAll);
+                syncing.fetch_sub(1, Ordering::AcqRel);
+                synced
+            };
+            let synced = tokio::task::spawn_blocking(persist).await;
             synced.map_err(|error| KvError { reason: error.to_string() })?.map_err(failed)
         }
         .boxed()
