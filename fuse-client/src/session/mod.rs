@@ -223,13 +223,15 @@ impl Session {
     /// Waits until every change deferred so far has its outcome; an error if the session has ended before.
     pub(crate) async fn deferred(&self) -> Result<(), ChangeError> {
         let shared = &self.handle.shared;
-        let last = {
+        let (last, some_left) = {
             let mut window = shared.window.lock();
             window.hurry();
-            window.next()
+            (window.next(), window.deferred_until() < window.next())
         };
-        // What was gathered goes now.
-        shared.wake.notify_one();
+        if some_left {
+            // What was gathered goes now.
+            shared.wake.notify_one();
+        }
         let mut until = shared.deferred_until.subscribe();
         loop {
             {

@@ -81,7 +81,7 @@ pub fn is_mount(rows: &dyn KvRead, session: SessionId) -> Result<bool, KvError> 
 /// Whether there are mounts that may care for what `session` changes: its own counts.
 pub(super) fn is_seen_by_mounts(rows: &dyn KvRead, session: SessionId) -> Result<bool, KvError> {
     // One row is found faster than the first of a table.
-    if rows.get(&table::number(table::MOUNT, session.0))?.is_some() {
+    if is_mount(rows, session)? {
         return Ok(true);
     }
     let (from, to) = table::rows_of_table(table::MOUNT);
