@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ring::{NodeId, Zone};
+use ring::{NodeId, ReplicaCount, Zone};
 use wire::cluster::{ClusterMap, NodeRow};
 
 /// Voters of a cluster: three survive the loss of any one.
@@ -23,8 +23,9 @@ pub(super) enum VoterChange {
     Demote(NodeId),
 }
 
-/// The next step, if one is to be taken: voters are members that are not leaving, three or five, spread over zones. Those
-/// that can be heard come first, in the order in which they joined, those of zones without a voter before others.
+/// The next step, if one is to be taken: voters are members that are not leaving, as many as [`wanted`] says, spread over
+/// zones. Those that can be heard come first, in the order in which they joined, those of zones without a voter before
+/// others. Where two voters share a zone, a node of a zone without one takes the place of the later one.
 pub(super) fn next_change(
     map: &ClusterMap,
     voters: &BTreeSet<NodeId>,
@@ -32,18 +33,31 @@ pub(super) fn next_change(
     is_heard: impl Fn(NodeId) -> bool,
 ) -> Option<VoterChange> {
     let stays = |row: &&NodeRow| map.leaving(row.id).is_none();
-    let wanted = if map.nodes.iter().filter(stays).count() < MANY_FROM { VOTERS } else { VOTERS_OF_MANY };
+    let wanted = wanted(map.nodes.iter().filter(stays).count(), map.replicas);
     let sound: Vec<&NodeRow> = map.nodes.iter().filter(stays).filter(|row| voters.contains(&row.id)).collect();
+    let zones: BTreeSet<_> = sound.iter().filter_map(|row| row.zone.as_ref()).collect();
+    let zoned = sound.iter().filter(|row| row.zone.is_some()).count();
+    let is_elsewhere = |row: &&NodeRow| row.zone.as_ref().is_none_or(|zone| !zones.contains(zone));
+    let candidates = || map.nodes.iter().filter(stays).filter(|row| !voters.contains(&row.id) && is_heard(row.id));
     if sound.len() < wanted {
-        let zones: BTreeSet<_> = sound.iter().filter_map(|row| row.zone.as_ref()).collect();
-        let candidates = || map.nodes.iter().filter(stays).filter(|row| !voters.contains(&row.id) && is_heard(row.id));
-        let elsewhere = candidates().find(|row| row.zone.as_ref().is_none_or(|zone| !zones.contains(zone)));
-        return elsewhere.or_else(|| candidates().next()).map(|row| VoterChange::Promote(row.id));
+        return candidates().find(is_elsewhere).or_else(|| candidates().next()).map(|row| VoterChange::Promote(row.id));
     }
     // Whoever is to go has been replaced.
-    let unsound = voters.iter().copied().find(|voter| sound.iter().all(|row| row.id != *voter));
-    let surplus = || (sound.len() > wanted).then(|| most_alike(&sound, leader)).flatten();
-    unsound.or_else(surplus).map(VoterChange::Demote)
+    if let Some(unsound) = voters.iter().copied().find(|voter| sound.iter().all(|row| row.id != *voter)) {
+        return Some(VoterChange::Demote(unsound));
+    }
+    if sound.len() > wanted {
+        return most_alike(&sound, leader).map(VoterChange::Demote);
+    }
+    let shares = zones.len() < zoned;
+    candidates().find(is_elsewhere).filter(|_| shares).map(|row| VoterChange::Promote(row.id))
+}
+
+/// How many of so many nodes should vote. What is acknowledged is on a majority of them, so at least as many as survive
+/// what the write quorum of the chunks survives: metadata is never on fewer nodes than data.
+fn wanted(nodes: usize, replicas: ReplicaCount) -> usize {
+    let by_size = if nodes < MANY_FROM { VOTERS } else { VOTERS_OF_MANY };
+    by_size.max(2 * replicas.write_quorum() - 1)
 }
 
 /// The voter that is missed least: the last to join of the zone with most voters; never the leader.
@@ -127,6 +141,37 @@ mod tests {
         assert_eq!(next(&map("ab", &[]), &[1, 2, 9], 0), None, "a voter that is no member is replaced as well");
         assert_eq!(next(&map("abc", &[]), &[1, 2, 9], 0), Some(Promote(id(3))));
         assert_eq!(next(&map("abc", &[]), &[1, 2, 3, 9], 0), Some(Demote(id(9))));
+    }
+
+    #[test]
+    fn two_voters_of_one_zone_become_one_as_soon_as_another_zone_has_a_node_that_can_be_heard() {
+        // Racks that were filled one after the other.
+        let racks = map("aabbcc", &[]);
+        assert_eq!(next(&racks, &[1, 2, 3], 0), Some(Promote(id(5))), "zone c has no voter, and zone a two");
+        assert_eq!(next(&racks, &[1, 2, 3], 5), Some(Promote(id(6))));
+        assert_eq!(next(&racks, &[1, 2, 3, 5], 0), Some(Demote(id(2))));
+        assert_eq!(next(&racks, &[2, 1, 3, 5], 0), Some(Demote(id(1))), "never the leader");
+        assert_eq!(next(&racks, &[1, 3, 5], 0), None);
+        assert_eq!(next(&map("aabb", &[]), &[1, 2, 3], 0), None, "no other zone");
+        assert_eq!(next(&map("aabc", &[4]), &[1, 2, 3], 0), None, "the only node of another zone leaves");
+    }
+
+    #[test]
+    fn metadata_is_on_no_fewer_nodes_than_data() {
+        for replicas in 1..=7 {
+            let mut map = map("abcdefg", &[]);
+            map.replicas = ReplicaCount::new(replicas).unwrap();
+            let mut voters = vec![1];
+            while let Some(change) = next(&map, &voters, 0) {
+                let Promote(node) = change else { panic!("{change:?} of {voters:?}") };
+                voters.push(node.as_bytes()[0]);
+            }
+            let majority = voters.len() / 2 + 1;
+            assert!(majority >= map.replicas.write_quorum(), "{replicas} replicas: {voters:?}");
+            map.nodes.truncate(replicas.into());
+            let few = voters.iter().take(replicas.into()).count();
+            assert!(few / 2 + 1 >= map.replicas.write_quorum().min(few), "{replicas} replicas on as many nodes");
+        }
     }
 
     #[test]

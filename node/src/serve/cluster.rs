@@ -16,7 +16,7 @@ use wire::{
     token::Token,
 };
 
-use super::{Asker, Served, garbage, health, moves, namespace::propose, redeem};
+use super::{Asker, Served, garbage, health, identify, moves, namespace::propose, redeem};
 use crate::{
     namespace::{self, ClusterCommand, CommandBody},
     node::Node,
@@ -48,9 +48,7 @@ pub(super) async fn handle(
         }
         ClusterRequest::Identify { peer, key } => {
             asker.must_be_node()?;
-            let store = node.consensus.read(deadline).await.map_err(Refusal::from)?;
-            let access = namespace::identify(&*store, &peer, &key).map_err(|error| broken(&error))?;
-            ClusterAnswer::Identified { access }
+            identify::answer(node, peer, key, deadline).await?
         }
         ClusterRequest::ForwardRedeem(request) => {
             asker.must_be_node()?;

@@ -15,6 +15,7 @@ mod cluster;
 mod desk;
 pub(crate) mod garbage;
 mod health;
+mod identify;
 mod lease;
 mod moves;
 mod namespace;
@@ -30,19 +31,16 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::{Instrument, debug, debug_span, info, warn};
+use tracing::{Instrument, debug, debug_span, info};
 use wire::{
     Refusal, Reply, Request,
-    cluster::{Access, ClusterAnswer, ClusterRequest, KeyFingerprint, Peer, PeerAccess},
+    cluster::{Access, Peer, PeerAccess},
     lease::LeaseRequest,
     namespace::NamespaceRequest,
     quic::{Accepted, Connection, Endpoint, Exchange},
 };
 
-use crate::{kv::KvStore, node::Node, repair::Turn};
-
-/// How long a peer's identity may take to be looked up at a voter.
-const IDENTIFY_DEADLINE: Duration = Duration::from_secs(3);
+use crate::{node::Node, repair::Turn};
 
 /// How long before the asker's deadline a request that waits is answered, at most.
 const ANSWER_MARGIN: Duration = Duration::from_millis(300);
@@ -72,7 +70,7 @@ pub async fn accept(node: Arc<Node>, endpoint: Endpoint) {
 }
 
 async fn serve_connection(node: Arc<Node>, connection: Connection) {
-    let access = match identify(&node, connection.peer(), connection.key()).await {
+    let access = match identify::identify(&node, connection.peer(), connection.key()).await {
         Ok(access) => access,
         Err(refusal) => {
             info!(%refusal, peer = ?connection.peer(), "connection refused");
@@ -132,29 +130,6 @@ fn is_foreground(asker: &Asker, request: &Request) -> bool {
         (PeerAccess::Node, _) => false,
         (_, Request::Namespace(NamespaceRequest::Lease(LeaseRequest::Recalls { .. }))) => false,
         (PeerAccess::Client(_), _) => true,
-    }
-}
-
-/// What `peer` may do, by the rows of this node or, where they do not know it, by those of a voter.
-async fn identify(node: &Node, peer: Peer, key: KeyFingerprint) -> Result<PeerAccess, Refusal> {
-    let known = |rows: &dyn KvStore| {
-        crate::namespace::identify(rows, &peer, &key).map_err(|error| {
-            warn!(%error, "the table of peers cannot be read");
-            Refusal::Internal
-        })
-    };
-    if let Some(access) = known(&*node.consensus.local())? {
-        return Ok(access);
-    }
-    if node.is_leader() {
-        // Just elected, it may have to apply the very entry that let the peer in.
-        let rows = node.consensus.read(IDENTIFY_DEADLINE).await.map_err(Refusal::from)?;
-        return known(&*rows)?.ok_or(Refusal::UnknownPeer);
-    }
-    let request = Request::Cluster(ClusterRequest::Identify { peer, key });
-    match node.ask_leader(&request, IDENTIFY_DEADLINE).await? {
-        wire::Answer::Cluster(ClusterAnswer::Identified { access: Some(access) }) => Ok(access),
-        _ => Err(Refusal::UnknownPeer),
     }
 }
 

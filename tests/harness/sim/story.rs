@@ -117,12 +117,6 @@ impl Story {
         }
     }
 
-    /// What P5 does not keep yet: a client that asks a node that does not vote, while nobody leads, is kept there for a second
-    /// more.
-    fn found_late(&self) -> Duration {
-        Duration::from_millis(if self.world.nodes.len() > 3 { 2000 } else { 0 })
-    }
-
     fn chance(&self, of: u64) -> StdRng {
         StdRng::seed_from_u64(self.world.seed ^ (0x0570_u64 << of))
     }
@@ -144,7 +138,6 @@ impl Story {
         if worst <= Severity::OneNode {
             tally.1 = tally.1.max(elapsed);
         }
-        let elapsed = elapsed.saturating_sub(self.found_late());
         assert!(is_prompt(elapsed, len, worst), "{what}: took {elapsed:?} with {worst:?} broken");
         outcome
     }
