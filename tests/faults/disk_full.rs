@@ -1,6 +1,11 @@
 //! Disks without room.
 
-use std::{fs, io::ErrorKind, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    path::PathBuf,
+    time::Duration,
+};
 
 use harness::{Cluster, Mount, NodeProcess, Ran, SmallDisk, node::free_address, tree, wait::until};
 
@@ -87,6 +92,8 @@ fn with_more_disks_full_than_the_quorum_spares_writers_get_an_error_while_reads_
     assert_all_there(&cluster, &stored);
     assert_all_there(&cluster, &before);
     put(&cluster, "/small", b"small files live with their names and need no chunk");
+    let mount = Mount::new(&cluster, "mnt");
+    let (taken, file) = write_until_refused(&mount);
     for path in before.keys() {
         cluster.dfs(["rm", path]).ok();
     }
@@ -97,6 +104,31 @@ fn with_more_disks_full_than_the_quorum_spares_writers_get_an_error_while_reads_
     until("writes go on", Duration::from_secs(20), || {
         try_put(&cluster, "/again", &tree::bytes(1, 6 << 20)).status == 0
     });
+    until("what the mount took in is stored", Duration::from_secs(20), || file.sync_all().is_ok());
+    assert_all_there(&cluster, &Files::from([("/written".to_owned(), taken)]));
+    until("the mount takes more", Duration::from_secs(10), || fs::write(mount.path("more"), [7; 1 << 20]).is_ok());
+}
+
+/// Writes on a mount until that says that there is no room; what it took in before, which no `fsync` takes for stored.
+fn write_until_refused(mount: &Mount) -> (Vec<u8>, fs::File) {
+    const PIECE: usize = 1 << 20;
+    const PIECES_MAX: u64 = 1000;
+    let mut file = fs::File::create(mount.path("written")).unwrap();
+    let mut taken = Vec::new();
+    for number in 0..PIECES_MAX {
+        let piece = tree::bytes(number, PIECE);
+        match file.write(&piece) {
+            Ok(len) => taken.extend_from_slice(&piece[..len]),
+            Err(error) => {
+                eprintln!("on a mount: {} bytes, then {error}", taken.len());
+                assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+                let unsynced = file.sync_all().unwrap_err();
+                assert_eq!(unsynced.kind(), ErrorKind::StorageFull, "{unsynced}");
+                return (taken, file);
+            }
+        }
+    }
+    panic!("a mount takes in without end what cannot be stored");
 }
 
 /// More directories than there is room for.

@@ -113,3 +113,22 @@ fn a_tree_is_removed_as_a_whole_and_leaves_an_empty_directory() {
     fs::remove_dir_all(mount.path("tree")).unwrap();
     assert_eq!(fs::read_dir(mount.dir()).unwrap().count(), 0);
 }
+
+/// Whoever renames what it lists comes to an end: what comes into a directory after a listing began is not of it.
+#[test]
+fn a_listing_ends_though_every_entry_is_renamed_as_it_is_listed() {
+    let cluster = Cluster::start();
+    with_large_directory(&cluster, 3000);
+    let mount = Mount::new(&cluster, "mnt");
+    let dir = mount.path("large");
+    let mut listed = 0;
+    for entry in fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        fs::rename(&path, dir.join("other")).unwrap();
+        fs::rename(dir.join("other"), &path).unwrap();
+        listed += 1;
+        assert!(listed <= 3000, "the listing has no end");
+    }
+    assert_eq!(listed, 3000);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 3000, "a new listing shows all");
+}

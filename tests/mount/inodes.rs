@@ -12,6 +12,7 @@ use std::{
 };
 
 use harness::{Cluster, Mount, cluster::run};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, lsetxattr, utimensat};
 
 /// The user `nobody`.
 const NOBODY: u32 = 65534;
@@ -165,4 +166,68 @@ fn changes_move_the_times_that_posix_says_and_no_others() {
     fs::hard_link(mount.path("moved"), mount.path("linked")).unwrap();
     let fifth = times(&mount.path("moved"));
     assert!(fifth.0 == fourth.0 && fifth.1 > fourth.1, "link: {fourth:?} {fifth:?}");
+}
+
+/// "Capabilities of a program go when its bytes change", whoever changes them, and what was written before they were given
+/// does not take them.
+#[test]
+fn capabilities_of_a_program_go_when_it_is_written_and_only_then_as_root() {
+    let cluster = Cluster::start();
+    let mount = Mount::new(&cluster, "mnt");
+    let path = mount.path("program");
+    let other = Mount::new(&cluster, "other");
+    // cap_net_raw, permitted and effective: version 2 of the format.
+    let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let name = "security.capability";
+    let has = |mount: &Mount| lgetxattr(mount.path("program"), name, &mut [0_u8; 64][..]).is_ok();
+    for append in [false, true] {
+        fs::write(&path, b"bytes").unwrap();
+        lsetxattr(&path, name, &capability, XattrFlags::empty()).unwrap();
+        assert!(has(&mount) && has(&other));
+        // Whatever is under way is stored now.
+        File::open(&path).unwrap().sync_all().unwrap();
+        assert!(has(&other), "what was written before took what was given afterwards");
+        let mut file = OpenOptions::new().write(true).append(append).open(&path).unwrap();
+        file.write_all(b"x").unwrap();
+        assert!(!has(&other), "append: {append}");
+    }
+}
+
+#[test]
+fn extended_attributes_are_many_of_known_kinds_and_the_administrators_are_for_him_alone_as_root() {
+    let cluster = Cluster::start();
+    let mount = open_to_others(&cluster);
+    let path = mount.path("file");
+    fs::write(&path, b"bytes").unwrap();
+    for number in 0..1000 {
+        lsetxattr(&path, format!("user.attribute_{number}"), b"value", XattrFlags::CREATE).unwrap();
+    }
+    lsetxattr(&path, "trusted.secret", b"value", XattrFlags::CREATE).unwrap();
+    let unknown = lsetxattr(&path, "unknown.kind", b"value", XattrFlags::CREATE);
+    assert_eq!(unknown, Err(rustix::io::Errno::OPNOTSUPP));
+    let names = |names: &[u8]| names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).count();
+    let mut all = vec![0_u8; 64 << 10];
+    let len = llistxattr(&path, &mut all[..]).unwrap();
+    assert_eq!(names(&all[..len]), 1001);
+    let line = "import os, sys; print(len(os.listxattr(sys.argv[1])))";
+    let mut command = Command::new("python3");
+    let seen = run(command.uid(NOBODY).gid(NOBODY).args(["-c", line]).arg(&path)).ok();
+    assert_eq!(seen.trim(), "1000");
+    fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn times_before_the_epoch_are_kept_to_the_nanosecond() {
+    let cluster = Cluster::start();
+    let mount = Mount::new(&cluster, "mnt");
+    let path = mount.path("file");
+    fs::write(&path, b"bytes").unwrap();
+    for (seconds, nanoseconds) in [(-1, 500_000_000), (-2, 0), (-86_400, 1), (-1, 999_999_999), (5, 7)] {
+        let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+        let times = Timestamps { last_access: time, last_modification: time };
+        utimensat(CWD, &path, &times, AtFlags::empty()).unwrap();
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!((found.mtime(), found.mtime_nsec()), (seconds, nanoseconds));
+        assert_eq!((found.atime(), found.atime_nsec()), (seconds, nanoseconds));
+    }
 }

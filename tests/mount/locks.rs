@@ -388,3 +388,66 @@ fn who_lost_locks_with_the_session_gets_errors_until_the_file_is_closed() {
     assert_eq!(fs::read(two.path("file")).unwrap(), b"mine");
     assert_eq!(one.last_words().matches("locks were lost").count(), 1, "{}", one.last_words());
 }
+
+/// `F_OFD_SETLK` and `F_OFD_SETLKW`: of the open file, whoever uses it.
+fn range_of_opening(file: &File, kind: Kind, start: i64, waits: bool) -> Result<(), Errno> {
+    let lock = range_lock(kind, start, 1);
+    fcntl(file, if waits { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) }).map(drop)
+}
+
+#[test]
+fn locks_of_an_opening_end_with_its_last_descriptor() {
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    let [one, other, two] = [0, 0, 1].map(|at: usize| open(&mounts[at]));
+    range_of_opening(&one, Kind::Write, 7, false).unwrap();
+    for (file, whose) in [(&other, "of the same process"), (&two, "of another mount")] {
+        assert_eq!(range_of_opening(file, Kind::Read, 7, false), Err(Errno::EAGAIN), "another opening, {whose}");
+    }
+    // A close of the file by the process is not the end of it, nor is that of one of two descriptors.
+    let same = one.try_clone().unwrap();
+    drop(open(&mounts[0]));
+    drop(one);
+    assert_eq!(range_of_opening(&two, Kind::Read, 7, false), Err(Errno::EAGAIN));
+    drop(same);
+    until("the lock is free", Duration::from_secs(10), || range_of_opening(&two, Kind::Write, 7, false).is_ok());
+    assert_eq!(range_of_opening(&other, Kind::Read, 7, false), Err(Errno::EAGAIN));
+}
+
+/// Two that wait for each other: one is told, lets go, and the other gets what it waits for.
+fn assert_one_of_two_is_told(wait: impl Fn(usize) -> io::Result<()> + Sync, let_go: impl Fn(usize) + Sync) {
+    let outcomes: Vec<io::Result<()>> = thread::scope(|scope| {
+        let waiting = [0, 1].map(|at| {
+            let (wait, let_go) = (&wait, &let_go);
+            scope.spawn(move || {
+                let waited = wait(at);
+                if waited.is_err() {
+                    let_go(at);
+                }
+                waited
+            })
+        });
+        waiting.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let told: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    assert_eq!(told.len(), 1, "{outcomes:?}");
+    assert_eq!(told[0].raw_os_error(), Some(libc::EDEADLK), "{outcomes:?}");
+}
+
+#[test]
+fn of_two_on_a_mount_that_wait_for_each_other_one_is_told() {
+    let cluster = Cluster::start();
+    let mount = Mount::new(&cluster, "mnt");
+    let files = [0, 1].map(|_| open(&mount));
+    for (file, start) in files.iter().zip([0, 1]) {
+        range_of_opening(file, Kind::Write, start, false).unwrap();
+    }
+    let wait = |at: usize| Ok(range_of_opening(&files[at], Kind::Write, 1 - at as i64, true)?);
+    let let_go = |at: usize| range_of_opening(&files[at], Kind::None, at as i64, false).unwrap();
+    assert_one_of_two_is_told(wait, let_go);
+    // Both have it shared, and want it for themselves.
+    let whole =
+        [0, 1].map(|_| OpenOptions::new().write(true).create(true).truncate(false).open(mount.path("whole")).unwrap());
+    whole.iter().for_each(|file| file.lock_shared().unwrap());
+    assert_one_of_two_is_told(|at| whole[at].lock(), |at| whole[at].unlock().unwrap());
+}

@@ -48,6 +48,8 @@ fn a_hole_weighs_nothing_and_seeking_finds_where_data_begins_and_ends() {
     assert_eq!((bytes_held(&file), file.metadata().unwrap().len()), (MIB, 100 * MIB));
     assert_eq!(seek(&file, SeekFrom::Data(0)).unwrap(), 41 * MIB);
     fallocate(&file, FallocateFlags::empty(), 100 * MIB, MIB).unwrap();
+    let more_than_there_is = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 1 << 60);
+    assert_eq!(more_than_there_is, Err(rustix::io::Errno::NOSPC));
     assert_eq!(file.metadata().unwrap().len(), 101 * MIB);
     let mut found = vec![1; 3 << 20];
     file.read_exact_at(&mut found, 40 * MIB).unwrap();

@@ -10,6 +10,11 @@ use std::{
 };
 
 use harness::{Cluster, Mount};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+};
+use rustix::process::Signal;
 
 fn two_mounts(cluster: &Cluster) -> [Mount; 2] {
     ["one", "two"].map(|name| Mount::new(cluster, name))
@@ -206,4 +211,65 @@ fn pages_that_are_synced_again_and_again_are_read_by_all() {
         over.store(true, Ordering::Relaxed);
     });
     assert_eq!(fs::read(mounts[1].path("file")).unwrap(), [ROUNDS / 2; PAGES * PAGE]);
+}
+
+fn set_flags(file: &File, flags: OFlag) {
+    fcntl(file, FcntlArg::F_SETFL(flags)).unwrap();
+}
+
+/// How a descriptor is used counts, not how it was opened.
+#[test]
+fn whether_a_write_appends_is_said_by_the_descriptor_as_it_is_now() {
+    let cluster = Cluster::start();
+    let mounts = two_mounts(&cluster);
+    fs::write(mounts[0].path("file"), b"0123").unwrap();
+    let file = OpenOptions::new().append(true).open(mounts[0].path("file")).unwrap();
+    set_flags(&file, OFlag::empty());
+    file.write_all_at(b"x", 1).unwrap();
+    assert_eq!(fs::read(mounts[1].path("file")).unwrap(), b"0x23");
+    // As `fdopen(fd, "a")` does it.
+    let logs = [0, 1].map(|at: usize| {
+        let log = OpenOptions::new().write(true).create(true).truncate(false).open(mounts[at].path("log")).unwrap();
+        set_flags(&log, OFlag::O_APPEND);
+        log
+    });
+    let mut expected = String::new();
+    for number in 0..100_usize {
+        let record = format!("record {number}\n");
+        (&logs[number % 2]).write_all(record.as_bytes()).unwrap();
+        expected += &record;
+    }
+    for mount in &mounts {
+        assert_eq!(fs::read_to_string(mount.path("log")).unwrap(), expected);
+    }
+}
+
+/// "What could not be stored is told to `fsync` of every descriptor that was open, and to the first one of those opened
+/// later; closing a descriptor takes it from none."
+#[test]
+fn bytes_that_are_lost_are_told_to_everybody_who_asks() {
+    let cluster = Cluster::start();
+    let [one, two] = two_mounts(&cluster);
+    let write = |mount: &Mount| OpenOptions::new().write(true).create(true).truncate(false).open(mount.path("file"));
+    let (writer, bystander) = (write(&one).unwrap(), write(&one).unwrap());
+    writer.sync_all().unwrap();
+    writer.write_all_at(b"of one", 0).unwrap();
+    one.signal(Signal::STOP);
+    // Once its lease has ended nobody waits for its bytes.
+    let overtaking = write(&two).unwrap();
+    overtaking.write_all_at(b"of two", 0).unwrap();
+    overtaking.sync_all().unwrap();
+    one.signal(Signal::CONT);
+    let is_told = |what: &str, file: &File| {
+        let error = file.sync_all().expect_err(what);
+        assert_eq!(error.raw_os_error(), Some(Errno::EIO as i32), "{what}: {error}");
+    };
+    drop(writer.try_clone().unwrap());
+    is_told("the writer, though another descriptor was closed", &writer);
+    writer.sync_all().expect("it was told");
+    is_told("who had the file open, too", &bystander);
+    write(&one).unwrap().sync_all().expect("who opens it afterwards has lost nothing");
+    for mount in [&one, &two] {
+        assert_eq!(fs::read(mount.path("file")).unwrap(), b"of two");
+    }
 }

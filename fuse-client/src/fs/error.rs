@@ -45,6 +45,9 @@ pub enum FsError {
     /// The caller has a signal pending.
     #[error("interrupted")]
     Interrupted,
+    /// Everybody in a circle waits for a lock of the next.
+    #[error("the lock would be waited for for ever: its holder waits for one of the caller")]
+    Deadlock,
     /// Nothing is there: `SEEK_DATA` and `SEEK_HOLE` beyond the end.
     #[error("no such device or address")]
     NothingThere,

@@ -52,6 +52,8 @@ pub(crate) struct FileState {
     /// Deferred writes that failed so far, and the last failure: each handle reports what it has not reported.
     pub(crate) failures: u64,
     pub(crate) error: Option<FsError>,
+    /// Failures that a sync of any handle reported. Whoever opens the file later reports the others.
+    pub(crate) reported: u64,
     /// Where the last read ended, and how many have followed one another.
     pub(crate) read_end: u64,
     pub(crate) reads_in_row: u32,
@@ -118,6 +120,11 @@ impl FileState {
     pub(crate) fn fail(&mut self, error: FsError) {
         self.failures += 1;
         self.error = Some(error);
+    }
+
+    /// Whether a deferred write has failed and no sync has told anybody.
+    pub(crate) fn is_failure_untold(&self) -> bool {
+        self.reported < self.failures
     }
 
     pub(crate) fn has_news(&self) -> bool {

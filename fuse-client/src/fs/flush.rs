@@ -30,7 +30,7 @@ use super::{
 use crate::{
     cluster::{ClusterError, now, pool_units},
     session::GcStamp,
-    upload::{PutError, Sealed, Stamped, await_newer_map, put_chunk},
+    upload::{Sealed, Stamped, await_newer_map, put_chunk},
 };
 
 /// Bytes of one batch of a flush: eight full chunks.
@@ -222,6 +222,7 @@ impl Shared {
             Ok(()) => {
                 state.note_committed();
                 drop(state);
+                self.note_room();
                 drop(room);
                 Ok(())
             }
@@ -250,6 +251,8 @@ impl Shared {
                         None => state.room = Some(room),
                     }
                 }
+                drop(state);
+                self.note_if_no_room(&error);
                 Err(error)
             }
         }
@@ -479,7 +482,6 @@ fn is_final(error: &FsError) -> bool {
         FsError::Overtaken => true,
         FsError::Op(OpError::StaleEpoch | OpError::StaleGc | OpError::CutPending | OpError::JournalFull) => false,
         FsError::Op(_) => true,
-        FsError::Put(error) => matches!(**error, PutError::NoSpace),
         _ => false,
     }
 }

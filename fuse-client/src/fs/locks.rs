@@ -17,6 +17,7 @@ use wire::namespace::{FileLock, Inode, LockKind, LockOwner, Op, OpAnswer, OpErro
 use super::{
     FileSystem, FsError, OP_DEADLINE, Shared,
     held_locks::{Delegated, Fate, HeldLocks, Turn, Wish},
+    lock_waits::WaitId,
 };
 use crate::{
     cluster::{ClusterError, now},
@@ -78,7 +79,7 @@ impl FileSystem {
         }
     }
 
-    /// Takes a lock; waits until nobody is in the way, or the caller has a signal pending.
+    /// Takes a lock; waits until nobody is in the way, or the caller has a signal pending, or would wait for ever.
     pub async fn lock_and_wait(
         &self,
         inode: Inode,
@@ -86,11 +87,13 @@ impl FileSystem {
         interrupted: impl Fn() -> bool,
     ) -> Result<(), FsError> {
         let mut pause = WAIT_MIN;
+        let mut waiting = None;
         loop {
             match self.shared.try_lock(inode, &lock).await {
                 Err(FsError::Op(OpError::Locked | OpError::LocksDelegated)) => {}
                 other => return other,
             }
+            let waiting = waiting.get_or_insert_with(|| LockWait::begin(&self.shared, lock.owner));
             // Looking costs no change; what stands in the way mostly stands there a while.
             loop {
                 if interrupted() {
@@ -98,8 +101,15 @@ impl FileSystem {
                 }
                 sleep(pause).await;
                 pause = (pause * 2).min(WAIT_MAX);
-                if self.shared.look_at_locks(inode, &lock).await?.is_none() {
-                    break;
+                let looked = now();
+                match self.shared.look_at_locks(inode, &lock).await? {
+                    None => break,
+                    // Nobody knows who has it.
+                    Some(found) if found.kind == LockKind::Delegated => {}
+                    Some(found) if self.shared.lock_waits.lock().note_blocked(waiting.id, found.owner, looked) => {
+                        return Err(FsError::Deadlock);
+                    }
+                    Some(_) => {}
                 }
             }
         }
@@ -132,6 +142,24 @@ impl FileSystem {
             self.unlock(inode, owner, 0, u64::MAX).await?;
         }
         Ok(())
+    }
+}
+
+/// Somebody waits for a lock until this is dropped.
+struct LockWait<'a> {
+    shared: &'a Shared,
+    id: WaitId,
+}
+
+impl<'a> LockWait<'a> {
+    fn begin(shared: &'a Shared, owner: LockOwner) -> Self {
+        Self { shared, id: shared.lock_waits.lock().begin(owner, now()) }
+    }
+}
+
+impl Drop for LockWait<'_> {
+    fn drop(&mut self) {
+        self.shared.lock_waits.lock().end(self.id);
     }
 }
 

@@ -24,6 +24,7 @@ mod flush;
 mod held_locks;
 mod keeper;
 mod leases;
+mod lock_waits;
 mod locks;
 mod names;
 mod open_files;
@@ -54,11 +55,11 @@ use wire::namespace::{Inode, Name, Timestamp};
 pub use attrs::Space;
 pub use error::FsError;
 pub use names::{Lookup, Making, Told};
-pub use open_files::{HandleId, OpenMode, Opened};
+pub use open_files::{HandleId, Opened};
 pub use ranges::CopyRange;
 pub use read::{Seek, Stand};
 use table::Table;
-pub use write::{Write, WriteKind};
+pub use write::{Write, WriteKind, WriteMode};
 
 use crate::{
     cluster::{Cluster, ClusterError, now},
@@ -149,10 +150,14 @@ struct Shared {
     dirty_pool: Arc<Semaphore>,
     /// The journal was full: until then bytes go to their replicas first. Guards itself alone.
     no_journal_until: Mutex<Option<Instant>>,
+    /// Until when writes are refused for want of room in the cluster, and how. Guards itself alone.
+    no_room: Mutex<Option<(Instant, FsError)>>,
     chunks: Arc<chunk_cache::ChunkCache>,
     handles: Mutex<open_files::Handles>,
     /// Guards itself alone.
     held_locks: Mutex<held_locks::HeldLocks>,
+    /// Guards itself alone.
+    lock_waits: Mutex<lock_waits::LockWaits>,
     forgets: mpsc::Sender<Forget>,
     usage: Mutex<Option<(Instant, attrs::Space)>>,
     /// Under which the leases were held that are to be reclaimed.

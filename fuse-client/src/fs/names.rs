@@ -95,7 +95,10 @@ impl FileSystem {
 
     /// The kernel holds `count` references less.
     pub fn forget(&self, inode: Inode, count: u64) {
-        self.shared.table.lock().forget(inode, count);
+        let has_file = self.shared.table.lock().forget(inode, count);
+        if has_file {
+            self.shared.drop_file_if_idle(inode);
+        }
     }
 
     /// Makes an inode under a name that does not exist.
@@ -207,8 +210,19 @@ impl FileSystem {
         let QueryAnswer::Page(page) = self.shared.ask_one(query).await? else {
             return Err(ClusterError::Confused.into());
         };
-        let entries = Arc::new(page.entries);
-        let page = DirectoryPage { after, entries: Arc::clone(&entries), end: page.end };
+        let until = {
+            let mut until = directory.until.lock();
+            if after == Cookie::default() {
+                *until = Some(page.next);
+            }
+            *until
+        };
+        let mut entries = page.entries;
+        let listed = entries.partition_point(|entry| until.is_none_or(|until| entry.cookie < until));
+        let end = page.end || listed < entries.len();
+        entries.truncate(listed);
+        let entries = Arc::new(entries);
+        let page = DirectoryPage { after, entries: Arc::clone(&entries), end };
         *directory.page.lock() = Some(page);
         Ok(entries)
     }

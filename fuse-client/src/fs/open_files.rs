@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use wire::namespace::{Cookie, Entry, Inode, OpError, Query, QueryAnswer};
+use wire::namespace::{Cookie, Entry, Inode, LockOwner, OpError, Query, QueryAnswer};
 
 use super::{FileSystem, FsError, Gate, Shared, file::File};
 
@@ -19,15 +19,6 @@ const OPEN_TOLD_MAX: usize = 65_536;
 /// Number of a handle.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct HandleId(pub u64);
-
-/// How a file was opened.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct OpenMode {
-    /// Writes go to the end, wherever that is.
-    pub append: bool,
-    /// Writes are durable when they return.
-    pub synced: bool,
-}
 
 /// A handle was made.
 #[derive(Clone, Copy, Debug)]
@@ -44,14 +35,17 @@ pub(super) struct Handles {
     next: u64,
     files: HashMap<HandleId, OpenFile>,
     directories: HashMap<HandleId, Arc<OpenDirectory>>,
+    /// Who took locks through a file's handle and has not closed a descriptor of it since.
+    lockers: HashMap<HandleId, HashSet<LockOwner>>,
 }
 
 /// An open file.
 #[derive(Clone, Debug)]
 pub(super) struct OpenFile {
     pub(super) file: Arc<File>,
-    pub(super) mode: OpenMode,
-    /// Failures of deferred writes that this handle has reported, or that were there before it.
+    /// Failures of deferred writes that were there before this handle.
+    pub(super) since: u64,
+    /// Failures that a sync of this handle has reported, or one of another handle before it.
     pub(super) reported: Arc<std::sync::atomic::AtomicU64>,
     /// Locks on the file were lost while it was open like this.
     cut_off: Arc<AtomicBool>,
@@ -68,8 +62,11 @@ impl OpenFile {
 #[derive(Debug)]
 pub(super) struct OpenDirectory {
     pub(super) inode: Inode,
-    /// Guards the page alone.
+    /// Guards itself alone.
     pub(super) page: Mutex<Option<DirectoryPage>>,
+    /// Where the listing ends: at what came into the directory after it began, also what was only renamed. Otherwise who
+    /// renames what it lists would never come to the end. Guards itself alone.
+    pub(super) until: Mutex<Option<Cookie>>,
 }
 
 /// Entries that follow `after`.
@@ -89,7 +86,7 @@ impl Handles {
 
 impl FileSystem {
     /// Opens a file of which everything needed is known.
-    pub fn open_cached(&self, _gate: &Gate<'_>, inode: Inode, mode: OpenMode) -> Option<Opened> {
+    pub fn open_cached(&self, _gate: &Gate<'_>, inode: Inode) -> Option<Opened> {
         self.shared.ttl()?;
         let mut table = self.shared.table.lock();
         let node = table.get_mut(inode)?;
@@ -98,11 +95,11 @@ impl FileSystem {
             return None;
         }
         node.opens += 1;
-        Some(self.shared.register(node, inode, &attr, mode))
+        Some(self.shared.register(node, inode, &attr))
     }
 
     /// Opens a file.
-    pub async fn open_file(&self, inode: Inode, mode: OpenMode) -> Result<Opened, FsError> {
+    pub async fn open_file(&self, inode: Inode) -> Result<Opened, FsError> {
         if self.shared.is_crowded() {
             return Err(FsError::TooManyOpen);
         }
@@ -127,19 +124,39 @@ impl FileSystem {
         std::mem::forget(counted);
         let mut table = self.shared.table.lock();
         let node = table.entry(inode);
-        Ok(self.shared.register(node, inode, &attr, mode))
+        Ok(self.shared.register(node, inode, &attr))
     }
 
-    /// The last reference to a handle is gone; what is dirty is written out soon.
-    pub fn release_file(&self, handle: HandleId) {
-        let open = self.shared.handles.lock().files.remove(&handle);
-        let Some(OpenFile { file, .. }) = open else { return };
+    /// Notes that `owner` takes a lock through a handle.
+    pub fn note_locker(&self, handle: HandleId, owner: LockOwner) {
+        let mut handles = self.shared.handles.lock();
+        if handles.files.contains_key(&handle) {
+            handles.lockers.entry(handle).or_default().insert(owner);
+        }
+    }
+
+    /// A process closes a descriptor of a handle: what it has locked, through whichever, it gives up.
+    pub fn forget_locker(&self, handle: HandleId, owner: LockOwner) {
+        if let Some(lockers) = self.shared.handles.lock().lockers.get_mut(&handle) {
+            lockers.remove(&owner);
+        }
+    }
+
+    /// The last reference to a handle is gone; what is dirty is written out soon. Returns those whose locks end with it:
+    /// the kernel says of a process when it closes a file, but nothing of an open file description (`F_OFD_SETLK`).
+    pub fn release_file(&self, handle: HandleId) -> HashSet<LockOwner> {
+        let (open, lockers) = {
+            let mut handles = self.shared.handles.lock();
+            (handles.files.remove(&handle), handles.lockers.remove(&handle).unwrap_or_default())
+        };
+        let Some(OpenFile { file, .. }) = open else { return lockers };
         let inode = file.inode;
         if file.is_dirty() && !self.shared.defer_small(&file) {
             self.write_out_soon(&file);
         }
         drop(file);
         self.shared.drop_open(inode);
+        lockers
     }
 
     /// Opens a directory.
@@ -147,7 +164,9 @@ impl FileSystem {
         self.shared.table.lock().entry(inode).opens += 1;
         let mut handles = self.shared.handles.lock();
         let handle = handles.number();
-        handles.directories.insert(handle, Arc::new(OpenDirectory { inode, page: Mutex::new(None) }));
+        handles
+            .directories
+            .insert(handle, Arc::new(OpenDirectory { inode, page: Mutex::default(), until: Mutex::default() }));
         handle
     }
 
@@ -177,13 +196,7 @@ impl Shared {
         self.handles.lock().files.len() >= self.config.open_files
     }
 
-    fn register(
-        &self,
-        node: &mut super::table::Node,
-        inode: Inode,
-        attr: &wire::namespace::Attr,
-        mode: OpenMode,
-    ) -> Opened {
+    fn register(&self, node: &mut super::table::Node, inode: Inode, attr: &wire::namespace::Attr) -> Opened {
         let file = Arc::clone(node.file.get_or_insert_with(|| File::new(inode)));
         // Bytes that came with a listing are as good as asked for.
         if let Some((version, content)) = node.content.take().filter(|(version, _)| *version == attr.data_version) {
@@ -195,10 +208,13 @@ impl Shared {
         }
         let keep_pages = node.pages == Some(attr.data_version) && node.is_leased();
         node.pages = Some(attr.data_version);
-        let reported = Arc::new(file.state.lock().failures.into());
+        let (since, reported) = {
+            let state = file.state.lock();
+            (state.failures, Arc::new(state.reported.into()))
+        };
         let mut handles = self.handles.lock();
         let handle = handles.number();
-        handles.files.insert(handle, OpenFile { file, mode, reported, cut_off: Arc::default() });
+        handles.files.insert(handle, OpenFile { file, since, reported, cut_off: Arc::default() });
         Opened { handle, keep_pages }
     }
 
@@ -228,7 +244,7 @@ impl Shared {
         let mut table = self.table.lock();
         if let Some(node) = table.get_mut(inode) {
             node.opens = node.opens.saturating_sub(1);
-            if node.opens == 0 && node.file.as_ref().is_some_and(is_idle) {
+            if node.opens == 0 && node.file.as_ref().is_some_and(|file| is_idle(file, node.lookups > 0)) {
                 node.file = None;
             }
         }
@@ -240,7 +256,7 @@ impl Shared {
         let mut table = self.table.lock();
         if let Some(node) = table.get_mut(inode)
             && node.opens == 0
-            && node.file.as_ref().is_some_and(is_idle)
+            && node.file.as_ref().is_some_and(|file| is_idle(file, node.lookups > 0))
         {
             node.file = None;
         }
@@ -261,7 +277,9 @@ impl Shared {
     }
 }
 
-/// Whether a file's state may go: nothing is written, and nobody else is at work on it.
-fn is_idle(file: &Arc<File>) -> bool {
-    !file.is_dirty() && Arc::strong_count(file) == 1
+/// Whether a file's state may go: nothing is written, nobody else is at work on it, and nobody who opens it again would
+/// have to be told of a failure. As local file systems, this one forgets those with what the kernel knows of the file.
+fn is_idle(file: &Arc<File>, is_known: bool) -> bool {
+    let untold = is_known && file.state.lock().is_failure_untold();
+    !untold && !file.is_dirty() && Arc::strong_count(file) == 1
 }

@@ -10,11 +10,14 @@ use wire::namespace::{
 use super::{FileSystem, FsError, Shared, file::File, open_files::HandleId};
 use crate::{
     cluster::pool_units,
-    upload::{Sealed, put_chunk},
+    upload::{PutError, Sealed, put_chunk},
 };
 
 /// Changes that one call makes at most: each does a thousand extents.
 const STEPS_MAX: usize = 4096;
+
+/// From so many bytes on what is free is looked at before they are allocated.
+const PROBED_MIN: u64 = 16 << 20;
 
 /// A range of one file that is to become a range of another.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,11 @@ impl FileSystem {
         }
         offset.checked_add(len).filter(|end| *end <= FILE_LEN_MAX).ok_or(OpError::FileTooLarge)?;
         let file = self.shared.file_of(handle)?.file;
+        let allocates = matches!(mode, PunchMode::Allocate | PunchMode::AllocateKeepSize);
+        // Nothing is kept free for it, but what there cannot be is not promised.
+        if allocates && len >= PROBED_MIN && self.space().await.is_ok_and(|space| len > space.free) {
+            return Err(PutError::NoSpace.into());
+        }
         let turn = self.shared.turn(&file).await?;
         let (mut at, end) = (offset, offset + len);
         for _ in 0..STEPS_MAX {
@@ -98,6 +106,7 @@ impl FileSystem {
             offset: range.to.1,
             data: &bytes,
             kind: super::write::WriteKind::Plain,
+            mode: super::write::WriteMode::default(),
             set_id,
         };
         let written = self.write(write).await?;

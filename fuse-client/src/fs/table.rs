@@ -151,12 +151,13 @@ impl Table {
         self.entry(inode).lookups += 1;
     }
 
-    /// The kernel holds `count` references less.
-    pub(crate) fn forget(&mut self, inode: Inode, count: u64) {
-        if let Some(node) = self.nodes.get_mut(&inode) {
-            node.lookups = node.lookups.saturating_sub(count);
-        }
+    /// The kernel holds `count` references less. Whether there is the state of a file, which may be idle now.
+    pub(crate) fn forget(&mut self, inode: Inode, count: u64) -> bool {
+        let Some(node) = self.nodes.get_mut(&inode) else { return false };
+        node.lookups = node.lookups.saturating_sub(count);
+        let has_file = node.file.is_some();
         self.drop_if_idle(inode);
+        has_file
     }
 
     /// Drops what nobody refers to and no lease stands for.

@@ -3,14 +3,23 @@
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use wire::namespace::{FILE_LEN_MAX, Inode, OpError, SetId};
+use wire::{
+    Refusal,
+    namespace::{FILE_LEN_MAX, Inode, OpError, SetId},
+};
 
 use super::{
     FileSystem, FsError, Gate, OP_DEADLINE, Shared,
     file::Base,
     open_files::{HandleId, OpenFile},
 };
-use crate::cluster::{now, pool_units};
+use crate::{
+    cluster::{ClusterError, now, pool_units},
+    upload::PutError,
+};
+
+/// For how long the cluster counts as full after bytes could not be stored for want of room: they are tried again sooner.
+const NO_ROOM_FOR: Duration = Duration::from_secs(5);
 
 /// Where a write comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,17 +30,28 @@ pub enum WriteKind {
     Mapped,
 }
 
+/// How a write from a program is to be made.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct WriteMode {
+    /// It goes to the end, wherever that is.
+    pub append: bool,
+    /// It is durable when it returns.
+    pub synced: bool,
+}
+
 /// A write.
 #[derive(Clone, Copy, Debug)]
 pub struct Write<'a> {
     /// Through which handle.
     pub handle: HandleId,
-    /// Where, unless the handle appends.
+    /// Where, unless it appends.
     pub offset: u64,
     /// What.
     pub data: &'a [u8],
     /// From where.
     pub kind: WriteKind,
+    /// How. Programs change that while a file is open (`fcntl`), and for single writes (`pwritev2`).
+    pub mode: WriteMode,
     /// Set-id bits.
     pub set_id: SetId,
 }
@@ -43,7 +63,7 @@ impl FileSystem {
             Ok(open) => open,
             Err(error) => return Some(Err(error)),
         };
-        if open.mode.synced {
+        if write.mode.synced {
             return None;
         }
         let room = self.shared.room_now(write.data.len())?;
@@ -72,7 +92,7 @@ impl FileSystem {
         }
         drop(waiting);
         let count = written.ok_or(FsError::Deadline)??;
-        if open.mode.synced {
+        if write.mode.synced {
             self.shared.flush(&open.file).await?;
             // What was written may have been handed in for a name already.
             self.shared.commit_deferred().await?;
@@ -92,6 +112,11 @@ impl FileSystem {
         if let Err(error) = open.check() {
             return Some(Err(error));
         }
+        if write.kind == WriteKind::Plain
+            && let Err(error) = self.shared.is_there_room()
+        {
+            return Some(Err(error));
+        }
         let lasting = self.shared.ttl().is_some();
         let exclusive = |node: &super::table::Node| {
             let held = node.lease == Some(wire::lease::LeaseMode::Exclusive);
@@ -105,7 +130,7 @@ impl FileSystem {
                 WriteKind::Mapped => Some((attr, node.losses)),
             }
         })?;
-        let offset = match (open.mode.append && write.kind == WriteKind::Plain, &attr) {
+        let offset = match (write.mode.append && write.kind == WriteKind::Plain, &attr) {
             (true, Some(attr)) => state.size(attr),
             _ => write.offset,
         };
@@ -142,13 +167,43 @@ impl FileSystem {
         report(&open).and(flushed).and(committed).and(named)
     }
 
-    /// A handle is being closed: reports what went wrong with deferred writes so far.
+    /// A descriptor of a handle is being closed: what went wrong with deferred writes since it was opened and was not
+    /// reported. It stays to be reported: other descriptors, and other processes, may still ask for it by `fsync`.
     pub fn deferred_error(&self, handle: HandleId) -> Result<(), FsError> {
-        report(&self.shared.file_of(handle)?)
+        let open = self.shared.file_of(handle)?;
+        let reported = open.reported.load(std::sync::atomic::Ordering::Acquire);
+        let state = open.file.state.lock();
+        state.error.clone().filter(|_| state.failures > reported.max(open.since)).map_or(Ok(()), Err)
     }
 }
 
 impl Shared {
+    /// Bytes that were written here could not be stored: notes it if the cluster had no room for them.
+    pub(super) fn note_if_no_room(&self, error: &FsError) {
+        let is_no_room = match error {
+            FsError::Put(error) => matches!(**error, PutError::NoSpace),
+            FsError::Cluster(error) => matches!(**error, ClusterError::Refused(Refusal::DiskFull)),
+            _ => false,
+        };
+        if is_no_room {
+            *self.no_room.lock() = Some((now() + NO_ROOM_FOR, error.clone()));
+        }
+    }
+
+    /// Notes that the cluster has taken bytes.
+    pub(super) fn note_room(&self) {
+        *self.no_room.lock() = None;
+    }
+
+    /// Whether the cluster had room when bytes were last stored: more are not taken in for it to keep, as what cannot be
+    /// stored only fills the memory, and its writer goes on as if it were.
+    fn is_there_room(&self) -> Result<(), FsError> {
+        match &*self.no_room.lock() {
+            Some((until, error)) if now() < *until => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
     fn room_now(&self, len: usize) -> Option<OwnedSemaphorePermit> {
         let pool = std::sync::Arc::clone(&self.dirty_pool);
         pool.try_acquire_many_owned(pool_units(len as u64)).ok()
@@ -198,7 +253,8 @@ impl Drop for Waiting<'_> {
 
 /// What went wrong with deferred writes and was not reported by this handle.
 fn report(open: &OpenFile) -> Result<(), FsError> {
-    let state = open.file.state.lock();
+    let mut state = open.file.state.lock();
+    state.reported = state.failures;
     let reported = open.reported.swap(state.failures, std::sync::atomic::Ordering::AcqRel);
     match &state.error {
         Some(error) if reported < state.failures => Err(error.clone()),

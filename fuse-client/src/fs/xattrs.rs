@@ -13,6 +13,9 @@ const LOCATIONS: &[u8] = b"user.dfs.locations";
 /// Tells which chunks hold the bytes of a file.
 const CHUNKS: &[u8] = b"user.dfs.chunks";
 
+/// Kinds of attributes that are kept; of the system's own, access control lists are not built.
+const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+
 impl FileSystem {
     /// All extended attributes of an inode.
     pub async fn xattrs(&self, inode: Inode) -> Result<Arc<Vec<Xattr>>, FsError> {
@@ -44,7 +47,12 @@ impl FileSystem {
         if name.starts_with(b"user.dfs.") {
             return Err(OpError::NotPermitted.into());
         }
+        if !NAMESPACES.iter().any(|namespace| name.starts_with(namespace)) {
+            return Err(FsError::Unsupported);
+        }
         let name = XattrName::new(name).map_err(|_| FsError::Invalid)?;
+        // What was written before must not take rights that are given now.
+        self.shared.flush_if_dirty(inode).await?;
         self.shared.change(Op::SetXattr { inode, xattr: Xattr { name, value: value.to_vec() }, mode }).await?;
         Ok(())
     }

@@ -12,7 +12,7 @@ use rustix::{fs::XattrFlags, io::Errno};
 use wire::namespace::{XATTR_VALUE_LEN_MAX, Xattr, XattrName};
 
 /// What the namespace takes of one inode.
-const XATTRS_MAX: usize = 64;
+const XATTRS_MAX: usize = 1024;
 
 /// What the kernel gives at most.
 const NAMES_LEN_MAX: usize = 64 << 10;

@@ -112,16 +112,14 @@ fn system_time(time: Timestamp) -> SystemTime {
     base.and_then(|base| base.checked_add(part)).unwrap_or(UNIX_EPOCH)
 }
 
+/// What a caller sets, as fuser 0.18 hands it on: of a time before the epoch it takes both parts off, the seconds and the
+/// nanoseconds, though the latter count upwards.
 fn timestamp(time: SystemTime) -> Timestamp {
     let (seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos()),
         Err(before) => {
             let before = before.duration();
-            let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-            match before.subsec_nanos() {
-                0 => (-seconds, 0),
-                part => (-seconds - 1, 1_000_000_000 - part),
-            }
+            (-i64::try_from(before.as_secs()).unwrap_or(i64::MAX), before.subsec_nanos())
         }
     };
     Timestamp::new(seconds, nanoseconds).expect("nanoseconds of a second are fewer than a billion")
@@ -137,15 +135,26 @@ pub(super) fn set_time(time: Option<TimeOrNow>) -> SetTime {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use wire::namespace::Timestamp;
 
     use super::{system_time, timestamp};
 
+    /// As fuser 0.18 (`time.rs`) makes it of what the kernel sends.
+    fn sent(seconds: i64, nanoseconds: u32) -> SystemTime {
+        let length = Duration::new(seconds.unsigned_abs(), nanoseconds);
+        if seconds >= 0 { SystemTime::UNIX_EPOCH + length } else { SystemTime::UNIX_EPOCH - length }
+    }
+
     #[test]
-    fn times_before_and_after_the_epoch_survive_the_way_there_and_back() {
+    fn times_before_and_after_the_epoch_are_taken_as_they_were_sent_and_told_as_they_are() {
         for (seconds, nanoseconds) in [(0, 0), (1, 999_999_999), (-1, 1), (-1, 0), (-5, 999_999_999), (1 << 40, 7)] {
             let time = Timestamp::new(seconds, nanoseconds).unwrap();
-            assert_eq!(timestamp(system_time(time)), time);
+            assert_eq!(timestamp(sent(seconds, nanoseconds)), time);
+            let whole = Duration::from_secs(seconds.unsigned_abs());
+            let second = if seconds >= 0 { SystemTime::UNIX_EPOCH + whole } else { SystemTime::UNIX_EPOCH - whole };
+            assert_eq!(system_time(time), second + Duration::from_nanos(nanoseconds.into()));
         }
     }
 }

@@ -26,6 +26,7 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::Invalid => Errno::EINVAL,
         FsError::Unsupported => Errno::EOPNOTSUPP,
         FsError::Interrupted => Errno::EINTR,
+        FsError::Deadlock => Errno::EDEADLK,
         FsError::NothingThere => Errno::ENXIO,
         FsError::TooManyOpen => Errno::ENFILE,
     }

@@ -17,7 +17,7 @@ use super::{
     names::{GENERATION, done_or_error},
     signals::is_interrupted,
 };
-use crate::fs::{CopyRange, FsError, HandleId, Lookup, Making, OpenMode, Opened, Seek, Write, WriteKind};
+use crate::fs::{CopyRange, FsError, HandleId, Lookup, Making, Opened, Seek, Write, WriteKind, WriteMode};
 
 // Flags of `open`, as Linux numbers them.
 const O_EXCL: i32 = 0o200;
@@ -42,15 +42,16 @@ const SEEK_HOLE: i32 = 4;
 /// How often a read is made again because its lease was lost meanwhile.
 const READS: u32 = 16;
 
-fn open_mode(flags: i32) -> OpenMode {
-    OpenMode { append: flags & O_APPEND != 0, synced: flags & O_DSYNC != 0 }
+/// The kernel sends the flags of the descriptor as they are now, with those of the single write.
+fn write_mode(flags: i32) -> WriteMode {
+    WriteMode { append: flags & O_APPEND != 0, synced: flags & O_DSYNC != 0 }
 }
 
 /// Appends go past the kernel's pages: through them the kernel cuts a write at a page of the offset that it believes in,
 /// and another mount's record comes between the halves.
 fn fopen_flags(opened: &Opened, flags: i32) -> FopenFlags {
     let mut fopen = FopenFlags::empty();
-    fopen.set(FopenFlags::FOPEN_DIRECT_IO, open_mode(flags).append);
+    fopen.set(FopenFlags::FOPEN_DIRECT_IO, flags & O_APPEND != 0);
     fopen.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_pages);
     fopen
 }
@@ -65,7 +66,7 @@ impl At {
         let truncates = flags & O_TRUNC != 0;
         if !truncates {
             let gate = self.fs.gate();
-            if let Some(opened) = self.fs.open_cached(&gate, inode, open_mode(flags)) {
+            if let Some(opened) = self.fs.open_cached(&gate, inode) {
                 return reply.opened(FileHandle(opened.handle.0), fopen_flags(&opened, flags));
             }
         }
@@ -79,7 +80,7 @@ impl At {
     }
 
     async fn open_slowly(&self, inode: Inode, flags: i32, set_id: SetId) -> Result<Opened, FsError> {
-        let opened = self.fs.open_file(inode, open_mode(flags)).await?;
+        let opened = self.fs.open_file(inode).await?;
         if flags & O_TRUNC != 0 {
             let set = SetAttr { size: Some(0), set_id, ..SetAttr::default() };
             if let Err(error) = self.fs.set_attr(inode, set).await {
@@ -105,7 +106,7 @@ impl At {
         };
         let made = self.fs.make_cached(dir, &name, &new_file(mode, caller));
         if let Some(attr) = &made
-            && let Some(opened) = self.open_made(attr.inode, flags)
+            && let Some(opened) = self.open_made(attr.inode)
         {
             return self.reply_created((dir, &name), attr, (&opened, flags), reply);
         }
@@ -122,9 +123,9 @@ impl At {
         });
     }
 
-    fn open_made(&self, inode: Inode, flags: i32) -> Option<Opened> {
+    fn open_made(&self, inode: Inode) -> Option<Opened> {
         let gate = self.fs.gate();
-        self.fs.open_cached(&gate, inode, open_mode(flags))
+        self.fs.open_cached(&gate, inode)
     }
 
     async fn create_or_open(
@@ -136,9 +137,9 @@ impl At {
     ) -> Result<(Attr, Opened), FsError> {
         match self.fs.make(dir, name, new_file(mode, caller)).await {
             Ok(attr) => {
-                let opened = match self.open_made(attr.inode, flags) {
+                let opened = match self.open_made(attr.inode) {
                     Some(opened) => opened,
-                    None => self.fs.open_file(attr.inode, open_mode(flags)).await?,
+                    None => self.fs.open_file(attr.inode).await?,
                 };
                 Ok((attr, opened))
             }
@@ -202,16 +203,21 @@ impl At {
         (ino, fh): (INodeNo, FileHandle),
         offset: u64,
         data: &[u8],
-        flags: WriteFlags,
+        (flags, open_flags): (WriteFlags, i32),
         reply: ReplyWrite,
     ) {
         let inode = self.numbers.inode(ino);
         let kind = if flags.contains(WriteFlags::FUSE_WRITE_CACHE) { WriteKind::Mapped } else { WriteKind::Plain };
         let set_id = if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) { SetId::Clear } else { SetId::Keep };
+        let mode = match kind {
+            WriteKind::Plain => write_mode(open_flags),
+            // Pages are written back through any descriptor of the file.
+            WriteKind::Mapped => WriteMode::default(),
+        };
         let handle = HandleId(fh.0);
         {
             let gate = self.fs.gate();
-            match self.fs.write_cached(&gate, Write { handle, offset, data, kind, set_id }) {
+            match self.fs.write_cached(&gate, Write { handle, offset, data, kind, mode, set_id }) {
                 Some(Ok(written)) => return reply.written(written),
                 Some(Err(error)) => return reply.error(failed("write", inode, &error)),
                 None => {}
@@ -219,7 +225,7 @@ impl At {
         }
         let (at, data) = (Arc::clone(self), data.to_vec());
         self.spawn(async move {
-            match at.fs.write(Write { handle, offset, data: &data, kind, set_id }).await {
+            match at.fs.write(Write { handle, offset, data: &data, kind, mode, set_id }).await {
                 Ok(written) => reply.written(written),
                 Err(error) => reply.error(failed("write", inode, &error)),
             }
@@ -231,6 +237,7 @@ impl At {
         let (inode, handle) = (self.numbers.inode(ino), HandleId(fh.0));
         let owner = wire::namespace::LockOwner(owner.0);
         let told = self.fs.deferred_error(handle);
+        self.fs.forget_locker(handle, owner);
         if !self.fs.may_have_locked(inode, owner) {
             return done_or_error(told, "close", inode, reply);
         }
@@ -243,13 +250,19 @@ impl At {
 
     pub(super) fn release(self: &Arc<Self>, ino: INodeNo, fh: FileHandle, owner: Option<LockOwner>, reply: ReplyEmpty) {
         let inode = self.numbers.inode(ino);
-        let owner = owner.map(|owner| wire::namespace::LockOwner(owner.0));
-        let owner = owner.filter(|owner| self.fs.may_have_locked(inode, *owner));
-        self.fs.release_file(HandleId(fh.0));
-        let Some(owner) = owner else { return reply.ok() };
+        let mut owners = self.fs.release_file(HandleId(fh.0));
+        owners.extend(owner.map(|owner| wire::namespace::LockOwner(owner.0)));
+        owners.retain(|owner| self.fs.may_have_locked(inode, *owner));
+        if owners.is_empty() {
+            return reply.ok();
+        }
         let at = Arc::clone(self);
         self.spawn(async move {
-            done_or_error(at.fs.unlock_owner(inode, owner).await, "release", inode, reply);
+            let mut unlocked = Ok(());
+            for owner in owners {
+                unlocked = unlocked.and(at.fs.unlock_owner(inode, owner).await);
+            }
+            done_or_error(unlocked, "release", inode, reply);
         });
     }
 
@@ -355,7 +368,7 @@ impl At {
 
     pub(super) fn set_lock(
         self: &Arc<Self>,
-        ino: INodeNo,
+        (ino, fh): (INodeNo, FileHandle),
         (owner, pid): (LockOwner, u32),
         (start, end): (u64, u64),
         kind: i32,
@@ -371,6 +384,7 @@ impl At {
             });
         };
         let lock = FileLock { owner, pid, start, end, kind };
+        self.fs.note_locker(HandleId(fh.0), owner);
         match waiter {
             None => self.spawn(async move { done_or_error(at.fs.lock(inode, lock).await, "lock", inode, reply) }),
             Some(thread) => self.spawn_unbounded(async move {

@@ -237,11 +237,11 @@ impl Filesystem for Kernel {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.at.write((ino, fh), offset, data, write_flags, reply);
+        self.at.write((ino, fh), offset, data, (write_flags, flags.0), reply);
     }
 
     fn flush(&self, _request: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -321,8 +321,8 @@ impl Filesystem for Kernel {
         self.at.xattr(ino, name, size, reply);
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.at.list_xattrs(ino, size, reply);
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.at.list_xattrs(ino, request.uid(), size, reply);
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -348,7 +348,7 @@ impl Filesystem for Kernel {
         &self,
         request: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         lock_owner: LockOwner,
         start: u64,
         end: u64,
@@ -358,7 +358,7 @@ impl Filesystem for Kernel {
         reply: ReplyEmpty,
     ) {
         let waiter = sleep.then(|| request.pid());
-        self.at.set_lock(ino, (lock_owner, pid), (start, end), typ, waiter, reply);
+        self.at.set_lock((ino, fh), (lock_owner, pid), (start, end), typ, waiter, reply);
     }
 
     fn fallocate(

@@ -427,14 +427,16 @@ impl At {
         });
     }
 
-    pub(super) fn list_xattrs(self: &Arc<Self>, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    pub(super) fn list_xattrs(self: &Arc<Self>, ino: INodeNo, uid: u32, size: u32, reply: ReplyXattr) {
         let inode = self.numbers.inode(ino);
         let at = Arc::clone(self);
         self.spawn(async move {
             match at.fs.xattrs(inode).await {
                 Ok(xattrs) => {
                     let mut names = Vec::new();
-                    for xattr in xattrs.iter() {
+                    // Others may not read those of the administrator.
+                    let is_told = |name: &[u8]| uid == 0 || !name.starts_with(b"trusted.");
+                    for xattr in xattrs.iter().filter(|xattr| is_told(xattr.name.as_bytes())) {
                         names.extend_from_slice(xattr.name.as_bytes());
                         names.push(0);
                     }

@@ -108,6 +108,7 @@ impl Edit<'_> {
         set_id: SetId,
     ) -> Result<InodeRow, Fault> {
         clear_set_id(&mut file.row, set_id);
+        self.remove_capability(file.inode)?;
         let before = file.row.changed;
         self.touch_data(&mut file.row, modified);
         if let Some(written) = self.time_of_write(modified) {

@@ -18,6 +18,9 @@ use crate::kv::{KvError, KvRead};
 /// Rows of locks that one command removes together with their inode.
 const LOCK_ROWS_MAX: usize = 16;
 
+/// Extended attributes that go in one step with what else an inode has.
+const XATTR_ROWS_MAX: usize = 32;
+
 /// Commands that the leader should propose: cuts and closes that one command did not finish. At most `limit`.
 pub fn pending_work(rows: &dyn KvRead, limit: usize) -> Result<Vec<CommandBody>, KvError> {
     let mut work = Vec::new();
@@ -82,8 +85,8 @@ impl Edit<'_> {
         let row: Option<InodeRow> = self.read(&table::inode(inode))?;
         let Some(mut row) = row else { return Ok(()) };
         let Standing::Orphan(index) = row.standing else { return Ok(()) };
-        // Many locks leave no room for the rest, which comes again: it stays an orphan.
-        if self.remove_locks(inode)? > LOCK_ROWS_MAX {
+        // Many locks or extended attributes leave no room for the rest, which comes again: it stays an orphan.
+        if self.remove_locks(inode)? > LOCK_ROWS_MAX || self.remove_xattrs(inode)? > XATTR_ROWS_MAX {
             return Ok(());
         }
         self.remove(table::orphan(index, inode))?;
@@ -118,9 +121,7 @@ impl Edit<'_> {
 
     /// Removes the last rows of an inode that has no extents.
     fn remove_inode(&mut self, inode: Inode, row: &InodeRow) -> Result<(), Fault> {
-        for xattr in xattrs::xattrs_of(self, inode)? {
-            self.remove(table::xattr(inode, &xattr.name))?;
-        }
+        self.remove_xattrs(inode)?;
         let inline = table::inline(inode);
         if self.exists(&inline)? {
             self.remove(inline)?;
@@ -131,7 +132,15 @@ impl Edit<'_> {
         })?;
         self.remove(table::inode(inode))
     }
+
+    fn remove_xattrs(&mut self, inode: Inode) -> Result<usize, Fault> {
+        let xattrs = xattrs::xattrs_of(self, inode)?;
+        for xattr in &xattrs {
+            self.remove(table::xattr(inode, &xattr.name))?;
+        }
+        Ok(xattrs.len())
+    }
 }
 
 /// Rows that a reclaim or a cut leaves for what it changes beside the extents.
-const _: () = assert!(ROWS_PER_EXTENT * super::extents::PIECES_MAX + 32 < super::edit::ROWS_MAX);
+const _: () = assert!(ROWS_PER_EXTENT * super::extents::PIECES_MAX + XATTR_ROWS_MAX + 32 < super::edit::ROWS_MAX);

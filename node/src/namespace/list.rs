@@ -39,12 +39,12 @@ const GAP_MAX: u64 = 16;
 pub(super) fn page(
     rows: &dyn KvRead,
     dir: Inode,
-    version: u64,
+    (version, next): (u64, Cookie),
     after: Cookie,
     limit: u32,
     want: ListWant,
 ) -> Result<Page, KvError> {
-    let mut page = Page { entries: Vec::new(), end: false, version };
+    let mut page = Page { entries: Vec::new(), end: false, version, next };
     let limit = usize::try_from(limit.max(1)).unwrap_or(usize::MAX);
     let (mut after, mut len) = (after, 0);
     loop {

@@ -44,10 +44,8 @@ pub(super) fn answer(rows: &dyn KvRead, query: &Query) -> Result<QueryAnswer, Qu
         }
         Query::List { dir, after, limit, want } => {
             let row = inode_row(rows, *dir)?;
-            if !row.is_directory() {
-                return Err(OpError::NotDirectory.into());
-            }
-            QueryAnswer::Page(list::page(rows, *dir, row.data_version, *after, *limit, *want)?)
+            let Body::Directory { next_cookie, .. } = row.body else { return Err(OpError::NotDirectory.into()) };
+            QueryAnswer::Page(list::page(rows, *dir, (row.data_version, next_cookie), *after, *limit, *want)?)
         }
         Query::Xattrs { inode } => {
             inode_row(rows, *inode)?;

@@ -9,8 +9,14 @@ use super::{
 };
 use crate::kv::{KvError, KvRead};
 
-/// Extended attributes of one inode: so that removing an inode is one step.
-pub const XATTRS_MAX: usize = 64;
+/// Extended attributes of one inode: so that changing and removing them is one step.
+pub const XATTRS_MAX: usize = 1024;
+
+/// Bytes of all names of one inode, each with the byte that ends it: what the kernel lists at most (`XATTR_LIST_MAX`).
+const NAMES_LEN_MAX: usize = 64 << 10;
+
+/// Rights of a program, which it loses when its bytes change, whoever changes them: capabilities(7).
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// Bytes of all names and values of one inode: they travel in one answer, and one value may be 64 KiB long.
 pub const XATTRS_LEN_MAX: usize = 128 << 10;
@@ -66,6 +72,13 @@ impl Edit<'_> {
         Ok(row)
     }
 
+    /// The bytes of a file change.
+    pub(super) fn remove_capability(&mut self, inode: Inode) -> Result<(), Fault> {
+        let name = XattrName::new(CAPABILITY).expect("it is neither empty nor too long");
+        let key = table::xattr(inode, &name);
+        if self.exists(&key)? { self.remove(key) } else { Ok(()) }
+    }
+
     /// Those of a new inode.
     pub(super) fn create_xattrs(&mut self, new: &NewInode) -> Result<(), Fault> {
         check_all(new.xattrs.iter())?;
@@ -84,7 +97,16 @@ fn check_value(xattr: &Xattr) -> Result<(), OpError> {
     if xattr.value.len() > XATTR_VALUE_LEN_MAX { Err(OpError::TooLarge) } else { Ok(()) }
 }
 
-fn check_all<'a>(xattrs: impl Iterator<Item = &'a Xattr> + Clone) -> Result<(), OpError> {
-    let len: usize = xattrs.clone().map(|xattr| xattr.name.as_bytes().len() + xattr.value.len()).sum();
-    if xattrs.count() > XATTRS_MAX || len > XATTRS_LEN_MAX { Err(OpError::TooManyXattrs) } else { Ok(()) }
+fn check_all<'a>(xattrs: impl Iterator<Item = &'a Xattr>) -> Result<(), OpError> {
+    let (mut count, mut names, mut values) = (0, 0, 0);
+    for xattr in xattrs {
+        count += 1;
+        names += xattr.name.as_bytes().len() + 1;
+        values += xattr.value.len();
+    }
+    if count > XATTRS_MAX || names > NAMES_LEN_MAX || names + values > XATTRS_LEN_MAX {
+        Err(OpError::TooManyXattrs)
+    } else {
+        Ok(())
+    }
 }

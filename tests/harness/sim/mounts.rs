@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fuse_client::{
     Namespace,
-    fs::{FileSystem, Forget, FsConfig, FsError, HandleId, Making, OpenMode, Write, WriteKind},
+    fs::{FileSystem, Forget, FsConfig, FsError, HandleId, Making, Write, WriteKind, WriteMode},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tokio::{sync::mpsc, time::sleep};
@@ -110,7 +110,7 @@ pub(super) async fn check(story: &Story, reader: &Namespace, [one, other]: [Moun
         story.done(&format!("read {file}"), bytes.len(), bytes_are_as_acknowledged(reader, file, bytes)).await;
     }
     for mount in [one, other] {
-        mount.handles.into_iter().for_each(|handle| mount.fs.release_file(handle));
+        mount.handles.into_iter().for_each(|handle| drop(mount.fs.release_file(handle)));
         mount.fs.close().await;
     }
     ledger
@@ -140,7 +140,7 @@ impl Mount {
         for (file, handle) in FILES.into_iter().zip(&mut handles) {
             let opened = async {
                 let attr = fs.load_name(Inode::ROOT, &name(file)).await?.expect("it was made");
-                fs.open_file(attr.inode, OpenMode::default()).await
+                fs.open_file(attr.inode).await
             };
             *handle = story.done(&format!("open {file}"), 0, opened).await.handle;
         }
@@ -149,8 +149,14 @@ impl Mount {
 
     async fn write(&self, story: &Story, file: usize, page: usize, value: u64) {
         let (offset, data) = ((page * PAGE) as u64, content(value));
-        let write =
-            Write { handle: self.handles[file], offset, data: &data, kind: WriteKind::Plain, set_id: SetId::Keep };
+        let write = Write {
+            handle: self.handles[file],
+            offset,
+            data: &data,
+            kind: WriteKind::Plain,
+            mode: WriteMode::default(),
+            set_id: SetId::Keep,
+        };
         let what = format!("write {value} to page {page} of {}", FILES[file]);
         assert_eq!(story.done(&what, PAGE, self.fs.write(write)).await as usize, PAGE);
     }

@@ -147,6 +147,8 @@ pub struct Page {
     pub end: bool,
     /// Data version of the directory when it was read.
     pub version: u64,
+    /// What comes into the directory from now on has this cookie or a later one.
+    pub next: Cookie,
 }
 
 /// How much is stored, before replication.

@@ -541,7 +541,7 @@ fn query_answers() -> Vec<Result<QueryAnswer, OpError>> {
         walked(WalkEnd::Symlink(inline())),
         walked(WalkEnd::NotDirectory),
         Ok(QueryAnswer::Attr(attr(FileType::Symlink))),
-        Ok(QueryAnswer::Page(Page { entries, end: false, version: 5 })),
+        Ok(QueryAnswer::Page(Page { entries, end: false, version: 5, next: Cookie(301) })),
         Ok(QueryAnswer::Xattrs(vec![xattr()])),
         Ok(QueryAnswer::Usage(Usage { inodes: 3, bytes: 4 })),
         Err(OpError::StaleInode),

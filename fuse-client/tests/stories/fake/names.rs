@@ -417,7 +417,8 @@ impl Names {
         let limit = (limit as usize).min(100);
         let end = entries.len() <= limit;
         entries.truncate(limit);
-        Page { entries, end, version: dir.attr.data_version }
+        let next = dir.entries.values().map(|(cookie, _)| Cookie(cookie + 1)).max().unwrap_or(Cookie(1));
+        Page { entries, end, version: dir.attr.data_version, next }
     }
 }
 
