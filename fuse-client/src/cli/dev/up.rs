@@ -147,7 +147,7 @@ impl Up<'_> {
     async fn start_members(&self, state: &DevState) -> Result<(), Failure> {
         let mut started = Vec::new();
         for (index, node) in state.nodes.iter().enumerate().filter(|(_, node)| node.stage == Stage::Joined) {
-            started.extend(self.start(index, node)?.map(|started| (index, started)));
+            started.extend(self.start(index, node, state.nodes.len())?.map(|started| (index, started)));
         }
         for (index, mut started) in started {
             serving::until_ready(&self.folder.node(index), &mut started, self.deadline).await?;
@@ -155,12 +155,12 @@ impl Up<'_> {
         Ok(())
     }
 
-    fn start(&self, index: usize, node: &DevNode) -> Result<Option<Started>, Failure> {
+    fn start(&self, index: usize, node: &DevNode, nodes: usize) -> Result<Option<Started>, Failure> {
         let folder = self.folder.node(index);
         if NodeProcess::find(&folder).is_some() {
             return Ok(None);
         }
-        process::start(&self.programs.dfs, &self.programs.node, &folder, &node.address)
+        process::start((&self.programs.dfs, &self.programs.node), &folder, nodes, &node.address)
             .map(Some)
             .map_err(|error| Line::new(format!("cannot start {}", folder.name())).because(&error).failed())
     }
@@ -168,7 +168,8 @@ impl Up<'_> {
     /// The others become members, one after the other, and run.
     async fn join_others(&self, state: &mut DevState) -> Result<(), Failure> {
         let profile = serving::profile(&self.folder.node(0).admin_profile())?;
-        for index in 0..state.nodes.len() {
+        let nodes = state.nodes.len();
+        for index in 0..nodes {
             let folder = self.folder.node(index);
             let Some(node) = state.nodes.get_mut(index).filter(|node| node.stage == Stage::Planned) else {
                 continue;
@@ -176,7 +177,7 @@ impl Up<'_> {
             let place = Place { listen: &node.address, capacity: self.capacity.as_deref() };
             join::join(&self.programs, &folder, &place, &profile, self.deadline).await?;
             node.stage = Stage::Joined;
-            let started = self.start(index, node)?;
+            let started = self.start(index, node, nodes)?;
             self.folder.save(state)?;
             if let Some(mut started) = started {
                 serving::until_ready(&folder, &mut started, self.deadline).await?;
