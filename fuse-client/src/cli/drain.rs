@@ -5,11 +5,11 @@ use std::time::Duration;
 use clap::Args;
 use fuse_client::Cluster;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ring::{NodeId, Partition};
+use ring::{Epoch, NodeId, Partition};
 use tokio::time::{Instant, sleep};
 use wire::{
     cluster::ClusterMap,
-    moves::{Kept, MovesAnswer, MovesRequest},
+    moves::{Kept, Leaving, MovesAnswer, MovesRequest},
 };
 
 use super::{
@@ -60,8 +60,8 @@ async fn drain(cluster: &Cluster, screen: Screen, arguments: &DrainArguments) ->
     let Named { id, name } = find_member("drain", cluster, &arguments.node).await?;
     let request = if arguments.cancel { MovesRequest::Undrain { node: id } } else { MovesRequest::Drain { node: id } };
     let failed = |error| Line::new(format!("cannot drain node {name}")).because(&error).failed();
-    match cluster.moves(request).await.map_err(failed)? {
-        MovesAnswer::Done { .. } => {}
+    let asked = match cluster.moves(request).await.map_err(failed)? {
+        MovesAnswer::Done { epoch } => epoch,
         MovesAnswer::Kept(Kept { left, .. }) => {
             let nodes = counted(u64::from(left), "other node", "other nodes");
             let why = format!("only {nodes} would be left to hold {} of each chunk", replicas(&cluster.map()));
@@ -71,14 +71,14 @@ async fn drain(cluster: &Cluster, screen: Screen, arguments: &DrainArguments) ->
         MovesAnswer::Noted | MovesAnswer::Status(_) => {
             return Err(Line::new(format!("cannot drain node {name}")).why("the answer makes no sense").failed());
         }
-    }
+    };
     if arguments.cancel {
         return screen.print(&format!("Node {name} is to hold its share again.\n"));
     }
     if !arguments.wait {
         return screen.print(&format!("Node {name} is being drained; dfs status tells how far it is.\n"));
     }
-    wait(cluster, screen, id, &name).await?;
+    wait(cluster, screen, Asked { node: id, epoch: asked }, &name).await?;
     screen.print(&format!("Node {name} holds nothing any more; dfs remove {name} takes it out of the cluster.\n"))
 }
 
@@ -86,22 +86,55 @@ fn replicas(map: &ClusterMap) -> String {
     counted(u64::try_from(map.replicas.count()).expect("at most 7"), "replica", "replicas")
 }
 
-/// Waits until the map gives `node` nothing, and nothing counts that it may hold.
-async fn wait(cluster: &Cluster, screen: Screen, node: NodeId, name: &str) -> Result<(), Failure> {
+/// A drain that is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    node: NodeId,
+    /// Epoch of the map that has it.
+    epoch: Epoch,
+}
+
+/// How far a drain is, by a map.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Drained {
+    /// It counts for so many partitions still.
+    Left(u64),
+    /// Nothing counts that it may hold; or it is no member any more.
+    Done,
+    /// It is to hold its share again.
+    TakenBack,
+}
+
+impl Asked {
+    fn look(self, map: &ClusterMap) -> Drained {
+        let counts = |partition: &Partition| map.counts(*partition, self.node);
+        let left = map.placement().map_or(0, |placement| placement.bits().partitions().filter(counts).count());
+        if left == 0 || map.node(self.node).is_none() {
+            return Drained::Done;
+        }
+        // A map of before the drain says nothing of it: whoever was asked for it may be behind.
+        if map.epoch >= self.epoch && map.leaving(self.node) != Some(Leaving::Draining) {
+            return Drained::TakenBack;
+        }
+        Drained::Left(u64::try_from(left).expect("a ring has at most 2^20 partitions"))
+    }
+}
+
+/// Waits until the map gives the node nothing, and nothing counts that it may hold.
+async fn wait(cluster: &Cluster, screen: Screen, asked: Asked, name: &str) -> Result<(), Failure> {
     let bar = screen.stderr_terminal.then(bar);
     let (mut all, mut heard, mut said) = (None, Instant::now(), Instant::now());
     loop {
         match cluster.refresh().await {
             Ok(map) => {
                 heard = Instant::now();
-                let counts = |partition: &Partition| map.counts(*partition, node);
-                let left = map.placement().map_or(0, |placement| placement.bits().partitions().filter(counts).count());
-                let left = u64::try_from(left).expect("a ring has at most 2^20 partitions");
+                let left = match asked.look(&map) {
+                    Drained::Left(left) => left,
+                    Drained::Done => return Ok(()),
+                    Drained::TakenBack => return Err(taken_back(name)),
+                };
                 let all = *all.get_or_insert(left);
                 let done = all.saturating_sub(left);
-                if left == 0 || map.node(node).is_none() {
-                    return Ok(());
-                }
                 let text = format!("{} of {}", thousands(done), counted(all, "partition", "partitions"));
                 match &bar {
                     Some(bar) => {
@@ -124,6 +157,11 @@ async fn wait(cluster: &Cluster, screen: Screen, node: NodeId, name: &str) -> Re
         }
         sleep(LOOK_EVERY).await;
     }
+}
+
+fn taken_back(name: &str) -> Failure {
+    let line = Line::new(format!("the drain of node {name} was taken back"));
+    line.why("it is to hold its share again").advice(format!("dfs drain {name} drains it after all")).failed()
 }
 
 /// A bar with room for the message at 80 columns; gone when the wait is over.
