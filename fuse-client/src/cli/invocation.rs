@@ -1,6 +1,6 @@
 //! What every command is given, and how it gets at the cluster.
 
-use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
 use fuse_client::{
     Caller, Cluster, ClusterConfig, ClusterError, FilePath, Namespace, NamespaceError, PathError, Profile,
@@ -32,7 +32,7 @@ const DEFAULT_PROFILE: &str = "default";
 impl Invocation {
     /// Where profiles are looked for.
     pub(crate) fn profile_places(&self) -> ProfilePlaces {
-        ProfilePlaces { user: self.environment.profiles(), system: PathBuf::from("/etc/dfs") }
+        self.environment.profile_places()
     }
 
     /// Name or folder of the profile.

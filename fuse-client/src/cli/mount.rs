@@ -54,8 +54,12 @@ Options (-o), separated by commas:
   nonempty        hide what lies in DIR
   profile=NAME    as --profile, for /etc/fstab
 
-In /etc/fstab, with a link /sbin/mount.fuse.dfs to this program:
-  default  /mnt/dfs  fuse.dfs  allow_other,_netdev  0  0
+In /etc/fstab the first word is the profile, and :/x after it a directory of the
+store. At boot profiles are looked for in ~root/.config/dfs and /etc/dfs, where
+the dfs login of root puts them. mount(8) knows this program by a link:
+  ln -s $(command -v dfs) /sbin/mount.fuse.dfs
+  default          /mnt/dfs     fuse.dfs  allow_other,_netdev  0  0
+  default:/photos  /srv/photos  fuse.dfs  ro,allow_other,_netdev  0  0
 
 Examples:
   dfs mount /mnt/dfs
