@@ -12,6 +12,7 @@ use super::{
     environment::Environment,
     failure::{Failure, Line, with_causes},
     screen::Screen,
+    seeds,
     text::quote::quoted,
 };
 
@@ -50,11 +51,7 @@ impl Invocation {
         let folder = self.profile_places().find(&self.profile_name())?;
         let profile = Profile::load(&folder)?;
         let cluster = Cluster::connect(&profile, ClusterConfig::default()).await?;
-        let members: Vec<_> = cluster.map().nodes.iter().map(|node| node.address).collect();
-        if let Err(error) = profile.follow_members(&folder, &members) {
-            // A profile that cannot be written serves as well today.
-            tracing::debug!(%error, "the seeds of the profile stay as they are");
-        }
+        seeds::follow(&cluster, &folder);
         Ok(cluster)
     }
 

@@ -38,6 +38,7 @@ mod remove;
 mod ring;
 mod rm;
 mod screen;
+mod seeds;
 mod stat;
 mod status;
 mod stop;
