@@ -23,8 +23,9 @@ Exit status:
   2  the cluster cannot be asked, or some files cannot be stored or read
 (2 also means wrong usage, as everywhere.)
 
-\"In reach\" are copies on nodes that are up. \"Meanwhile\" says what the cluster
-does by itself, \"To do\" what it leaves to people.
+Sure copies in reach are those on nodes that are up and lack nothing.
+\"Meanwhile\" says what the cluster does by itself, \"To do\" what it leaves to
+people.
 
 Examples:
   dfs doctor
@@ -132,6 +133,7 @@ fn diagnosis_json(facts: Option<&Facts>, diagnosis: &Diagnosis) -> Value {
             "lowest": redundancy.lowest,
             "partitions": redundancy.partitions,
             "partitions_fewer": redundancy.fewer,
+            "partitions_catching_up": redundancy.catching_up,
             "chunks_fewer": redundancy.chunks_fewer,
             "partitions_unwritable": redundancy.unwritable,
             "partitions_unreadable": redundancy.unreadable,

@@ -12,7 +12,9 @@ pub(crate) struct Redundancy {
     pub(crate) partitions: u32,
     /// Of those, partitions with fewer copies within reach than there should be.
     pub(crate) fewer: u32,
-    /// The chunks in them, about: what is held, spread evenly.
+    /// Of those, partitions that lack none when the nodes that are up have fetched what they lack.
+    pub(crate) catching_up: u32,
+    /// The chunks in all of them, about: what is held, spread evenly; of what is caught up, what is lacking at most.
     pub(crate) chunks_fewer: u64,
     /// Copies of the partition that has fewest.
     pub(crate) lowest: u32,
@@ -22,7 +24,7 @@ pub(crate) struct Redundancy {
     pub(crate) unreadable: u32,
 }
 
-/// Counts the copies on nodes that are up, whether or not they have fetched all they lack.
+/// Counts the copies that are sure: on nodes that are up and lack nothing of what they own.
 pub(crate) fn redundancy(map: &ClusterMap, status: &ClusterStatus) -> Redundancy {
     let wanted = count(status.replicas.count());
     let Some(placement) = map.placement() else { return Redundancy { wanted, ..Redundancy::default() } };
@@ -30,19 +32,33 @@ pub(crate) fn redundancy(map: &ClusterMap, status: &ClusterStatus) -> Redundancy
         let known = status.nodes.iter().find(|known| known.row.id == node);
         known.is_some_and(|known| !matches!(known.state, NodeState::Down | NodeState::Out))
     };
+    // What a node lacks to which partitions come is taken to be of those: it does not own them yet.
+    let is_behind = |node: NodeId| lacking(status, node) > 0 && placement.coming_to(node).next().is_none();
+    let behind: Vec<NodeId> = map.nodes.iter().map(|row| row.id).filter(|node| is_behind(*node)).collect();
     let mut all = Redundancy { wanted, lowest: wanted, ..Redundancy::default() };
     for partition in placement.bits().partitions() {
-        let copies = count(placement.owners(partition).filter(|owner| is_up(*owner)).count());
+        let up = count(placement.owners(partition).filter(|owner| is_up(*owner)).count());
+        let is_sure = |owner: &NodeId| is_up(*owner) && !behind.contains(owner);
+        let copies = count(placement.owners(partition).filter(is_sure).count());
         let rows = map.put_rows(partition);
         let is_writable = rows.iter().all(|row| row.nodes.iter().filter(|node| is_up(**node)).count() >= row.quorum);
         all.partitions += 1;
         all.fewer += u32::from(copies < wanted);
+        all.catching_up += u32::from(copies < wanted && up >= wanted);
         all.lowest = all.lowest.min(copies);
         all.unwritable += u32::from(!is_writable || rows.is_empty());
-        all.unreadable += u32::from(copies == 0 && !map.others(partition).any(is_up));
+        all.unreadable += u32::from(up == 0 && !map.others(partition).any(is_up));
     }
-    all.chunks_fewer = chunks_per_partition(status).saturating_mul(all.fewer.into()) / CENTI;
+    let chunks = |partitions: u32| chunks_per_partition(status).saturating_mul(partitions.into()) / CENTI;
+    let caught_up = behind.iter().map(|node| lacking(status, *node)).sum();
+    all.chunks_fewer = chunks(all.fewer - all.catching_up) + chunks(all.catching_up).min(caught_up);
     all
+}
+
+/// Chunks that a node says it lacks.
+fn lacking(status: &ClusterStatus, node: NodeId) -> u64 {
+    let known = status.nodes.iter().find(|known| known.row.id == node);
+    known.and_then(|known| known.store.as_ref()).map_or(0, |store| store.lacking)
 }
 
 /// Chunks per partition are counted in hundredths: a small cluster has fewer chunks than partitions.

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use fuse_client::ClusterError;
-use ring::{Epoch, GcEpoch, NodeId, PartitionBits, ReplicaCount, Ring, Weight};
+use ring::{Epoch, GcEpoch, NodeId, PartitionBits, ReplicaCount, Ring, Transition, Weight};
 use wire::{
     chunk::Incarnation,
     cluster::{
@@ -205,6 +205,30 @@ fn with_too_many_nodes_down_it_says_what_is_out_of_reach() {
 }
 
 #[test]
+fn a_node_that_lacks_chunks_is_no_sure_copy_of_what_it_owns() {
+    let mut facts = well();
+    store(&mut facts, 2).lacking = 7;
+    set_state(&mut facts, 2, NodeState::CatchingUp, 0);
+    let words =
+        ["3 partitions of 4, about 7 chunks, have fewer than 3 sure copies in reach; the fewest is 2.", "all of"];
+    expect("one", &facts, &["fewer-copies", "catching-up"], 1, &words);
+    assert_eq!(diagnose(&facts).severity(), Severity::Mending);
+    // The last that is whole: a node that is down would not be missed if the other were.
+    set_state(&mut facts, 4, NodeState::Down, 5000);
+    let words = ["4 partitions of 4, about 37 chunks", "the fewest is 1", "which makes 1 of them whole again"];
+    expect("and one is down", &facts, &["fewer-copies", "node-down", "catching-up"], 1, &words);
+    // What comes to a node by a change of the ring it does not own yet.
+    let mut facts = well();
+    let map = Arc::make_mut(&mut facts.map);
+    let ring = map.ring.as_ref().unwrap();
+    let table = vec![0, 1, 2, 0, 1, 3, 0, 2, 3, 1, 2, 0];
+    let next = Ring::new(Epoch(9), ring.bits(), ring.replicas(), ring.members().to_vec(), table).unwrap();
+    map.transition = Some(Transition::begin(ring, next).unwrap());
+    store(&mut facts, 1).lacking = 7;
+    expect("moves", &facts, &["catching-up"], 1, &[]);
+}
+
+#[test]
 fn each_trouble_of_a_store_has_its_finding() {
     type Change = fn(&mut StoreReport);
     let table: [(&str, Change, &[&str], u8, &str); 8] = [
@@ -227,7 +251,7 @@ fn each_trouble_of_a_store_has_its_finding() {
             0,
             "found 1 damaged copy since its start, and replaced all",
         ),
-        ("lacking", |store| store.lacking = 1, &["catching-up"], 1, "it lacks 1 chunk"),
+        ("lacking", |store| store.lacking = 1, &["fewer-copies", "catching-up"], 1, "it lacks 1 chunk"),
     ];
     for (case, change, wanted, status, word) in table {
         let mut facts = well();
@@ -328,14 +352,14 @@ fn the_worst_comes_first_and_json_says_the_same() {
     store(&mut facts, 1).lacking = 2;
     store(&mut facts, 2).full = true;
     let diagnosis = diagnose(&facts);
-    assert_eq!(kinds(&diagnosis), ["disk-full", "catching-up"]);
-    assert!(text(&diagnosis).starts_with("Cluster abababab serves; 1 thing wants attention, 1 under way.\n"));
+    assert_eq!(kinds(&diagnosis), ["disk-full", "fewer-copies", "catching-up"]);
+    assert!(text(&diagnosis).starts_with("Cluster abababab serves; 1 thing wants attention, 2 under way.\n"));
     assert!(diagnosis.findings.iter().is_sorted_by_key(|Finding { severity, .. }| std::cmp::Reverse(*severity)));
     let json = diagnosis_json(Some(&facts), &diagnosis);
     assert_eq!((&json["severity"], &json["status"]), (&"attention".into(), &1.into()));
     assert_eq!(json["findings"][0]["node"], id(2).to_string());
     assert_eq!(json["findings"][1]["severity"], Severity::Mending.word());
-    assert_eq!(json["redundancy"]["lowest"], 3);
+    assert_eq!(json["redundancy"]["lowest"], 2);
     assert_eq!(json["nodes"][3]["scrub"]["ended_s"], 7200);
     assert_eq!(diagnosis_json(None, &unanswered(&ClusterError::Confused))["nodes"], serde_json::Value::Null);
 }
