@@ -2,7 +2,7 @@
 
 mod diagnosis;
 mod nodes;
-mod redundancy;
+pub(super) mod redundancy;
 #[cfg(test)]
 mod tests;
 

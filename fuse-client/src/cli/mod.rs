@@ -29,6 +29,7 @@ mod ls;
 mod member;
 mod mkdir;
 mod mount;
+mod moving;
 mod mv;
 mod nodes;
 mod owners;

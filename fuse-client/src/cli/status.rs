@@ -5,13 +5,14 @@ use serde_json::{Value, json};
 use wire::{
     cluster::{ClusterStatus, NodeState, NodeStatus},
     health::{HealthStatus, NodeHealth},
-    moves::{AwayStatus, MovesAnswer, MovesRequest, MovesStatus, TransitionStatus},
+    moves::{AwayStatus, MovesAnswer, MovesRequest, MovesStatus},
 };
 
 use super::{
     failure::{Failure, Line},
     health::{Health, Warning, examine, room},
     invocation::Invocation,
+    moving::bytes_left,
     nodes::{node_json, node_names, node_table, without_partitions},
     text::number::{counted, long_size},
 };
@@ -65,14 +66,6 @@ pub(crate) async fn run(invocation: &Invocation, arguments: StatusArguments) -> 
         return invocation.screen.print_json(&status_json(&status, &moves, nodes.as_ref(), health, &warnings));
     }
     invocation.screen.print(&sentences(&status, &moves, health, &warnings))
-}
-
-/// What the replicas weigh that are still to come: what is stored, spread evenly over the partitions.
-pub(crate) fn bytes_left(status: &ClusterStatus, transition: &TransitionStatus) -> u64 {
-    let used: u64 = status.nodes.iter().filter_map(|node| node.store.as_ref()).map(|store| store.used).sum();
-    let places: u64 = status.nodes.iter().map(|node| u64::from(node.partitions)).sum();
-    let left = u128::from(used) * u128::from(transition.replicas_left) / u128::from(places.max(1));
-    u64::try_from(left).unwrap_or(u64::MAX)
 }
 
 /// Sentences, warnings, and the table of nodes.

@@ -9,7 +9,7 @@ use fuse_client::ClusterError;
 use ring::NodeId;
 use wire::{
     cluster::{ClusterMap, ClusterStatus, NodeState, RaftRole},
-    health::{HealthStatus, HeardReport, Moving},
+    health::{HealthStatus, HeardReport},
     moves::{MovesStatus, TransitionStatus},
 };
 
@@ -19,8 +19,8 @@ use super::{
 };
 use crate::cli::{
     failure::with_causes,
+    moving::{bytes_left, time_left},
     nodes::node_names,
-    status::bytes_left,
     text::number::{counted, long_size, span, thousands},
 };
 
@@ -278,12 +278,6 @@ fn unclean(facts: &Facts) -> Option<Finding> {
         let meanwhile = "the owners fetch it, and then the others drop it";
         Finding::new("unclean", Severity::Mending, text).meanwhile(meanwhile)
     })
-}
-
-/// What is left at the pace so far; none before something has come.
-pub(crate) fn time_left(moving: Moving, replicas_left: u32) -> Option<Duration> {
-    let left_ms = u128::from(moving.seen_ms) * u128::from(replicas_left) / u128::from(moving.replicas_done.max(1));
-    (moving.replicas_done > 0).then(|| Duration::from_millis(u64::try_from(left_ms).unwrap_or(u64::MAX)))
 }
 
 fn heard(facts: &Facts) -> impl Iterator<Item = (NodeId, &HeardReport)> {

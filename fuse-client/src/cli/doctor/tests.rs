@@ -1,6 +1,6 @@
 //! One cluster that is well, and what is found when something of it is otherwise.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc};
 
 use fuse_client::ClusterError;
 use ring::{Epoch, GcEpoch, NodeId, PartitionBits, ReplicaCount, Ring, Transition, Weight};
@@ -15,7 +15,7 @@ use wire::{
 };
 
 use super::{
-    diagnosis::{Diagnosis, Facts, Finding, Severity, diagnose, time_left, unanswered},
+    diagnosis::{Diagnosis, Facts, Finding, Severity, diagnose, unanswered},
     diagnosis_json, exit_status, text,
 };
 
@@ -291,11 +291,6 @@ fn of_a_transition_it_says_what_is_left_and_how_long_that_takes() {
     expect("just begun", &facts, &["ring-changing"], 1, &[&words[0].replace("199", "200"), words[1]]);
     facts.health.as_mut().unwrap().moving = Some(Moving { seen_ms: 60_000, replicas_done: 1 });
     expect("under way", &facts, &["ring-changing"], 1, &words_later);
-    assert_eq!(
-        time_left(Moving { seen_ms: u64::MAX, replicas_done: 1 }, u32::MAX),
-        Some(Duration::from_millis(u64::MAX))
-    );
-    assert_eq!(time_left(Moving { seen_ms: 5, replicas_done: 0 }, 3), None);
 }
 
 #[test]
