@@ -1,6 +1,8 @@
 //! How many copies of everything are within reach. Pure.
 
-use ring::NodeId;
+use std::collections::BTreeSet;
+
+use ring::{NodeId, Placement};
 use wire::cluster::{ClusterMap, ClusterStatus, NodeState};
 
 /// Copies within reach, counted in partitions: of what a partition holds, its owners each have a copy.
@@ -28,13 +30,8 @@ pub(crate) struct Redundancy {
 pub(crate) fn redundancy(map: &ClusterMap, status: &ClusterStatus) -> Redundancy {
     let wanted = count(status.replicas.count());
     let Some(placement) = map.placement() else { return Redundancy { wanted, ..Redundancy::default() } };
-    let is_up = |node: NodeId| {
-        let known = status.nodes.iter().find(|known| known.row.id == node);
-        known.is_some_and(|known| !matches!(known.state, NodeState::Down | NodeState::Out))
-    };
-    // What a node lacks to which partitions come is taken to be of those: it does not own them yet.
-    let is_behind = |node: NodeId| lacking(status, node) > 0 && placement.coming_to(node).next().is_none();
-    let behind: Vec<NodeId> = map.nodes.iter().map(|row| row.id).filter(|node| is_behind(*node)).collect();
+    let is_up = |node: NodeId| is_up(status, node);
+    let behind = behind(map, status, &placement);
     let mut all = Redundancy { wanted, lowest: wanted, ..Redundancy::default() };
     for partition in placement.bits().partitions() {
         let up = count(placement.owners(partition).filter(|owner| is_up(*owner)).count());
@@ -53,6 +50,28 @@ pub(crate) fn redundancy(map: &ClusterMap, status: &ClusterStatus) -> Redundancy
     let caught_up = behind.iter().map(|node| lacking(status, *node)).sum();
     all.chunks_fewer = chunks(all.fewer - all.catching_up) + chunks(all.catching_up).min(caught_up);
     all
+}
+
+/// Sure copies of the partition that has fewest, if the nodes in `gone` were gone; none while there is no ring.
+pub(crate) fn lowest_without(map: &ClusterMap, status: &ClusterStatus, gone: &BTreeSet<NodeId>) -> Option<u32> {
+    let placement = map.placement()?;
+    let behind = behind(map, status, &placement);
+    let nodes = map.nodes.iter().map(|row| row.id).filter(|node| is_up(status, *node) && !behind.contains(node));
+    let sure: BTreeSet<NodeId> = nodes.filter(|node| !gone.contains(node)).collect();
+    let copies = |partition| placement.owners(partition).filter(|owner| sure.contains(owner)).count();
+    placement.bits().partitions().map(copies).min().map(count)
+}
+
+fn is_up(status: &ClusterStatus, node: NodeId) -> bool {
+    let known = status.nodes.iter().find(|known| known.row.id == node);
+    known.is_some_and(|known| !matches!(known.state, NodeState::Down | NodeState::Out))
+}
+
+/// Nodes that lack chunks of what they own. What a node lacks to which partitions come is taken to be of those: it does not
+/// own them yet.
+fn behind(map: &ClusterMap, status: &ClusterStatus, placement: &Placement<'_>) -> BTreeSet<NodeId> {
+    let is_behind = |node: &NodeId| lacking(status, *node) > 0 && placement.coming_to(*node).next().is_none();
+    map.nodes.iter().map(|row| row.id).filter(is_behind).collect()
 }
 
 /// Chunks that a node says it lacks.
