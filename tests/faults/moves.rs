@@ -135,6 +135,13 @@ fn whoever_waits_for_a_drain_is_told_when_somebody_takes_it_back() {
     let mut command = cluster.command();
     let mut waiting = command.args(["drain", &name, "--wait"]).stderr(Stdio::piped()).spawn().unwrap();
     until("it is being drained", MOVED_MAX, || state(&cluster, drained) == "draining");
+    until("status says what goes where, and how few copies there are meanwhile", MOVED_MAX, || {
+        let transition = cluster.status()["moves"]["transition"].clone();
+        let moves = transition["moves"].as_array().cloned().unwrap_or_default();
+        moves.iter().any(|step| step["from"] == cluster.node_status(drained)["id"]) && transition["lowest"] == 2
+    });
+    let text = cluster.dfs(["status"]).ok();
+    assert!(text.contains("has fewest has 2 sure copies.") && text.contains("FROM"), "{text}");
     assert!(waiting.try_wait().unwrap().is_none());
     assert!(cluster.dfs(["drain", &name, "--cancel"]).ok().contains("its share again"));
     until("the one who waits is told", MOVED_MAX, || waiting.try_wait().unwrap().is_some());

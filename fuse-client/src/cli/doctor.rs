@@ -1,10 +1,10 @@
 //! `dfs doctor`: what is wrong, what is at risk, what the cluster does about it, and what a person should do.
 
-mod diagnosis;
+pub(super) mod diagnosis;
 mod nodes;
 pub(super) mod redundancy;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use clap::Args;
 use fuse_client::{Cluster, ClusterError};
@@ -63,7 +63,8 @@ async fn ask(invocation: &Invocation) -> Result<Facts, ClusterError> {
     facts
 }
 
-async fn facts(cluster: &Cluster) -> Result<Facts, ClusterError> {
+/// Asks for everything that there is to know of a cluster that answers.
+pub(super) async fn facts(cluster: &Cluster) -> Result<Facts, ClusterError> {
     let status = cluster.status().await?;
     let MovesAnswer::Status(moves) = cluster.moves(MovesRequest::Status).await? else {
         return Err(ClusterError::Confused);

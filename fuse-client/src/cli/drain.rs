@@ -6,22 +6,27 @@ use clap::Args;
 use fuse_client::Cluster;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ring::{Epoch, NodeId, Partition};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use wire::{
     cluster::ClusterMap,
     moves::{Kept, Leaving, MovesAnswer, MovesRequest},
 };
 
 use super::{
+    doctor::{diagnosis::Facts, facts},
     failure::{Failure, Line},
     invocation::Invocation,
     member::{Named, find_member},
+    moving::{bytes_of_replicas, time_left},
     screen::{Screen, say},
-    text::number::{counted, thousands},
+    text::number::{counted, long_size, span, thousands},
 };
 
 /// Between two looks at the map.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Between two looks at what is left in bytes and in time: several questions, and people read the answers.
+const LOOK_CLOSER_EVERY: Duration = Duration::from_secs(2);
 
 /// Between two lines where there is no bar: few enough for a log file.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -124,6 +129,7 @@ impl Asked {
 async fn wait(cluster: &Cluster, screen: Screen, asked: Asked, name: &str) -> Result<(), Failure> {
     let bar = screen.stderr_terminal.then(bar);
     let (mut all, mut heard, mut said) = (None, Instant::now(), Instant::now());
+    let mut rest = Rest::default();
     loop {
         match cluster.refresh().await {
             Ok(map) => {
@@ -136,15 +142,16 @@ async fn wait(cluster: &Cluster, screen: Screen, asked: Asked, name: &str) -> Re
                 let all = *all.get_or_insert(left);
                 let done = all.saturating_sub(left);
                 let text = format!("{} of {}", thousands(done), counted(all, "partition", "partitions"));
+                let rest = rest.look(cluster, left).await;
                 match &bar {
                     Some(bar) => {
                         bar.set_length(all);
                         bar.set_position(done);
-                        bar.set_message(text);
+                        bar.set_message(format!("{text}{rest}"));
                     }
                     None if said.elapsed() >= LINE_EVERY => {
                         said = Instant::now();
-                        say(&format!("drained {text} of node {name}"));
+                        say(&format!("drained {text} of node {name}{rest}"));
                     }
                     None => {}
                 }
@@ -159,6 +166,35 @@ async fn wait(cluster: &Cluster, screen: Screen, asked: Asked, name: &str) -> Re
     }
 }
 
+/// What is left in bytes and in time, as it was told last.
+#[derive(Debug, Default)]
+struct Rest {
+    asked: Option<Instant>,
+    facts: Option<Facts>,
+}
+
+impl Rest {
+    /// In words, for so many partitions; nothing where the cluster does not say.
+    async fn look(&mut self, cluster: &Cluster, partitions: u64) -> String {
+        if self.asked.is_none_or(|asked| asked.elapsed() >= LOOK_CLOSER_EVERY) {
+            self.asked = Some(Instant::now());
+            // Whoever waits wants to know soon that it is over, or was taken back.
+            self.facts = timeout(LOOK_CLOSER_EVERY, facts(cluster)).await.ok().and_then(Result::ok);
+        }
+        self.facts.as_ref().map_or(String::new(), |facts| rest(facts, partitions))
+    }
+}
+
+fn rest(Facts { status, moves, health, .. }: &Facts, partitions: u64) -> String {
+    let bytes = long_size(bytes_of_replicas(status, u32::try_from(partitions).unwrap_or(u32::MAX)));
+    let moving = health.as_ref().and_then(|health| health.moving);
+    let time = moving.zip(moves.transition.as_ref()).and_then(|(moving, all)| time_left(moving, all.replicas_left));
+    match time {
+        Some(time) => format!(", {bytes} and {} left", span(time)),
+        None => format!(", {bytes} left"),
+    }
+}
+
 fn taken_back(name: &str) -> Failure {
     let line = Line::new(format!("the drain of node {name} was taken back"));
     line.why("it is to hold its share again").advice(format!("dfs drain {name} drains it after all")).failed()
@@ -169,4 +205,42 @@ fn bar() -> ProgressBar {
     let style =
         ProgressStyle::with_template("{wide_bar} {msg}").expect("the template is sound").progress_chars("█▉▊▋▌▍▎▏ ");
     ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr()).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ring::Epoch;
+    use wire::{
+        health::Moving,
+        moves::{Leave, Leaving, TransitionStatus},
+    };
+
+    use super::{Asked, Drained, rest};
+    use crate::cli::doctor::tests::{id, well};
+
+    #[test]
+    fn a_drain_is_over_when_nothing_is_left_and_taken_back_when_the_map_says_so() {
+        let facts = well();
+        let asked = Asked { node: id(4), epoch: Epoch(4) };
+        assert_eq!(asked.look(&facts.map), Drained::TakenBack);
+        assert_eq!(Asked { epoch: Epoch(5), ..asked }.look(&facts.map), Drained::Left(3), "a map of before the drain");
+        let mut map = facts.map;
+        Arc::make_mut(&mut map).leaving.push(Leave { node: id(4), why: Leaving::Draining });
+        assert_eq!(asked.look(&map), Drained::Left(3));
+        Arc::make_mut(&mut map).nodes.retain(|row| row.id != id(4));
+        assert_eq!(asked.look(&map), Drained::Done);
+    }
+
+    #[test]
+    fn what_is_left_is_told_in_bytes_and_in_time_once_there_is_a_pace() {
+        let mut facts = well();
+        // 200 bytes on each of four nodes with three replicas each.
+        assert_eq!(rest(&facts, 3), ", 200 B left");
+        let transition = TransitionStatus { epoch: Epoch(5), unsettled: 3, replicas_left: 3, coming: Vec::new() };
+        facts.moves.transition = Some(transition);
+        facts.health.as_mut().unwrap().moving = Some(Moving { seen_ms: 60_000, replicas_done: 2 });
+        assert_eq!(rest(&facts, 3), ", 200 B and 1 min 30 s left");
+    }
 }

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use wire::{cluster::ClusterStatus, health::Moving, moves::TransitionStatus};
 
-/// What the replicas weigh that are still to come: what is stored, spread evenly over the partitions.
+/// What the replicas weigh that are still to come.
 pub(crate) fn bytes_left(status: &ClusterStatus, transition: &TransitionStatus) -> u64 {
+    bytes_of_replicas(status, transition.replicas_left)
+}
+
+/// What so many replicas of partitions weigh: what is stored, spread evenly over the partitions.
+pub(crate) fn bytes_of_replicas(status: &ClusterStatus, replicas: u32) -> u64 {
     let used: u64 = status.nodes.iter().filter_map(|node| node.store.as_ref()).map(|store| store.used).sum();
     let places: u64 = status.nodes.iter().map(|node| u64::from(node.partitions)).sum();
-    let left = u128::from(used) * u128::from(transition.replicas_left) / u128::from(places.max(1));
+    let left = u128::from(used) * u128::from(replicas) / u128::from(places.max(1));
     u64::try_from(left).unwrap_or(u64::MAX)
 }
 

@@ -19,7 +19,7 @@ use super::{
     diagnosis_json, exit_status, text,
 };
 
-fn id(number: u8) -> NodeId {
+pub(crate) fn id(number: u8) -> NodeId {
     NodeId::from_bytes([number; 16])
 }
 
@@ -59,7 +59,7 @@ fn health(number: u8) -> NodeHealth {
 }
 
 /// Four nodes, four partitions, three replicas of each: every node holds three.
-fn well() -> Facts {
+pub(crate) fn well() -> Facts {
     let replicas = ReplicaCount::new(3).unwrap();
     let members = (1..=4).map(|number| row(number).member()).collect();
     let table = vec![0, 1, 2, 0, 1, 3, 0, 2, 3, 1, 2, 3];
@@ -105,10 +105,19 @@ fn well_with_three() -> Facts {
     facts
 }
 
-fn set_state(facts: &mut Facts, number: u8, state: NodeState, silent_ms: u64) {
+pub(crate) fn set_state(facts: &mut Facts, number: u8, state: NodeState, silent_ms: u64) {
     let at = usize::from(number) - 1;
     facts.status.nodes[at].state = state;
     facts.health.as_mut().unwrap().nodes[at].silent_ms = silent_ms;
+}
+
+/// A change of the ring begins: the last partition goes from the fourth node to the first.
+pub(crate) fn begin_move(facts: &mut Facts) {
+    let map = Arc::make_mut(&mut facts.map);
+    let ring = map.ring.as_ref().unwrap();
+    let table = vec![0, 1, 2, 0, 1, 3, 0, 2, 3, 1, 2, 0];
+    let next = Ring::new(Epoch(9), ring.bits(), ring.replicas(), ring.members().to_vec(), table).unwrap();
+    map.transition = Some(Transition::begin(ring, next).unwrap());
 }
 
 fn leave(facts: &mut Facts, number: u8, why: Leaving) {
@@ -219,11 +228,7 @@ fn a_node_that_lacks_chunks_is_no_sure_copy_of_what_it_owns() {
     expect("and one is down", &facts, &["fewer-copies", "node-down", "catching-up"], 1, &words);
     // What comes to a node by a change of the ring it does not own yet.
     let mut facts = well();
-    let map = Arc::make_mut(&mut facts.map);
-    let ring = map.ring.as_ref().unwrap();
-    let table = vec![0, 1, 2, 0, 1, 3, 0, 2, 3, 1, 2, 0];
-    let next = Ring::new(Epoch(9), ring.bits(), ring.replicas(), ring.members().to_vec(), table).unwrap();
-    map.transition = Some(Transition::begin(ring, next).unwrap());
+    begin_move(&mut facts);
     store(&mut facts, 1).lacking = 7;
     expect("moves", &facts, &["catching-up"], 1, &[]);
 }

@@ -15,15 +15,12 @@ use ring::{
     solver::SolveError,
 };
 use serde_json::{Value, json};
-use wire::{
-    cluster::{ClusterMap, ClusterStatus},
-    health::Moving,
-};
+use wire::cluster::{ClusterMap, ClusterStatus};
 
 use self::wish::{Joining, Wish, parse_joining};
 use super::{describe, ring_of};
 use crate::cli::{
-    doctor::redundancy::lowest_without,
+    doctor::{diagnosis::Facts, facts, redundancy::lowest_without},
     failure::{Failure, Line},
     health::short_ids,
     invocation::Invocation,
@@ -63,21 +60,12 @@ pub(crate) struct PlanArguments {
     json: bool,
 }
 
-/// What the cluster said.
-#[derive(Clone, Debug)]
-struct Facts {
-    map: ClusterMap,
-    status: ClusterStatus,
-    /// The pace of the moves under way, if there are any.
-    moving: Option<Moving>,
-}
-
-/// What comes of a wish.
+/// What is to move.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Outlook {
-    plan: Plan,
+pub(crate) struct Outlook {
+    pub(crate) plan: Plan,
     /// Sure copies of the partition that has fewest, until the moves are done.
-    lowest: u32,
+    pub(crate) lowest: u32,
     /// At the pace so far, if one is known.
     time: Option<Duration>,
 }
@@ -93,23 +81,28 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &PlanArguments) -> R
 }
 
 async fn ask(cluster: &Cluster, arguments: &PlanArguments) -> Result<(Facts, Wish), Failure> {
-    let failed = |error| Line::new("cannot ask for the status").because(&error).failed();
-    let status = cluster.status().await.map_err(failed)?;
-    let moving = cluster.health().await.map_err(failed)?.and_then(|health| health.moving);
     let (mut drained, mut removed) = (BTreeSet::new(), BTreeSet::new());
     for (names, ids) in [(&arguments.drain, &mut drained), (&arguments.remove, &mut removed)] {
         for name in names {
             ids.insert(find_member("plan for", cluster, name).await?.id);
         }
     }
-    let map = ClusterMap::clone(&*super::newest_map(cluster).await?);
-    let wish = Wish::new(&map, drained, removed, &arguments.join);
-    Ok((Facts { map, status, moving }, wish))
+    let failed = |error| Line::new("cannot ask for the status").because(&error).failed();
+    let facts = facts(cluster).await.map_err(failed)?;
+    let wish = Wish::new(&facts.map, drained, removed, &arguments.join);
+    Ok((facts, wish))
+}
+
+/// What is moving now, if anything is.
+pub(crate) fn under_way(facts: &Facts) -> Option<Outlook> {
+    facts.moves.transition.as_ref()?;
+    let outlook = look_ahead(facts, &Wish::default()).ok()?;
+    (!outlook.plan.moves.is_empty()).then_some(outlook)
 }
 
 /// From the rows in force to the ring that is coming, or to the one that was wished for.
 fn look_ahead(facts: &Facts, wish: &Wish) -> Result<Outlook, Failure> {
-    let Facts { map, status, moving } = facts;
+    let Facts { map, status, health, .. } = facts;
     let ring = ring_of(map)?;
     let failed = |why: String| Line::new("cannot plan").why(why).failed();
     let base = match &map.transition {
@@ -130,6 +123,7 @@ fn look_ahead(facts: &Facts, wish: &Wish) -> Result<Outlook, Failure> {
     let plan = plan(&base, &next, |_: Partition| bytes).map_err(|error| failed(error.to_string()))?;
     let lowest = lowest_without(map, status, &wish.removed).unwrap_or(0);
     let replicas = u32::try_from(plan.moves.len()).unwrap_or(u32::MAX);
+    let moving = health.as_ref().and_then(|health| health.moving);
     let time = moving.and_then(|moving| time_left(moving, replicas));
     Ok(Outlook { plan, lowest, time })
 }
@@ -142,8 +136,11 @@ fn bytes_of_partition(status: &ClusterStatus, map: &ClusterMap) -> u64 {
     used / u64::try_from(replicas).expect("a ring has at most 2^20 partitions").max(1)
 }
 
+/// Who gives, if somebody does, and who gets.
+type Pair = (Option<NodeId>, NodeId);
+
 /// Moves by who gives and who gets: partitions and bytes.
-fn pairs(plan: &Plan) -> BTreeMap<(Option<NodeId>, NodeId), (u64, u64)> {
+fn pairs(plan: &Plan) -> BTreeMap<Pair, (u64, u64)> {
     let mut pairs = BTreeMap::new();
     for Move { from, to, bytes, .. } in &plan.moves {
         let (partitions, sum): &mut (u64, u64) = pairs.entry((*from, *to)).or_default();
@@ -176,11 +173,18 @@ fn sentences(map: &ClusterMap, wish: &Wish, Outlook { plan, lowest, time }: &Out
             format!("At the pace of the moves under way it takes about {}.", span(time))
         });
     text.push_str(&format!("{time}\n\n"));
-    text.push_str(&table(map, wish, plan).text());
+    text.push_str(&table(map, wish, pairs(plan)).text());
     text
 }
 
-fn table(map: &ClusterMap, wish: &Wish, plan: &Plan) -> Table {
+/// The table of what is moving, with its first rows alone if there are more; and how many these are.
+pub(crate) fn short_table(map: &ClusterMap, plan: &Plan, rows_max: usize) -> (Table, usize) {
+    let pairs = pairs(plan);
+    let more = pairs.len().saturating_sub(rows_max);
+    (table(map, &Wish::default(), pairs.into_iter().take(rows_max)), more)
+}
+
+fn table(map: &ClusterMap, wish: &Wish, pairs: impl IntoIterator<Item = (Pair, (u64, u64))>) -> Table {
     let ids: Vec<NodeId> = map.nodes.iter().map(|row| row.id).collect();
     let short = short_ids(&ids);
     let name = |node: NodeId| match wish.newcomer(node) {
@@ -195,7 +199,7 @@ fn table(map: &ClusterMap, wish: &Wish, plan: &Plan) -> Table {
         ("PARTITIONS", Align::Right),
         ("BYTES", Align::Right),
     ]);
-    for ((from, to), (partitions, bytes)) in pairs(plan) {
+    for ((from, to), (partitions, bytes)) in pairs {
         let from = from.map_or("nobody".to_owned(), name);
         table.push(vec![from, name(to), partitions.to_string(), short_size(bytes)]);
     }
@@ -203,8 +207,24 @@ fn table(map: &ClusterMap, wish: &Wish, plan: &Plan) -> Table {
 }
 
 fn outlook_json(wish: &Wish, Outlook { plan, lowest, time }: &Outlook) -> Value {
+    json!({
+        "replicas": plan.moves.len(),
+        "bytes": plan.bytes(),
+        "staying_min": plan.staying_min,
+        "lowest": lowest,
+        "time_left_s": time.map(|time| time.as_secs()),
+        "moves": pairs_json(wish, plan),
+    })
+}
+
+/// What is moving, by who gives and who gets.
+pub(crate) fn moves_json(plan: &Plan) -> Value {
+    pairs_json(&Wish::default(), plan)
+}
+
+fn pairs_json(wish: &Wish, plan: &Plan) -> Value {
     let name = |node: NodeId| wish.newcomer(node).unwrap_or_else(|| node.to_string());
-    let moves: Vec<Value> = pairs(plan)
+    pairs(plan)
         .into_iter()
         .map(|((from, to), (partitions, bytes))| {
             json!({
@@ -215,15 +235,7 @@ fn outlook_json(wish: &Wish, Outlook { plan, lowest, time }: &Outlook) -> Value 
                 "bytes": bytes,
             })
         })
-        .collect();
-    json!({
-        "replicas": plan.moves.len(),
-        "bytes": plan.bytes(),
-        "staying_min": plan.staying_min,
-        "lowest": lowest,
-        "time_left_s": time.map(|time| time.as_secs()),
-        "moves": moves,
-    })
+        .collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
+    sync::Arc,
 };
 
 use ring::{Epoch, GcEpoch, NodeId, PartitionBits, ReplicaCount, Weight, solver};
@@ -11,7 +12,8 @@ use wire::{
     cluster::{
         ClusterId, ClusterMap, ClusterStatus, KeyFingerprint, NodeRow, NodeState, NodeStatus, RaftRole, StoreReport,
     },
-    health::Moving,
+    health::{HealthStatus, Moving},
+    moves::MovesStatus,
     namespace::Usage,
 };
 
@@ -75,7 +77,8 @@ fn facts() -> Facts {
         applied: 9,
         gc_current: GcEpoch(0),
     };
-    Facts { map, status, moving: None }
+    let health = HealthStatus { out_after_ms: 600_000, nodes: Vec::new(), moving: None };
+    Facts { status, moves: MovesStatus::default(), health: Some(health), map: Arc::new(map) }
 }
 
 fn wish(facts: &Facts, drained: &[u8], removed: &[u8], joining: &[&str]) -> Wish {
@@ -127,7 +130,7 @@ fn a_removed_node_takes_its_copies_with_it_and_a_drained_one_does_not() {
     assert_eq!(outlook_json(&removed, &ahead(&facts, &removed))["moves"][0]["removed"], true);
     // While another owner is down, the last sure copy is nearer; and the pace of what moves tells the time.
     facts.status.nodes[0].state = NodeState::Down;
-    facts.moving = Some(Moving { seen_ms: 60_000, replicas_done: 24 });
+    facts.health.as_mut().unwrap().moving = Some(Moving { seen_ms: 60_000, replicas_done: 24 });
     let outlook = ahead(&facts, &removed);
     assert_eq!((outlook.lowest, outlook.time.unwrap().as_secs()), (1, 120));
     assert_eq!(outlook_json(&removed, &outlook)["time_left_s"], 120);
