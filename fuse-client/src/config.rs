@@ -33,6 +33,18 @@ pub struct ProfilePlaces {
     pub user: Option<PathBuf>,
     /// `/etc/dfs`.
     pub system: PathBuf,
+    /// Where new ones go.
+    pub new: NewProfiles,
+}
+
+/// Where new profiles go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NewProfiles {
+    /// To the user's place; without one to the system's.
+    User,
+    /// To the system's place, unless the user's has one of that name: for root, whose mounts in `/etc/fstab` are made at boot,
+    /// where nobody is logged in and no home is set.
+    System,
 }
 
 /// Everything needed to reach a cluster.
@@ -111,12 +123,13 @@ impl ProfilePlaces {
         })
     }
 
-    /// Where a new profile `name` goes: a path if there is a `/` in it; else the user's place, without one the system's.
+    /// Where a new profile `name` goes: a path if there is a `/` in it; else where [`NewProfiles`] says.
     pub fn new_folder(&self, name: &OsStr) -> PathBuf {
         if name.as_bytes().contains(&b'/') {
             return PathBuf::from(name);
         }
-        self.user.as_ref().unwrap_or(&self.system).join(name)
+        let is_ours = |place: &&PathBuf| self.new == NewProfiles::User || place.join(name).join(MANIFEST).exists();
+        self.user.as_ref().filter(is_ours).unwrap_or(&self.system).join(name)
     }
 }
 
@@ -304,7 +317,7 @@ mod tests {
 
     use wire::cluster::{Access, ClusterId};
 
-    use super::{Profile, ProfileError, ProfileKey, ProfilePlaces};
+    use super::{NewProfiles, Profile, ProfileError, ProfileKey, ProfilePlaces};
 
     fn profile() -> Profile {
         Profile {
@@ -345,7 +358,8 @@ mod tests {
     #[test]
     fn the_users_profile_comes_before_the_systems_and_a_slash_makes_a_path() {
         let place = tempfile::tempdir().unwrap();
-        let places = ProfilePlaces { user: Some(place.path().join("user")), system: place.path().join("etc") };
+        let (user, system) = (place.path().join("user"), place.path().join("etc"));
+        let places = ProfilePlaces { user: Some(user), system, new: NewProfiles::User };
         let missing = places.find(OsStr::new("default")).unwrap_err();
         assert!(matches!(missing, ProfileError::Missing { .. }) && missing.to_string().contains("dfs login"));
         profile().save(&places.system.join("default")).unwrap();
@@ -354,6 +368,10 @@ mod tests {
         assert_eq!(places.find(OsStr::new("default")).unwrap(), place.path().join("user/default"));
         assert_eq!(places.find(OsStr::new("./x")).unwrap(), std::path::Path::new("./x"));
         assert_eq!(places.new_folder(OsStr::new("other")), place.path().join("user/other"));
+        let of_root = ProfilePlaces { new: NewProfiles::System, ..places };
+        assert_eq!(of_root.new_folder(OsStr::new("other")), place.path().join("etc/other"));
+        assert_eq!(of_root.new_folder(OsStr::new("default")), place.path().join("user/default"), "it is found first");
+        assert_eq!(of_root.new_folder(OsStr::new("./x")), std::path::Path::new("./x"));
     }
 
     #[test]

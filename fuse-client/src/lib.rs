@@ -48,7 +48,7 @@ pub mod transfer;
 pub mod upload;
 
 pub use cluster::{Cluster, ClusterConfig, ClusterError};
-pub use config::{Profile, ProfileError, ProfilePlaces};
+pub use config::{NewProfiles, Profile, ProfileError, ProfileKey, ProfilePlaces};
 pub use namespace::{Caller, Namespace, NamespaceError};
 pub use path::{Component, FilePath, PathError};
 pub use session::Session;

@@ -1,6 +1,6 @@
 //! Nodes that come and go for good: what they hold moves, and nothing is missed.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use harness::{Cluster, NodeProcess, cluster::run, node::free_address, wait::until};
 use serde_json::Value;
@@ -123,6 +123,33 @@ fn a_drain_goes_on_when_the_leader_dies() {
     until("it does not vote", MOVED_MAX, || cluster.node_status(drained)["role"] == "learner");
     cluster.nodes[drained].kill();
     assert_all_there(&cluster, &files);
+}
+
+#[test]
+fn whoever_waits_for_a_drain_is_told_when_somebody_takes_it_back() {
+    let mut cluster = cluster(4, "10m");
+    let drained = (cluster.leader() + 1) % 4;
+    // What comes to a node that is down does not come: this drain has no end.
+    cluster.nodes[(drained + 1) % 4].kill();
+    let name = address(&cluster, drained);
+    let mut command = cluster.command();
+    let mut waiting = command.args(["drain", &name, "--wait"]).stderr(Stdio::piped()).spawn().unwrap();
+    until("it is being drained", MOVED_MAX, || state(&cluster, drained) == "draining");
+    until("status says what goes where, and how few copies there are meanwhile", MOVED_MAX, || {
+        let transition = cluster.status()["moves"]["transition"].clone();
+        let moves = transition["moves"].as_array().cloned().unwrap_or_default();
+        moves.iter().any(|step| step["from"] == cluster.node_status(drained)["id"]) && transition["lowest"] == 2
+    });
+    let text = cluster.dfs(["status"]).ok();
+    assert!(text.contains("has fewest has 2 sure copies.") && text.contains("FROM"), "{text}");
+    assert!(waiting.try_wait().unwrap().is_none());
+    assert!(cluster.dfs(["drain", &name, "--cancel"]).ok().contains("its share again"));
+    until("the one who waits is told", MOVED_MAX, || waiting.try_wait().unwrap().is_some());
+    let ran = waiting.wait_with_output().unwrap();
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    assert!(said.trim_end().lines().last().unwrap().contains("the drain of node"), "{said}");
+    assert!(said.contains("was taken back"), "{said}");
 }
 
 /// Runs the commands of the README, in its order, with the addresses of this machine.

@@ -240,3 +240,28 @@ fn umount_works_while_the_cluster_is_gone() {
     // What cannot be stored any more is given up within a deadline; its program ends.
     mount.wait();
 }
+
+#[test]
+fn the_profile_of_a_mount_follows_the_members_while_it_is_mounted() {
+    let mut cluster = Cluster::start();
+    // A profile that no command uses: what changes it is the mount.
+    let profile = cluster.path("profile");
+    run(std::process::Command::new("cp").arg("-r").arg(cluster.profile()).arg(&profile)).ok();
+    let written = profile.join("profile.toml");
+    let first = format!("\"{}\"", cluster.nodes[0].address);
+    let text = fs::read_to_string(&written).unwrap();
+    let mut seeds = text.find("seeds = [").unwrap();
+    seeds += "seeds = [".len();
+    fs::write(&written, format!("{}{first}]\n", &text[..seeds])).unwrap();
+    let knows =
+        |address: std::net::SocketAddr| fs::read_to_string(&written).unwrap().contains(&format!("\"{address}\""));
+    let mut mount = Mount::with(&cluster, "mnt", &[&format!("profile={}", profile.display())]);
+    assert!(cluster.nodes.iter().all(|node| knows(node.address)), "followed at once");
+    let joined = cluster.add_node().address;
+    until("the profile names the new member", Duration::from_secs(60), || {
+        fs::write(mount.path("file"), b"what is written tells of the new map").unwrap();
+        File::open(mount.path("file")).unwrap().sync_all().unwrap();
+        knows(joined)
+    });
+    mount.unmount(&cluster);
+}

@@ -95,7 +95,7 @@ pub enum MovesAnswer {
 pub struct Kept {
     /// Partitions of which it owns a replica, or is to.
     pub partitions: u32,
-    /// Of those, partitions of which no other owner is up.
+    /// Of those, partitions of which no other owner is up and lacks nothing.
     pub last: u32,
     /// Members that would be left to hold partitions.
     pub left: u32,

@@ -1,10 +1,10 @@
 //! `dfs doctor`: what is wrong, what is at risk, what the cluster does about it, and what a person should do.
 
-mod diagnosis;
+pub(super) mod diagnosis;
 mod nodes;
-mod redundancy;
+pub(super) mod redundancy;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use clap::Args;
 use fuse_client::{Cluster, ClusterError};
@@ -23,8 +23,9 @@ Exit status:
   2  the cluster cannot be asked, or some files cannot be stored or read
 (2 also means wrong usage, as everywhere.)
 
-\"In reach\" are copies on nodes that are up. \"Meanwhile\" says what the cluster
-does by itself, \"To do\" what it leaves to people.
+Sure copies in reach are those on nodes that are up and lack nothing.
+\"Meanwhile\" says what the cluster does by itself, \"To do\" what it leaves to
+people.
 
 Examples:
   dfs doctor
@@ -62,7 +63,8 @@ async fn ask(invocation: &Invocation) -> Result<Facts, ClusterError> {
     facts
 }
 
-async fn facts(cluster: &Cluster) -> Result<Facts, ClusterError> {
+/// Asks for everything that there is to know of a cluster that answers.
+pub(super) async fn facts(cluster: &Cluster) -> Result<Facts, ClusterError> {
     let status = cluster.status().await?;
     let MovesAnswer::Status(moves) = cluster.moves(MovesRequest::Status).await? else {
         return Err(ClusterError::Confused);
@@ -132,6 +134,7 @@ fn diagnosis_json(facts: Option<&Facts>, diagnosis: &Diagnosis) -> Value {
             "lowest": redundancy.lowest,
             "partitions": redundancy.partitions,
             "partitions_fewer": redundancy.fewer,
+            "partitions_catching_up": redundancy.catching_up,
             "chunks_fewer": redundancy.chunks_fewer,
             "partitions_unwritable": redundancy.unwritable,
             "partitions_unreadable": redundancy.unreadable,

@@ -1,6 +1,6 @@
 //! What every command is given, and how it gets at the cluster.
 
-use std::{ffi::OsString, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
 use fuse_client::{
     Caller, Cluster, ClusterConfig, ClusterError, FilePath, Namespace, NamespaceError, PathError, Profile,
@@ -12,6 +12,7 @@ use super::{
     environment::Environment,
     failure::{Failure, Line, with_causes},
     screen::Screen,
+    seeds,
     text::quote::quoted,
 };
 
@@ -32,7 +33,7 @@ const DEFAULT_PROFILE: &str = "default";
 impl Invocation {
     /// Where profiles are looked for.
     pub(crate) fn profile_places(&self) -> ProfilePlaces {
-        ProfilePlaces { user: self.environment.profiles(), system: PathBuf::from("/etc/dfs") }
+        self.environment.profile_places()
     }
 
     /// Name or folder of the profile.
@@ -50,11 +51,7 @@ impl Invocation {
         let folder = self.profile_places().find(&self.profile_name())?;
         let profile = Profile::load(&folder)?;
         let cluster = Cluster::connect(&profile, ClusterConfig::default()).await?;
-        let members: Vec<_> = cluster.map().nodes.iter().map(|node| node.address).collect();
-        if let Err(error) = profile.follow_members(&folder, &members) {
-            // A profile that cannot be written serves as well today.
-            tracing::debug!(%error, "the seeds of the profile stay as they are");
-        }
+        seeds::follow(&cluster, &folder);
         Ok(cluster)
     }
 

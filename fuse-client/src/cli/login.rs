@@ -19,7 +19,9 @@ const TOKEN_LEN_MAX: u64 = 4096;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Make the token on a client that is let in already: dfs token create --for
-client. The profile is kept in $XDG_CONFIG_HOME/dfs/NAME (~/.config/dfs/NAME).
+client. The profile is kept in $XDG_CONFIG_HOME/dfs/NAME (~/.config/dfs/NAME);
+that of root in /etc/dfs/NAME, where mounts in /etc/fstab find it at boot,
+unless XDG_CONFIG_HOME is set or root has one of that name in its home already.
 
 Examples:
   dfs login TOKEN

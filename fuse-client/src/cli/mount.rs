@@ -23,6 +23,7 @@ use wire::namespace::Inode;
 use super::{
     failure::{Failure, Line},
     invocation::{Invocation, cannot, parse_path},
+    seeds::Seeds,
     umount::{MountPoint, look_at, unmount_lazily},
 };
 
@@ -54,8 +55,12 @@ Options (-o), separated by commas:
   nonempty        hide what lies in DIR
   profile=NAME    as --profile, for /etc/fstab
 
-In /etc/fstab, with a link /sbin/mount.fuse.dfs to this program:
-  default  /mnt/dfs  fuse.dfs  allow_other,_netdev  0  0
+In /etc/fstab the first word is the profile, and :/x after it a directory of the
+store. At boot profiles are looked for in ~root/.config/dfs and /etc/dfs, where
+the dfs login of root puts them. mount(8) knows this program by a link:
+  ln -s $(command -v dfs) /sbin/mount.fuse.dfs
+  default          /mnt/dfs     fuse.dfs  allow_other,_netdev  0  0
+  default:/photos  /srv/photos  fuse.dfs  ro,allow_other,_netdev  0  0
 
 Examples:
   dfs mount /mnt/dfs
@@ -168,7 +173,8 @@ pub(crate) async fn run(invocation: &Invocation, arguments: MountArguments) -> R
 async fn serve(invocation: &Invocation, arguments: &MountArguments) -> Result<(), Failure> {
     let options = Options::parse(&arguments.options)?;
     let dir = mount_point(&arguments.dir, options.nonempty)?;
-    let cluster = cluster(invocation, &options).await?;
+    let (cluster, folder) = cluster(invocation, &options).await?;
+    let seeds = Seeds::new(cluster.clone(), folder);
     let root = match root(invocation, &cluster, &options).await {
         Ok(root) => root,
         Err(failure) => {
@@ -193,7 +199,7 @@ async fn serve(invocation: &Invocation, arguments: &MountArguments) -> Result<()
         std::env::set_current_dir("/").map_err(|error| Line::new("cannot go to /").because(&error).failed())?;
         invocation.screen.print(&format!("{READY}\n"))?;
     }
-    until_over(mount).await
+    until_over(mount, seeds).await
 }
 
 /// What the list of mounts shows: the profile's name or, from wherever one looks, its folder.
@@ -221,7 +227,7 @@ fn refused(dir: &Path, error: &MountError) -> Failure {
 }
 
 /// Serves until somebody unmounts, or a signal asks for it: then what is written is stored, and the mount goes.
-async fn until_over(mut mount: Mount) -> Result<(), Failure> {
+async fn until_over(mut mount: Mount, mut seeds: Seeds) -> Result<(), Failure> {
     let listen = |kind| signal(kind).map_err(|error| Line::new("cannot listen for signals").because(&error).failed());
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
@@ -231,7 +237,10 @@ async fn until_over(mut mount: Mount) -> Result<(), Failure> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = hang_up.recv() => {}
-            () = tokio::time::sleep(LOOK_INTERVAL) => continue,
+            () = tokio::time::sleep(LOOK_INTERVAL) => {
+                seeds.poll();
+                continue;
+            }
         }
         mount.flush().await;
         if mount.unmount().is_err() {
@@ -239,6 +248,7 @@ async fn until_over(mut mount: Mount) -> Result<(), Failure> {
             unmount_lazily(mount.path())?;
         }
     }
+    drop(seeds);
     let path = mount.path().to_owned();
     mount
         .end()
@@ -246,7 +256,8 @@ async fn until_over(mut mount: Mount) -> Result<(), Failure> {
         .map_err(|error| Line::new(format!("the mount {} failed", path.display())).because(&error).failed())
 }
 
-async fn cluster(invocation: &Invocation, options: &Options) -> Result<Cluster, Failure> {
+/// Connects to the cluster of the profile, which stands in the folder.
+async fn cluster(invocation: &Invocation, options: &Options) -> Result<(Cluster, PathBuf), Failure> {
     let name = options.profile.clone().unwrap_or_else(|| invocation.profile_name());
     let failed =
         |error: &(dyn std::error::Error + 'static)| Line::new("cannot reach the cluster").because(error).failed();
@@ -257,7 +268,8 @@ async fn cluster(invocation: &Invocation, options: &Options) -> Result<Cluster, 
         download_pool_bytes: DOWNLOAD_POOL_BYTES,
         ..ClusterConfig::default()
     };
-    Cluster::connect(&profile, config).await.map_err(|error| failed(&error))
+    let cluster = Cluster::connect(&profile, config).await.map_err(|error| failed(&error))?;
+    Ok((cluster, folder))
 }
 
 /// The directory of the store that is to be seen.

@@ -71,9 +71,15 @@ fn cost(name: &str, Kept { partitions, last, left }: Kept) -> String {
     let mut text = format!("removing node {name} by force: {partitions_text} a replica");
     if last > 0 {
         let last = counted(u64::from(last), "partition has", "partitions have");
-        text.push_str(&format!(", and {last} no other replica that is up: chunks that only this node holds are lost"));
+        text.push_str(&format!(
+            ", and {last} no other that is surely whole (the others are down, or still lack chunks): chunks that only this \
+             node holds are lost"
+        ));
     } else {
-        text.push_str(&format!(", others of each are up; {} left", counted(u64::from(left), "node is", "nodes are")));
+        text.push_str(&format!(
+            ", another of each is whole; {} left",
+            counted(u64::from(left), "node is", "nodes are")
+        ));
     }
     text
 }
@@ -83,7 +89,7 @@ fn refused(name: &str, Kept { partitions, last, left }: Kept, replicas: usize) -
     if partitions > 0 {
         let mut why = format!("it holds {} of the ring", counted(u64::from(partitions), "partition", "partitions"));
         if last > 0 {
-            why.push_str(&format!(", {last} of which nobody else holds who is up"));
+            why.push_str(&format!(", {last} of which nobody else surely holds whole"));
         }
         return line
             .why(why)
@@ -106,14 +112,18 @@ mod tests {
         let text = cost("7f3a9c21", kept);
         assert_eq!(
             text,
-            "removing node 7f3a9c21 by force: 3,072 partitions lose a replica, others of each are up; 3 nodes are left"
+            "removing node 7f3a9c21 by force: 3,072 partitions lose a replica, another of each is whole; 3 nodes are left"
         );
         let text = cost("7f3a9c21", Kept { last: 1, ..kept });
         assert!(
-            text.ends_with("1 partition has no other replica that is up: chunks that only this node holds are lost")
+            text.ends_with(
+                "1 partition has no other that is surely whole (the others are down, or still lack chunks): chunks that only \
+                 this node holds are lost"
+            ),
+            "{text}"
         );
         let line = refused("7f3a9c21", Kept { last: 2, ..kept }, 3).line().unwrap();
-        assert!(line.contains("3,072 partitions of the ring, 2 of which nobody else holds who is up"), "{line}");
+        assert!(line.contains("3,072 partitions of the ring, 2 of which nobody else surely holds whole"), "{line}");
         assert!(line.contains("dfs drain 7f3a9c21 --wait"), "{line}");
         let line = refused("7f3a9c21", Kept { partitions: 0, last: 0, left: 2 }, 3).line().unwrap();
         assert!(line.contains("2 nodes would be left for 3 replicas"), "{line}");

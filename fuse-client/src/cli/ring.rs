@@ -1,6 +1,6 @@
 //! `dfs ring`: how chunks are spread over the nodes, where one lies, and what moves.
 
-mod plan;
+pub(super) mod plan;
 
 use std::{collections::BTreeMap, ffi::OsString, os::unix::ffi::OsStrExt};
 

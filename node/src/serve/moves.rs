@@ -7,12 +7,13 @@ use tokio::time::Instant;
 use tracing::info;
 use wire::{
     Refusal,
-    cluster::{ClusterMap, NodeState},
+    cluster::ClusterMap,
     moves::{CONFIRMED_MAX, Kept, Leaving, Loss, MovesAnswer, MovesRequest},
 };
 
 use super::{Asker, namespace::propose};
 use crate::{
+    membership::Detector,
     namespace::{ClusterCommand, ClusterOutcome, CommandBody, CommandOutcome},
     node::Node,
 };
@@ -124,23 +125,117 @@ fn kept(node: &Node, map: &ClusterMap, gone: NodeId) -> Result<Kept, Refusal> {
         return Err(Refusal::UnknownPeer);
     }
     let now = Instant::now();
-    let is_down = |id: NodeId| {
-        let state = node.with_leader_state(|leader| leader.detector.state(id, now));
-        map.node(id).is_none() || state.is_none_or(|state| state == NodeState::Down)
-    };
-    let down: Vec<NodeId> = map.nodes.iter().map(|row| row.id).filter(|id| is_down(*id)).collect();
+    let sure = node.with_leader_state(|leader| {
+        let nodes = map.nodes.iter().map(|row| row.id);
+        nodes.filter(|id| is_sure(&leader.detector, *id, now)).collect::<Vec<_>>()
+    });
+    Ok(kept_of(map, gone, &sure.unwrap_or_default()))
+}
+
+/// Whether `node` surely holds all that it should: it is up, and has said that it lacks nothing.
+fn is_sure(detector: &Detector, node: NodeId, now: Instant) -> bool {
+    detector.is_heard(node, now) && detector.store(node).is_some_and(|store| store.lacking == 0)
+}
+
+/// What would be lost with `gone`, if only of the nodes in `sure` it is certain that they hold what they should. Pure.
+fn kept_of(map: &ClusterMap, gone: NodeId, sure: &[NodeId]) -> Kept {
     let left = map.nodes.iter().filter(|row| row.id != gone && map.leaving(row.id).is_none()).count();
     let (mut partitions, mut last) = (0, 0);
     if let Some(placement) = map.placement() {
-        let is_up = |id: NodeId| map.node(id).is_some() && !down.contains(&id);
         let beside = map.may_hold.iter().filter(|row| row.node == gone).flat_map(|row| row.partitions.iter().copied());
         let counts: BTreeSet<Partition> = placement.kept_by(gone).chain(beside).collect();
         for partition in counts {
             partitions += 1;
-            let others = placement.owners(partition).any(|owner| owner != gone && is_up(owner));
+            let others = placement.owners(partition).any(|owner| owner != gone && sure.contains(&owner));
             last += u32::from(placement.is_owner(partition, gone) && !others);
         }
     }
     let left = u32::try_from(left).expect("members are counted in 16 bits");
-    Ok(Kept { partitions, last, left })
+    Kept { partitions, last, left }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroU32, time::Duration};
+
+    use ring::{Epoch, NodeId, PartitionBits, ReplicaCount, Ring, Weight};
+    use tokio::time::Instant;
+    use wire::{
+        chunk::Incarnation,
+        cluster::{ClusterId, ClusterMap, KeyFingerprint, NodeRow, StoreReport},
+        moves::Kept,
+    };
+
+    use super::{Detector, is_sure, kept_of};
+
+    fn id(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 16])
+    }
+
+    /// Two partitions over four nodes: of 1, 2 and 3, and of 1, 2 and 4.
+    fn map() -> ClusterMap {
+        let row = |number: u8| NodeRow {
+            id: id(number),
+            address: ([127, 0, 0, 1], 7000 + u16::from(number)).into(),
+            zone: None,
+            weight: Weight(NonZeroU32::MIN),
+            key: KeyFingerprint([number; 32]),
+        };
+        let (bits, replicas) = (PartitionBits::new(1).unwrap(), ReplicaCount::new(3).unwrap());
+        let members = (1..=4).map(|number| row(number).member()).collect();
+        ClusterMap {
+            cluster: ClusterId([1; 16]),
+            epoch: Epoch(1),
+            replicas,
+            nodes: (1..=4).map(row).collect(),
+            ring: Some(Ring::new(Epoch(1), bits, replicas, members, vec![0, 1, 2, 0, 1, 3]).unwrap()),
+            may_hold: Vec::new(),
+            transition: None,
+            leaving: Vec::new(),
+            away: Vec::new(),
+            acting: Epoch(0),
+        }
+    }
+
+    fn report(lacking: u64) -> StoreReport {
+        StoreReport {
+            capacity: 1,
+            used: 0,
+            free: 1,
+            chunks: 0,
+            incarnation: Incarnation(1),
+            full: false,
+            failed: false,
+            damaged: 0,
+            repaired: 0,
+            lacking,
+            starved: false,
+        }
+    }
+
+    #[test]
+    fn a_node_that_lacks_chunks_or_was_not_heard_yet_is_no_sure_copy() {
+        let now = Instant::now();
+        let mut detector = Detector::new(Duration::from_secs(3), now);
+        detector.handle_heartbeat(id(1), report(0), now);
+        detector.handle_heartbeat(id(2), report(7), now);
+        let sure = |detector: &Detector, at: Instant| [1, 2, 3].map(|number| is_sure(detector, id(number), at));
+        assert_eq!(sure(&detector, now), [true, false, false]);
+        detector.handle_heartbeat(id(2), report(0), now);
+        assert_eq!(sure(&detector, now), [true, true, false]);
+        assert_eq!(sure(&detector, now + Duration::from_secs(3)), [false; 3], "silent");
+    }
+
+    #[test]
+    fn what_only_the_removed_node_surely_holds_is_counted_as_lost() {
+        let kept = |gone, sure: &[u8]| {
+            let sure: Vec<NodeId> = sure.iter().map(|number| id(*number)).collect();
+            kept_of(&map(), id(gone), &sure)
+        };
+        assert_eq!(kept(1, &[1, 2, 3, 4]), Kept { partitions: 2, last: 0, left: 3 });
+        // Node 2 catches up: nobody but node 1 surely has all of the second partition.
+        assert_eq!(kept(1, &[1, 3]), Kept { partitions: 2, last: 1, left: 3 });
+        assert_eq!(kept(1, &[1]).last, 2);
+        assert_eq!(kept(3, &[3, 1]), Kept { partitions: 1, last: 0, left: 3 });
+    }
 }

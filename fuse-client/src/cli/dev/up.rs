@@ -238,7 +238,9 @@ impl Up<'_> {
             Err(fuse_client::ProfileError::Missing { .. }) => {}
             Err(_) => return named,
         }
-        let copied = Profile::load(&self.folder.profile()).and_then(|profile| profile.save(&places.new_folder(name)));
+        // The user's own: a cluster for trying things out is not for the whole machine.
+        let Some(user) = places.user else { return named };
+        let copied = Profile::load(&self.folder.profile()).and_then(|profile| profile.save(&user.join(name)));
         match copied {
             Ok(()) => String::new(),
             Err(error) => {

@@ -9,7 +9,7 @@ use fuse_client::ClusterError;
 use ring::NodeId;
 use wire::{
     cluster::{ClusterMap, ClusterStatus, NodeState, RaftRole},
-    health::{HealthStatus, HeardReport, Moving},
+    health::{HealthStatus, HeardReport},
     moves::{MovesStatus, TransitionStatus},
 };
 
@@ -19,9 +19,9 @@ use super::{
 };
 use crate::cli::{
     failure::with_causes,
+    moving::{bytes_left, time_left},
     nodes::node_names,
-    status::bytes_left,
-    text::number::{counted, long_size, span},
+    text::number::{counted, long_size, span, thousands},
 };
 
 /// What the cluster said.
@@ -204,17 +204,28 @@ fn out_of_reach(copies: &Redundancy) -> Option<Finding> {
 }
 
 fn fewer_copies(copies: &Redundancy) -> Option<Finding> {
-    let Redundancy { wanted, partitions, fewer, chunks_fewer, lowest, .. } = *copies;
+    let Redundancy { wanted, partitions, fewer, catching_up, chunks_fewer, lowest, .. } = *copies;
     if fewer == 0 {
         return None;
     }
     let text = format!(
-        "{} of {partitions}, about {}, {} fewer than {wanted} copies in reach; the fewest is {lowest}.",
+        "{} of {partitions}, about {}, {} fewer than {wanted} sure copies in reach; the fewest is {lowest}.",
         counted(fewer.into(), "partition", "partitions"),
         counted(chunks_fewer, "chunk", "chunks"),
         if fewer == 1 { "has" } else { "have" },
     );
-    Some(Finding::new("fewer-copies", Severity::Attention, text))
+    // Nobody need do anything about what nodes that are up fetch by themselves.
+    let severity = if fewer == catching_up { Severity::Mending } else { Severity::Attention };
+    let finding = Finding::new("fewer-copies", severity, text);
+    if catching_up == 0 {
+        return Some(finding);
+    }
+    let which = if fewer == catching_up {
+        "all of them".to_owned()
+    } else {
+        format!("{} of them", thousands(catching_up.into()))
+    };
+    Some(finding.meanwhile(format!("nodes that are up fetch what they lack, which makes {which} whole again")))
 }
 
 /// Voters, of which a majority must be up.
@@ -267,12 +278,6 @@ fn unclean(facts: &Facts) -> Option<Finding> {
         let meanwhile = "the owners fetch it, and then the others drop it";
         Finding::new("unclean", Severity::Mending, text).meanwhile(meanwhile)
     })
-}
-
-/// What is left at the pace so far; none before something has come.
-pub(crate) fn time_left(moving: Moving, replicas_left: u32) -> Option<Duration> {
-    let left_ms = u128::from(moving.seen_ms) * u128::from(replicas_left) / u128::from(moving.replicas_done.max(1));
-    (moving.replicas_done > 0).then(|| Duration::from_millis(u64::try_from(left_ms).unwrap_or(u64::MAX)))
 }
 
 fn heard(facts: &Facts) -> impl Iterator<Item = (NodeId, &HeardReport)> {
