@@ -61,10 +61,16 @@ fn set_id_bits_go_when_somebody_else_writes_truncates_or_owns_as_root() {
     assert_eq!(mode(&path), 0o6777, "a write by root keeps them");
     chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
     assert_eq!(mode(&path), 0o777, "a change of owner");
-    // Without the right to execute, the bit of the group means something else.
-    with_mode(&path, 0o2666);
-    as_nobody("printf x >> \"$1\"", &path).ok();
-    assert_eq!(mode(&path), 0o2666);
+    // Without the right to execute, the bit of the group goes only if the writer is none of the group.
+    for line in ["printf x >> \"$1\"", "fallocate -l 100000 \"$1\"", "truncate -s 2 \"$1\""] {
+        for (group, left) in [(0, 0o666), (NOBODY, 0o2666)] {
+            with_mode(&path, 0o666);
+            chown(&path, None, Some(group)).unwrap();
+            with_mode(&path, 0o2666);
+            as_nobody(line, &path).ok();
+            assert_eq!(mode(&path), left, "{line} of a file of group {group}");
+        }
+    }
 }
 
 #[test]

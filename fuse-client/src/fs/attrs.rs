@@ -31,6 +31,14 @@ impl FileSystem {
         Some(Told { attr, attr_ttl: ttl, entry_ttl: ttl })
     }
 
+    /// Attributes, if they stand under a lease.
+    pub fn known_attr(&self, inode: Inode) -> Option<Attr> {
+        let table = self.shared.table.lock();
+        let node = table.get(inode).filter(|node| node.is_leased())?;
+        let attr = node.attr?;
+        Some(node.file.as_ref().map_or(attr, |file| file.state.lock().overlay(&attr)))
+    }
+
     /// Attributes, asked anew: for this moment only.
     pub async fn load_attr(&self, inode: Inode) -> Result<Attr, FsError> {
         let stale = self.shared.table.lock().get(inode).is_some_and(|node| node.pages_stale);

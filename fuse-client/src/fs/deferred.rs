@@ -266,7 +266,7 @@ fn judge_bytes(table: &Table, op: &Op, foreseen: &Foreseen) -> Option<Waiting> {
         Op::SetAttr { set, .. } => {
             // Bits that a write has cleared are cleared when it is committed: after this.
             let bits = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
-            if state.set_id == SetId::Clear && bits {
+            if state.set_id != SetId::Keep && bits {
                 return None;
             }
             match set.modified {

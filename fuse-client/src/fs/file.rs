@@ -9,7 +9,7 @@ use std::{ops::Range, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use wire::namespace::{Attr, ChunkSlice, Content, INLINE_LEN_MAX, Inode, MERGED_MIN, Mode, SetId, SetTime, Timestamp};
+use wire::namespace::{Attr, ChunkSlice, Content, INLINE_LEN_MAX, Inode, MERGED_MIN, SetId, SetTime, Timestamp};
 
 use super::{
     dirty::{DirtyRanges, lay_over},
@@ -169,9 +169,7 @@ impl FileState {
             attr.modified = modified;
             attr.changed = attr.changed.max(modified);
         }
-        if self.set_id == SetId::Clear {
-            attr.mode = without_set_id(attr.mode);
-        }
+        attr.mode = self.set_id.clear(attr.mode);
         attr
     }
 
@@ -180,9 +178,7 @@ impl FileState {
         self.dirty.write(offset, data);
         self.dirty_since.get_or_insert(now);
         self.modified = Some(time);
-        if set_id == SetId::Clear {
-            self.set_id = SetId::Clear;
-        }
+        self.set_id = self.set_id.max(set_id);
     }
 
     /// Learns what came with a listing, some time ago.
@@ -283,13 +279,4 @@ impl FileState {
         self.read_end = if follows { self.read_end.max(range.end) } else { range.end };
         self.reads_in_row >= 2
     }
-}
-
-/// As a write by somebody without privilege leaves the bits.
-pub(crate) fn without_set_id(mode: Mode) -> Mode {
-    let mut bits = mode.bits() & !Mode::SET_UID;
-    if bits & 0o010 != 0 {
-        bits &= !Mode::SET_GID;
-    }
-    Mode::new(bits)
 }

@@ -239,9 +239,7 @@ impl Shared {
                     state.dirty.put_back(offset, &bytes);
                 }
                 state.dirty_since.get_or_insert_with(now);
-                if set_id == SetId::Clear {
-                    state.set_id = SetId::Clear;
-                }
+                state.set_id = state.set_id.max(set_id);
                 if let SetTime::To(time) = modified {
                     state.modified.get_or_insert(time);
                 }

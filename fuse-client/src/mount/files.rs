@@ -11,11 +11,11 @@ use wire::namespace::{
 };
 
 use super::{
+    callers::{is_in_group, is_interrupted},
     convert::name as parse,
     errno::errno,
     kernel::{At, failed},
     names::{GENERATION, done_or_error},
-    signals::is_interrupted,
 };
 use crate::fs::{CopyRange, FsError, HandleId, Lookup, Making, Opened, Seek, Write, WriteKind, WriteMode};
 
@@ -146,7 +146,7 @@ impl At {
             // Somebody else made it a moment ago.
             Err(FsError::Op(OpError::Exists)) if flags & O_EXCL == 0 => {
                 let found = self.fs.load_name(dir, name).await?.ok_or(OpError::NotFound)?;
-                let set_id = super::kernel::set_id(caller.0);
+                let set_id = if caller.0 == 0 { SetId::Keep } else { SetId::Clear };
                 let opened = self.open_slowly(found.inode, flags, set_id).await?;
                 Ok((self.fs.load_attr(found.inode).await?, opened))
             }
@@ -204,11 +204,11 @@ impl At {
         offset: u64,
         data: &[u8],
         (flags, open_flags): (WriteFlags, i32),
+        set_id: SetId,
         reply: ReplyWrite,
     ) {
         let inode = self.numbers.inode(ino);
         let kind = if flags.contains(WriteFlags::FUSE_WRITE_CACHE) { WriteKind::Mapped } else { WriteKind::Plain };
-        let set_id = if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) { SetId::Clear } else { SetId::Keep };
         let mode = match kind {
             WriteKind::Plain => write_mode(open_flags),
             // Pages are written back through any descriptor of the file.
@@ -230,6 +230,16 @@ impl At {
                 Err(error) => reply.error(failed("write", inode, &error)),
             }
         });
+    }
+
+    /// Set-id bits of a file as a change of its bytes by somebody who is not root leaves them: where the group may not execute
+    /// it, set-group-id goes only if the caller is none of the group, as on local file systems.
+    pub(super) fn set_id_of_others(&self, inode: Inode, (pid, gid): (u32, u32)) -> SetId {
+        const BITS: u16 = Mode::SET_GID | 0o010;
+        match self.fs.known_attr(inode).filter(|attr| attr.mode.bits() & BITS == Mode::SET_GID) {
+            Some(attr) if attr.gid != gid && !is_in_group(pid, attr.gid) => SetId::ClearBoth,
+            _ => SetId::Clear,
+        }
     }
 
     /// A process closes the file: what went wrong so far is told, and its locks go.

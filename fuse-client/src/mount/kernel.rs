@@ -77,9 +77,14 @@ pub(super) fn failed(operation: &'static str, inode: wire::namespace::Inode, err
     errno(error)
 }
 
-/// Set-id bits as a write by `uid` leaves them.
-pub(super) fn set_id(uid: u32) -> SetId {
-    if uid == 0 { SetId::Keep } else { SetId::Clear }
+impl Kernel {
+    /// Set-id bits of a file as a change of its bytes by the caller leaves them.
+    fn set_id(&self, request: &Request, ino: INodeNo) -> SetId {
+        match request.uid() {
+            0 => SetId::Keep,
+            _ => self.at.set_id_of_others(self.at.numbers.inode(ino), (request.pid(), request.gid())),
+        }
+    }
 }
 
 impl Filesystem for Kernel {
@@ -142,7 +147,7 @@ impl Filesystem for Kernel {
     ) {
         // A change of owner takes the set-id bits, whoever makes it; a truncation does unless root makes it.
         let owner_changes = uid.is_some() || gid.is_some();
-        let set_id = if owner_changes { SetId::Clear } else { set_id(request.uid()) };
+        let set_id = if owner_changes { SetId::Clear } else { self.set_id(request, ino) };
         let mode = mode.map(|bits| Mode::new((bits & 0o7777) as u16));
         let (accessed, modified) = (set_time(atime), set_time(mtime));
         self.at.set_attr(ino, SetAttr { mode, uid, gid, size, accessed, modified, set_id }, reply);
@@ -199,7 +204,7 @@ impl Filesystem for Kernel {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.at.open(ino, flags.0, set_id(request.uid()), reply);
+        self.at.open(ino, flags.0, self.set_id(request, ino), reply);
     }
 
     fn create(
@@ -231,7 +236,7 @@ impl Filesystem for Kernel {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -241,7 +246,11 @@ impl Filesystem for Kernel {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.at.write((ino, fh), offset, data, (write_flags, flags.0), reply);
+        let set_id = match write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            true => self.at.set_id_of_others(self.at.numbers.inode(ino), (request.pid(), request.gid())),
+            false => SetId::Keep,
+        };
+        self.at.write((ino, fh), offset, data, (write_flags, flags.0), set_id, reply);
     }
 
     fn flush(&self, _request: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -371,7 +380,7 @@ impl Filesystem for Kernel {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.at.allocate((ino, fh), (offset, length), mode, set_id(request.uid()), reply);
+        self.at.allocate((ino, fh), (offset, length), mode, self.set_id(request, ino), reply);
     }
 
     fn lseek(&self, _request: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -384,13 +393,13 @@ impl Filesystem for Kernel {
         ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.at.copy_range(ino_in, (fh_in, offset_in), (fh_out, offset_out), len, set_id(request.uid()), reply);
+        self.at.copy_range(ino_in, (fh_in, offset_in), (fh_out, offset_out), len, self.set_id(request, ino_out), reply);
     }
 }

@@ -10,13 +10,13 @@
 //! What an operation does (`fs`).
 
 mod attach;
+mod callers;
 mod convert;
 mod errno;
 mod files;
 mod kernel;
 mod names;
 mod notices;
-mod signals;
 
 use std::{
     io,

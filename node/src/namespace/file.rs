@@ -12,7 +12,6 @@ use wire::namespace::{
 use super::{
     edit::{Edit, Fault},
     extents::{PIECES_MAX, ROWS_PER_EXTENT},
-    inode::clear_set_id,
     row::{Body, ExtentRow, InodeRow, Storage},
     table,
 };
@@ -107,7 +106,7 @@ impl Edit<'_> {
         modified: SetTime,
         set_id: SetId,
     ) -> Result<InodeRow, Fault> {
-        clear_set_id(&mut file.row, set_id);
+        file.row.mode = set_id.clear(file.row.mode);
         self.remove_capability(file.inode)?;
         let before = file.row.changed;
         self.touch_data(&mut file.row, modified);

@@ -2,7 +2,7 @@
 
 use wire::namespace::{
     FileType, InlineData, Inode, Mode, NewContent, NewGroup, NewInode, NewKind, OpError, SYMLINK_LEN_MAX, SessionId,
-    SetAttr, SetId, SetTime, Timestamp, Usage,
+    SetAttr, SetTime, Timestamp, Usage,
 };
 
 use super::{
@@ -181,7 +181,7 @@ impl Edit<'_> {
     pub(super) fn set_attr(&mut self, inode: Inode, set: &SetAttr) -> Result<InodeRow, Fault> {
         let mut row = self.inode(inode)?;
         if (set.size.is_some() || set.uid.is_some() || set.gid.is_some()) && !row.is_directory() {
-            clear_set_id(&mut row, set.set_id);
+            row.mode = set.set_id.clear(row.mode);
         }
         if let Some(size) = set.size {
             let mut file = OpenFile::check(inode, row)?;
@@ -200,15 +200,6 @@ impl Edit<'_> {
         row.mode = set.mode.unwrap_or(row.mode);
         self.put_inode(inode, &row)?;
         Ok(row)
-    }
-}
-
-/// Set-user-id goes; set-group-id goes where the group may execute.
-pub(super) fn clear_set_id(row: &mut InodeRow, set_id: SetId) {
-    if set_id == SetId::Clear {
-        let group_executes = row.mode.bits() & 0o010 != 0;
-        let cleared = Mode::SET_UID | if group_executes { Mode::SET_GID } else { 0 };
-        row.mode = Mode::new(row.mode.bits() & !cleared);
     }
 }
 

@@ -6,7 +6,6 @@ use super::{
     edit::{Edit, Fault},
     extents::{PIECES_MAX, Reached, extents_of},
     file::{Covered, OpenFile, check_len},
-    inode::clear_set_id,
     row::{ExtentRow, InodeRow, Storage},
 };
 
@@ -66,7 +65,7 @@ impl Edit<'_> {
         }
         let row = if filling == Filling::Room && file.row.size == size {
             // No byte reads differently.
-            clear_set_id(&mut file.row, set_id);
+            file.row.mode = set_id.clear(file.row.mode);
             self.touch(&mut file.row);
             self.settle(file)?
         } else {

@@ -167,13 +167,28 @@ pub enum SetTime {
 }
 
 /// Whether a change of bytes or size clears the set-id bits, as for a caller who is not privileged.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub enum SetId {
     /// They stay.
     #[default]
     Keep,
     /// Set-user-id goes; set-group-id goes where the group may execute.
     Clear,
+    /// Both go: the caller is not of the file's group.
+    ClearBoth,
+}
+
+impl SetId {
+    /// What becomes of a mode.
+    pub fn clear(self, mode: Mode) -> Mode {
+        let group_executes = mode.bits() & 0o010 != 0;
+        let cleared = match self {
+            Self::Keep => 0,
+            Self::Clear if !group_executes => Mode::SET_UID,
+            Self::Clear | Self::ClearBoth => Mode::SET_UID | Mode::SET_GID,
+        };
+        Mode::new(mode.bits() & !cleared)
+    }
 }
 
 /// A change of attributes; what is `None` stays.

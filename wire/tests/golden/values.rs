@@ -348,6 +348,7 @@ fn name_ops() -> Vec<(&'static str, Op)> {
         ("op.rename.no_replace", rename(RenameMode::NoReplace)),
         ("op.rename.exchange", rename(RenameMode::Exchange)),
         ("op.set_attr.all", Op::SetAttr { inode, set }),
+        ("op.set_attr.clear_both", Op::SetAttr { inode, set: SetAttr { set_id: SetId::ClearBoth, ..set } }),
         ("op.set_attr.none", Op::SetAttr { inode, set: SetAttr::default() }),
         ("op.set_xattr.set", set_xattr(XattrMode::Set)),
         ("op.set_xattr.create", set_xattr(XattrMode::Create)),

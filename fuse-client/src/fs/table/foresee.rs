@@ -206,8 +206,8 @@ impl Table {
         let mut foreseen = Foreseen::default();
         let attr = foreseen.attr_mut(self.ours(inode)?);
         let owner_changes = set.uid.is_some() || set.gid.is_some();
-        if owner_changes && set.set_id == SetId::Clear && attr.file_type != FileType::Directory {
-            attr.mode = super::super::file::without_set_id(attr.mode);
+        if owner_changes && attr.file_type != FileType::Directory {
+            attr.mode = set.set_id.clear(attr.mode);
         }
         touch(attr, at);
         let time = |set: SetTime, old: Timestamp| match set {

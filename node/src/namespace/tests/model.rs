@@ -132,9 +132,9 @@ impl Node {
     }
 
     fn clear_set_id(&mut self, set_id: SetId) {
-        if set_id == SetId::Clear {
+        if set_id != SetId::Keep {
             self.mode &= !0o4000;
-            if self.mode & 0o010 != 0 {
+            if self.mode & 0o010 != 0 || set_id == SetId::ClearBoth {
                 self.mode &= !0o2000;
             }
         }

@@ -173,7 +173,7 @@ impl History {
     }
 
     fn set_id(&mut self) -> SetId {
-        self.one_of(&[SetId::Keep, SetId::Clear])
+        self.one_of(&[SetId::Keep, SetId::Clear, SetId::ClearBoth])
     }
 
     fn replace(&mut self) -> Replace {

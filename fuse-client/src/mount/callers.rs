@@ -1,4 +1,5 @@
-//! Whether somebody who waits has a signal pending: the FUSE library cannot tell us of interrupts.
+//! What the kernel tells of callers: whether one that waits has a signal pending, which the FUSE library cannot tell us, and
+//! of which groups it is.
 
 use std::fs;
 
@@ -18,9 +19,26 @@ fn has_pending(status: &str) -> bool {
     (field("SigPnd:") | field("ShdPnd:")) & !(field("SigBlk:") | field("SigIgn:")) != 0
 }
 
+/// Whether the thread `pid` is of a group beside its first; nobody knows of one that does not exist any more.
+pub(super) fn is_in_group(pid: u32, group: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| has_group(&status, group))
+}
+
+fn has_group(status: &str, group: u32) -> bool {
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    groups.is_some_and(|groups| groups.split_whitespace().any(|found| found.parse() == Ok(group)))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::has_pending;
+    use super::{has_group, has_pending};
+
+    #[test]
+    fn the_groups_of_a_caller_are_those_of_its_status() {
+        let status = "Name:\tx\nGid:\t7\t7\t7\t7\nGroups:\t4 27 1000 \nNStgid:\t9\n";
+        assert!(has_group(status, 4) && has_group(status, 1000));
+        assert!(!has_group(status, 7) && !has_group(status, 100) && !has_group("Groups:\t \n", 0));
+    }
 
     #[test]
     fn only_signals_that_are_neither_blocked_nor_ignored_count() {
