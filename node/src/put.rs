@@ -6,10 +6,18 @@
 //! # Not here
 //! Puts of clients (`serve`); fetching what this node itself lacks (`repair`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use futures::{StreamExt, stream::FuturesUnordered};
-use ring::{Epoch, GcEpoch, NodeId};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared},
+    stream::FuturesUnordered,
+};
+use ring::{ChunkKey, Epoch, GcEpoch, NodeId};
 use tokio::{
     task::JoinError,
     time::{Instant, timeout, timeout_at},
@@ -38,6 +46,64 @@ pub(crate) struct Put {
     pub(crate) gc: GcEpoch,
     /// How long one replica may take. All of them may take twice that: this node's own put is never given up half-way.
     pub(crate) deadline: Duration,
+    /// Where it need not be sent.
+    pub(crate) kept: Kept,
+}
+
+/// What nodes that have bytes in their own rows were asked to keep of them, and what becomes of it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    asked: Arc<BTreeMap<NodeId, Asked>>,
+}
+
+/// The chunks that a node has kept.
+type Asked = Shared<BoxFuture<'static, Arc<BTreeSet<ChunkKey>>>>;
+
+impl Kept {
+    /// Asks each node to keep chunks, each of them no more than [`wire::chunk::KEEP_MAX`].
+    pub(crate) fn ask(
+        node: &Arc<Node>,
+        wanted: BTreeMap<NodeId, Vec<ChunkKey>>,
+        (epoch, gc): (Epoch, GcEpoch),
+        deadline: Duration,
+    ) -> Self {
+        let ask = |(to, keys): (NodeId, Vec<ChunkKey>)| {
+            let task = Arc::clone(node);
+            let asking = node.tasks.spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = task.stop.cancelled() => BTreeSet::new(),
+                    kept = ask_to_keep(&task, to, keys, (epoch, gc), deadline) => kept,
+                }
+            });
+            (to, asking.map(|kept| Arc::new(kept.unwrap_or_default())).boxed().shared())
+        };
+        Self { asked: Arc::new(wanted.into_iter().map(ask).collect()) }
+    }
+
+    async fn by(&self, node: NodeId, key: &ChunkKey) -> bool {
+        match self.asked.get(&node) {
+            Some(asked) => asked.clone().await.contains(key),
+            None => false,
+        }
+    }
+}
+
+async fn ask_to_keep(
+    node: &Node,
+    to: NodeId,
+    keys: Vec<ChunkKey>,
+    (epoch, gc): (Epoch, GcEpoch),
+    deadline: Duration,
+) -> BTreeSet<ChunkKey> {
+    let Some(address) = node.map().and_then(|map| map.node(to).map(|row| row.address)) else { return BTreeSet::new() };
+    let request = Request::Chunk(ChunkRequest::Keep { keys: keys.clone(), epoch, gc });
+    match node.peers.call(to, address, Lane::Bulk, &request, &[], deadline).await {
+        Ok((Ok(Answer::Chunk(ChunkAnswer::Kept { kept })), _)) if kept.len() == keys.len() => {
+            keys.into_iter().zip(kept).filter_map(|(key, kept)| kept.then_some(key)).collect()
+        }
+        _ => BTreeSet::new(),
+    }
 }
 
 /// Which replicas have to have it.
@@ -107,7 +173,10 @@ fn is_reached(rows: &[PutRow], stable: &[NodeId], reach: Reach) -> bool {
 
 /// One replica, which may be this node.
 async fn put_on(node: &Node, to: NodeId, put: Put) -> Result<(), Refusal> {
-    let Put { chunk, epoch, gc, deadline } = put;
+    let Put { chunk, epoch, gc, deadline, kept } = put;
+    if kept.by(to, &chunk.key()).await {
+        return Ok(());
+    }
     if to == node.id {
         return crate::serve::keep_chunk(node, chunk, epoch, gc, Durability::Synced).await.map(drop);
     }

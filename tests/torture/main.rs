@@ -269,6 +269,11 @@ fn keep_logs(cluster: &Cluster, seed: u64) {
         }
     }
     eprintln!("what they said is in {}", kept.display());
+    // All that they hold, for who asks for it: it is large.
+    if let Some(all) = std::env::var_os("DFS_TORTURE_KEEP") {
+        let copied = std::process::Command::new("cp").arg("-a").arg(cluster.dir()).arg(&all).status().unwrap();
+        assert!(copied.success(), "not all was copied to {}", all.display());
+    }
 }
 
 /// Keeps the logs if the test fails while it is there.

@@ -10,6 +10,9 @@ pub const KEYS_MAX: usize = 4096;
 /// is a short one.
 pub const DIGESTS_MAX: u32 = 256;
 
+/// Chunks that one [`ChunkRequest::Keep`] may name: what one checkpoint takes out.
+pub const KEEP_MAX: usize = 256;
+
 /// What a store holds of one partition: BLAKE3 of the keys of its copies, in order, each followed by the copy's stamp (8
 /// bytes, little-endian). What [`ChunkAnswer::Listed`] would not show is not in it. Equal digests are equal copies with
 /// equal stamps, as surely as equal keys are equal bytes.
@@ -98,6 +101,15 @@ pub enum ChunkRequest {
         /// The sender's epoch.
         epoch: Epoch,
     },
+    /// Keep these chunks, whose bytes lie in the namespace as it is on the asked node: a put without bytes. Nodes only.
+    Keep {
+        /// At most [`KEEP_MAX`].
+        keys: Vec<ChunkKey>,
+        /// The sender's epoch: the node must be a replica at it.
+        epoch: Epoch,
+        /// The sender's `gc_current`.
+        gc: GcEpoch,
+    },
 }
 
 /// What a chunk store answers.
@@ -144,5 +156,10 @@ pub enum ChunkAnswer {
     Digests {
         /// Of the lowest partitions asked for, in order: of one at least, and not of all where much is held.
         digests: Vec<PartitionDigest>,
+    },
+    /// To a keep, when what is kept is stable.
+    Kept {
+        /// Of each chunk, in order, whether it is; not if the node's namespace does not have its bytes.
+        kept: Vec<bool>,
     },
 }

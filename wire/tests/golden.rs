@@ -170,7 +170,7 @@ fn counted(
     use {MovesAnswer as MA, MovesRequest as MR};
     match asked.0 {
         CR::Put { .. } | CR::Sync { .. } | CR::Has { .. } | CR::Get { .. } | CR::List { .. } | CR::Suspect { .. } => {}
-        CR::Digest { .. } => {}
+        CR::Digest { .. } | CR::Keep { .. } => {}
     }
     match asked.1 {
         NR::OpenSession { .. } | NR::KeepAlive { .. } | NR::CloseSession { .. } => {}
@@ -203,7 +203,7 @@ fn counted(
     }
     match answered.0 {
         CA::Put { .. } | CA::Synced { .. } | CA::Has { .. } | CA::Got { .. } | CA::Listed { .. } | CA::Noted => {}
-        CA::Digests { .. } => {}
+        CA::Digests { .. } | CA::Kept { .. } => {}
     }
     match answered.1 {
         NA::SessionOpened { .. } | NA::Alive { .. } | NA::SessionClosed => {}

@@ -254,7 +254,7 @@ impl Cluster {
             ChunkRequest::Put { .. } | ChunkRequest::Get { .. } | ChunkRequest::List { .. } => Lane::Bulk,
             // These must not wait behind megabytes.
             ChunkRequest::Sync { .. } | ChunkRequest::Has { .. } | ChunkRequest::Suspect { .. } => Lane::Control,
-            ChunkRequest::Digest { .. } => Lane::Control,
+            ChunkRequest::Digest { .. } | ChunkRequest::Keep { .. } => Lane::Control,
         };
         let request = Request::Chunk(request);
         let called = self.shared.peers.call(node, address, lane, &request, body, deadline).await;

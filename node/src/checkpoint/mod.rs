@@ -9,20 +9,26 @@
 //! # Not here
 //! What is journaled, and what a checkpoint changes (`namespace`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use ring::ChunkKey;
+use ring::{ChunkKey, GcEpoch, NodeId};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
-use wire::{Refusal, garbage::Standing, namespace::JournaledChunk, tree::ReceivedChunk};
+use wire::{
+    Refusal, chunk::KEEP_MAX, cluster::ClusterMap, garbage::Standing, namespace::JournaledChunk, tree::ReceivedChunk,
+};
 
 use crate::{
     kv::KvError,
     namespace::{self, CHECKPOINT_MAX, Checkpointed, CommandBody, Journaled, LogIndex},
     node::Node,
-    put::{self, Put, Reach},
+    put::{self, Kept, Put, Reach},
 };
 
 /// Between two looks.
@@ -44,7 +50,7 @@ const AT_ONCE: usize = 32;
 /// Chunks that one command takes out: few, so that the proof of those that were put first does not grow old with the last.
 const PAGE_LEN: usize = 2 * AT_ONCE;
 
-const _: () = assert!(PAGE_LEN <= CHECKPOINT_MAX, "a command takes out a page");
+const _: () = assert!(PAGE_LEN <= CHECKPOINT_MAX && PAGE_LEN <= KEEP_MAX, "a command takes out a page");
 
 /// How long one replica may take.
 const PUT_DEADLINE: Duration = Duration::from_secs(2);
@@ -116,7 +122,9 @@ impl Walk {
             let page = namespace::journal_page(&*rows, after, up_to, PAGE_LEN).map_err(|error| broken(&error))?;
             let Some(last) = page.last() else { break };
             after = Some(last.chunk.key);
-            let put = stream::iter(page).map(|journaled| checkpoint(node, journaled)).buffer_unordered(AT_ONCE);
+            let Some(reached) = Reached::ask(node, &page) else { return Ok(Round::Stuck) };
+            let put = stream::iter(page).map(|journaled| checkpoint(node, &reached, journaled));
+            let put = put.buffer_unordered(AT_ONCE);
             let chunks: Vec<(ChunkKey, Checkpointed)> = put.filter_map(std::future::ready).collect().await;
             if chunks.is_empty() {
                 self.after = after;
@@ -128,8 +136,40 @@ impl Walk {
     }
 }
 
+/// Whom the chunks of a page must reach.
+struct Reached {
+    map: Arc<ClusterMap>,
+    gc: GcEpoch,
+    kept: Kept,
+}
+
+impl Reached {
+    /// Asks those that follow the log to keep what is theirs: they have the bytes.
+    fn ask(node: &Arc<Node>, page: &[Journaled]) -> Option<Self> {
+        let rows = node.consensus.local();
+        let map = node.map()?;
+        let bits = map.placement()?.bits();
+        // As late as can be: nothing holds back what is safe to delete for these puts.
+        let gc = namespace::gc_current(&*rows).map_err(|error| broken(&error)).ok()?;
+        let view = node.consensus.watch().borrow().clone();
+        let follows = |id: &NodeId| *id != node.id && (view.voters.contains(id) || view.learners.contains(id));
+        let mut wanted: BTreeMap<NodeId, Vec<ChunkKey>> = BTreeMap::new();
+        for key in page.iter().filter(|journaled| journaled.is_named).map(|journaled| journaled.chunk.key) {
+            let owners: BTreeSet<NodeId> =
+                map.put_rows(bits.partition_of(&key)).into_iter().flat_map(|row| row.nodes).filter(follows).collect();
+            owners.into_iter().for_each(|owner| wanted.entry(owner).or_default().push(key));
+        }
+        let kept = Kept::ask(node, wanted, (map.epoch, gc), PUT_DEADLINE);
+        Some(Self { map, gc, kept })
+    }
+}
+
 /// Why the chunk may be taken out now, if it may.
-async fn checkpoint(node: &Arc<Node>, journaled: Journaled) -> Option<(ChunkKey, Checkpointed)> {
+async fn checkpoint(
+    node: &Arc<Node>,
+    Reached { map, gc, kept }: &Reached,
+    journaled: Journaled,
+) -> Option<(ChunkKey, Checkpointed)> {
     let Journaled { chunk: JournaledChunk { bytes, key }, is_named } = journaled;
     if !is_named {
         return Some((key, Checkpointed::Unnamed));
@@ -139,14 +179,11 @@ async fn checkpoint(node: &Arc<Node>, journaled: Journaled) -> Option<(ChunkKey,
     if standing != Standing::Named {
         return None;
     }
-    let map = node.map()?;
-    let partition = map.placement()?.bits().partition_of(&key);
-    let rows = map.put_rows(partition);
-    // As late as can be: nothing holds back what is safe to delete for these puts.
-    let gc = namespace::gc_current(&*node.consensus.local()).map_err(|error| broken(&error)).ok()?;
+    let rows = map.put_rows(map.placement()?.bits().partition_of(&key));
     let chunk = ReceivedChunk::new(Bytes::from(bytes)).verify(key).ok()?;
-    let put = Put { chunk, epoch: map.epoch, gc, deadline: PUT_DEADLINE };
-    put::put(node, &put, &rows, Reach::Quorum).await.then_some((key, Checkpointed::Stable { epoch: map.epoch, gc }))
+    let (epoch, gc) = (map.epoch, *gc);
+    let put = Put { chunk, epoch, gc, deadline: PUT_DEADLINE, kept: kept.clone() };
+    put::put(node, &put, &rows, Reach::Quorum).await.then_some((key, Checkpointed::Stable { epoch, gc }))
 }
 
 fn broken(error: &KvError) -> Refusal {

@@ -36,7 +36,7 @@ use crate::{
     kv::KvError,
     namespace::{self, CommandBody, ExtentsPage},
     node::Node,
-    put::{self, Put, Reach},
+    put::{self, Kept, Put, Reach},
 };
 
 /// Extents that are looked at in one go.
@@ -198,7 +198,7 @@ async fn merge(node: &Arc<Node>, run: &Run) -> Result<bool, MergeError> {
     let ring = map.placement().ok_or(Refusal::NotServing)?;
     let put_rows = map.put_rows(ring.bits().partition_of(&key));
     let gc = namespace::gc_current(&*rows)?;
-    let put = Put { chunk, epoch: map.epoch, gc, deadline: PUT_DEADLINE };
+    let put = Put { chunk, epoch: map.epoch, gc, deadline: PUT_DEADLINE, kept: Kept::default() };
     let is_whole = |row: &PutRow| row.nodes.len() >= ring.replicas().count();
     if !put_rows.iter().all(is_whole) || !put::put(node, &put, &put_rows, Reach::Everyone).await {
         return Err(MergeError::NotPut);

@@ -94,7 +94,7 @@ pub fn journal_tally(rows: &dyn KvRead) -> Result<JournalTally, KvError> {
 }
 
 /// The bytes of a chunk, if they are here.
-pub(super) fn journaled(rows: &dyn KvRead, key: ChunkKey) -> Result<Option<JournaledChunk>, KvError> {
+pub fn journaled(rows: &dyn KvRead, key: ChunkKey) -> Result<Option<JournaledChunk>, KvError> {
     let row: Option<JournaledRow> = row::read(rows, &table::journaled(&key))?;
     Ok(row.map(|row| row.chunk))
 }

@@ -47,7 +47,9 @@ pub use command::{ClusterCommand, ClusterOutcome, Command, CommandBody, CommandO
 pub use dead::{DeadLimits, DeadRows, DeadTally, FORGET_MAX, dead_rows, dead_tally, standing};
 pub use edit::ROWS_MAX;
 pub use garbage::{gc_current, gc_safe, orphans, orphans_index, pending_work};
-pub use journal::{CHECKPOINT_MAX, Checkpointed, JOURNALED_MAX, JournalTally, Journaled, journal_page, journal_tally};
+pub use journal::{
+    CHECKPOINT_MAX, Checkpointed, JOURNALED_MAX, JournalTally, Journaled, journal_page, journal_tally, journaled,
+};
 pub use merge::{
     ExtentCursor, ExtentsPage, MERGED_MAX, References, RunDigest, extents_page, journaled_bytes, references,
 };

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use ring::{ChunkKey, Epoch, GcEpoch, Partition, PartitionBits};
 use tokio::sync::RwLockReadGuard;
-use tracing::warn;
+use tracing::{debug, warn};
 use wire::{
     Answer, Refusal,
-    chunk::{ChunkAnswer, ChunkRequest, DIGESTS_MAX, Durability, Incarnation, KEYS_MAX, PartitionDigest},
+    chunk::{ChunkAnswer, ChunkRequest, DIGESTS_MAX, Durability, Incarnation, KEEP_MAX, KEYS_MAX, PartitionDigest},
     cluster::{ClusterMap, PeerAccess},
     quic::Exchange,
     tree::{GROUP_LEN, ReceivedChunk, VerifiedChunk},
@@ -16,6 +16,7 @@ use wire::{
 use super::{Asker, Served, read_body, take_room};
 use crate::{
     chunk_store::{ListError, PutError, ReadError, SyncError},
+    namespace,
     node::Node,
 };
 
@@ -62,6 +63,14 @@ pub(super) async fn handle(
         ChunkRequest::Digest { first, last, epoch } => {
             asker.must_be_node()?;
             digest(node, &*map_at(node, epoch).await?, first, last).await?
+        }
+        ChunkRequest::Keep { keys, epoch, gc } => {
+            asker.must_be_node()?;
+            if keys.len() > KEEP_MAX {
+                return Err(Refusal::Malformed);
+            }
+            let kept = keys.into_iter().map(|key| keep_journaled(node, key, epoch, gc));
+            ChunkAnswer::Kept { kept: futures::future::join_all(kept).await }
         }
         ChunkRequest::Suspect { key } => {
             // Whatever else a stranger to this node names would only fill the list of those that are read again.
@@ -110,6 +119,27 @@ pub(crate) async fn keep(
     let incarnation = node.chunks.put(chunk, gc, durability).await.map_err(|error| put_refusal(&error))?;
     std::mem::forget(missed);
     Ok(incarnation)
+}
+
+/// Keeps a chunk whose bytes lie in the namespace; whether it is stable.
+async fn keep_journaled(node: &Node, key: ChunkKey, epoch: Epoch, gc: GcEpoch) -> bool {
+    let journaled = match namespace::journaled(&*node.consensus.local(), key) {
+        Ok(journaled) => journaled,
+        Err(error) => {
+            warn!(%error, "the journal cannot be read");
+            None
+        }
+    };
+    let Some(chunk) = journaled.and_then(|chunk| ReceivedChunk::new(chunk.bytes.into()).verify(key).ok()) else {
+        return false;
+    };
+    match keep(node, chunk, epoch, gc, Durability::Synced).await {
+        Ok(_) => true,
+        Err(refusal) => {
+            debug!(%refusal, %key, "a journaled chunk cannot be kept");
+            false
+        }
+    }
 }
 
 /// What lies with this node's memory or disk: unless it is forgotten, this node will look what others hold. A writer

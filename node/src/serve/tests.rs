@@ -2,14 +2,15 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
-use ring::{NodeId, ReplicaCount, Weight};
+use ring::{ChunkKey, NodeId, ReplicaCount, Weight};
 use tokio::time::{Instant, sleep, timeout};
 use wire::{
-    Refusal,
+    Answer, Refusal, Request,
+    chunk::{ChunkAnswer, ChunkRequest},
     cluster::{Access, ClientId, ClusterId, Newcomer, NodeRow, Peer, Redeem, SealKey, TokenPurpose},
     namespace::{
-        Batch, Inode, Mode, Name, NewContent, NewGroup, NewInode, NewKind, NumberedOp, Op, OpNumber, Query,
-        QueryAnswer, Replace, SessionNonce, Timestamp, Want,
+        Batch, Inode, JournaledChunk, JournaledPart, Mode, Name, NewContent, NewGroup, NewInode, NewKind, NumberedOp,
+        Op, OpNumber, Query, QueryAnswer, Replace, SessionNonce, SetId, SetTime, Timestamp, Want,
     },
     quic::{AuthorityKey, Credentials, KeyPair, Socket, UdpSocketConfig, bind_udp},
 };
@@ -300,4 +301,60 @@ async fn a_node_that_listens_elsewhere_after_a_restart_is_reached_there() {
     }
     leader.shut_down().await;
     follower.shut_down().await;
+}
+
+/// A session of [`CLIENT`] that has made a file, whose bytes are journaled; the chunk's key.
+async fn write_journaled(leader: &Node) -> ChunkKey {
+    let Ok(CommandOutcome::SessionOpened { session, inodes, .. }) = open_session(leader, 1).await else {
+        panic!("no session");
+    };
+    let (inode, bytes) = (inodes.first, b"a page of a database".to_vec());
+    let (mode, gid) = (Mode::new(0o644), NewGroup::Caller(0));
+    let kind = NewKind::File(NewContent::Empty);
+    let new = NewInode { inode, kind, mode, uid: 0, gid, times: None, xattrs: Vec::new() };
+    let name = Name::new(b"database").unwrap();
+    let parts = vec![JournaledPart { offset: 0, chunk_offset: 0, len: bytes.len() as u32 }];
+    let chunk = JournaledChunk { key: ChunkKey::of(&bytes), bytes };
+    let (key, modified, set_id) = (chunk.key, SetTime::Now, SetId::Keep);
+    let ops = [
+        Op::Create { dir: Inode::ROOT, name, new, replace: Replace::No },
+        Op::WriteJournaled { inode, chunk, parts, if_version: None, modified, set_id },
+    ];
+    let numbered = |(number, op)| NumberedOp { number: OpNumber(number), after: None, op };
+    let ops = (1..).zip(ops).map(numbered).collect();
+    let batch = Batch { session, lowest_unanswered: OpNumber(1), ops, want: Want::Outcome };
+    let written = super::propose(leader, CommandBody::Batch { client: CLIENT, batch }, PATIENCE).await;
+    let Ok(CommandOutcome::Batch { outcomes, .. }) = written else { panic!("no outcomes") };
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    key
+}
+
+#[tokio::test]
+async fn a_node_keeps_a_chunk_that_is_named_to_it_from_its_own_rows_and_only_what_is_there() {
+    let rig = Rig::new();
+    let leader = rig.found().await;
+    let second = rig.join(&leader, &mut Machine::new(2)).await;
+    let third = rig.join(&leader, &mut Machine::new(3)).await;
+    let nodes = [&leader, &second, &third];
+    for node in nodes {
+        until("the ring is solved", || node.map().is_some_and(|map| map.ring.is_some())).await;
+    }
+    let key = write_journaled(&leader).await;
+    let rows = second.consensus.local();
+    until("it has the bytes", || namespace::journaled(&*rows, key).unwrap().is_some()).await;
+    assert!(!second.chunks.holds(&key).unwrap(), "nobody has put it yet");
+    let (epoch, gc) = (leader.map().unwrap().epoch, namespace::gc_current(&*leader.consensus.local()).unwrap());
+    let keys = vec![key, ChunkKey::of(b"what nobody has written")];
+    let request = Request::Chunk(ChunkRequest::Keep { keys, epoch, gc });
+    let answer = leader.ask(second.id, &request, PATIENCE).await;
+    assert_eq!(answer, Ok(Answer::Chunk(ChunkAnswer::Kept { kept: vec![true, false] })));
+    assert!(second.chunks.holds(&key).unwrap());
+    until("all have it", || nodes.iter().all(|node| node.chunks.holds(&key).unwrap())).await;
+    until("it is in no row", || {
+        nodes.iter().all(|node| namespace::journaled(&*node.consensus.local(), key).unwrap().is_none())
+    })
+    .await;
+    for node in nodes {
+        node.shut_down().await;
+    }
 }

@@ -179,6 +179,7 @@ fn chunk_requests() -> Vec<(&'static str, ChunkRequest)> {
         ),
         ("request.chunk.suspect", ChunkRequest::Suspect { key }),
         ("request.chunk.digest", ChunkRequest::Digest { first: Partition(5), last: Partition(260), epoch }),
+        ("request.chunk.keep", ChunkRequest::Keep { keys: vec![key, key], epoch, gc }),
     ]
 }
 
@@ -485,6 +486,7 @@ fn chunk_answers() -> Vec<(&'static str, ChunkAnswer)> {
         ("answer.chunk.listed", ChunkAnswer::Listed { keys: vec![(KEY, GcEpoch(4))], end: true }),
         ("answer.chunk.noted", ChunkAnswer::Noted),
         ("answer.chunk.digests", ChunkAnswer::Digests { digests: vec![PartitionDigest([7; 32])] }),
+        ("answer.chunk.kept", ChunkAnswer::Kept { kept: vec![true, false] }),
     ]
 }
 

@@ -347,7 +347,10 @@ fn chunk(index: usize, request: ChunkRequest, body: Bytes, state: &mut State) ->
             Ok(ChunkAnswer::Noted)
         }
         ChunkRequest::Get { key, offset, len } => return get(store, key, offset, len),
-        ChunkRequest::Has { .. } | ChunkRequest::List { .. } | ChunkRequest::Digest { .. } => Err(Refusal::Internal),
+        ChunkRequest::Has { .. }
+        | ChunkRequest::List { .. }
+        | ChunkRequest::Digest { .. }
+        | ChunkRequest::Keep { .. } => Err(Refusal::Internal),
     };
     Say::Reply(answer.map(Answer::Chunk), Vec::new())
 }
