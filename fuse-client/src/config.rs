@@ -35,6 +35,8 @@ pub struct ProfilePlaces {
     pub system: PathBuf,
     /// Where new ones go.
     pub new: NewProfiles,
+    /// The system's come before the user's: at boot, where nobody is logged in.
+    pub system_first: bool,
 }
 
 /// Where new profiles go.
@@ -115,7 +117,11 @@ impl ProfilePlaces {
         if name.as_bytes().contains(&b'/') {
             return Ok(PathBuf::from(name));
         }
-        let places = self.user.iter().chain([&self.system]);
+        let mut places = self.user.iter().chain([&self.system]).collect::<Vec<_>>();
+        if self.system_first {
+            places.reverse();
+        }
+        let places = places.into_iter();
         let found = places.clone().map(|place| place.join(name)).find(|folder| folder.join(MANIFEST).exists());
         found.ok_or_else(|| ProfileError::Missing {
             name: name.to_string_lossy().into_owned(),
@@ -359,7 +365,7 @@ mod tests {
     fn the_users_profile_comes_before_the_systems_and_a_slash_makes_a_path() {
         let place = tempfile::tempdir().unwrap();
         let (user, system) = (place.path().join("user"), place.path().join("etc"));
-        let places = ProfilePlaces { user: Some(user), system, new: NewProfiles::User };
+        let places = ProfilePlaces { user: Some(user), system, new: NewProfiles::User, system_first: false };
         let missing = places.find(OsStr::new("default")).unwrap_err();
         assert!(matches!(missing, ProfileError::Missing { .. }) && missing.to_string().contains("dfs login"));
         profile().save(&places.system.join("default")).unwrap();
@@ -368,6 +374,8 @@ mod tests {
         assert_eq!(places.find(OsStr::new("default")).unwrap(), place.path().join("user/default"));
         assert_eq!(places.find(OsStr::new("./x")).unwrap(), std::path::Path::new("./x"));
         assert_eq!(places.new_folder(OsStr::new("other")), place.path().join("user/other"));
+        let at_boot = ProfilePlaces { system_first: true, ..places.clone() };
+        assert_eq!(at_boot.find(OsStr::new("default")).unwrap(), places.system.join("default"));
         let of_root = ProfilePlaces { new: NewProfiles::System, ..places };
         assert_eq!(of_root.new_folder(OsStr::new("other")), place.path().join("etc/other"));
         assert_eq!(of_root.new_folder(OsStr::new("default")), place.path().join("user/default"), "it is found first");

@@ -195,7 +195,9 @@ fn capabilities_of_a_program_go_when_it_is_written_and_only_then_as_root() {
         assert!(has(&other), "what was written before took what was given afterwards");
         let mut file = OpenOptions::new().write(true).append(append).open(&path).unwrap();
         file.write_all(b"x").unwrap();
+        assert!(!has(&mount), "as long as nobody else asks, append: {append}");
         assert!(!has(&other), "append: {append}");
+        assert!(!has(&mount), "after others have asked, append: {append}");
     }
 }
 

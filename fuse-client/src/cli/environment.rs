@@ -18,6 +18,8 @@ use wire::namespace::Timestamp;
 pub(crate) struct Environment {
     /// `HOME`; if that is not set, as at boot, what the list of users says.
     pub(crate) home: Option<PathBuf>,
+    /// Whether `HOME` is set.
+    pub(crate) is_home_set: bool,
     /// `XDG_CONFIG_HOME`, if set to an absolute path, as its specification asks.
     pub(crate) config_home: Option<PathBuf>,
     /// `XDG_DATA_HOME`, likewise.
@@ -46,6 +48,7 @@ impl Environment {
         let now = Utc::now();
         Self {
             home: std::env::home_dir().filter(|home| home.is_absolute()),
+            is_home_set: std::env::var_os("HOME").is_some(),
             config_home: absolute(std::env::var_os("XDG_CONFIG_HOME")),
             data_home: absolute(std::env::var_os("XDG_DATA_HOME")),
             state_home: absolute(std::env::var_os("XDG_STATE_HOME")),
@@ -69,7 +72,8 @@ impl Environment {
     pub(crate) fn profile_places(&self) -> ProfilePlaces {
         let is_root = self.uid == 0 && self.config_home.is_none();
         let new = if is_root { NewProfiles::System } else { NewProfiles::User };
-        ProfilePlaces { user: self.profiles(), system: PathBuf::from("/etc/dfs"), new }
+        let system_first = is_root && !self.is_home_set;
+        ProfilePlaces { user: self.profiles(), system: PathBuf::from("/etc/dfs"), new, system_first }
     }
 
     /// Folder of the development cluster, if none is named.
@@ -127,7 +131,8 @@ mod tests {
     fn at_boot_without_home_and_xdg_the_profile_is_found_that_roots_login_wrote() {
         let place = tempfile::tempdir().unwrap();
         let root = |home: Option<PathBuf>, config_home: Option<PathBuf>| {
-            let environment = Environment { home, config_home, uid: 0, ..Environment::read() };
+            let environment =
+                Environment { is_home_set: home.is_some(), home, config_home, uid: 0, ..Environment::read() };
             ProfilePlaces { system: place.path().join("etc"), ..environment.profile_places() }
         };
         let (home, name) = (Some(place.path().join("root")), OsStr::new("default"));

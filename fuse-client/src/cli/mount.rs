@@ -174,7 +174,8 @@ async fn serve(invocation: &Invocation, arguments: &MountArguments) -> Result<()
     let options = Options::parse(&arguments.options)?;
     let dir = mount_point(&arguments.dir, options.nonempty)?;
     let (cluster, folder) = cluster(invocation, &options).await?;
-    let seeds = Seeds::new(cluster.clone(), folder);
+    // By where it is: the directory is changed soon.
+    let seeds = Seeds::new(cluster.clone(), std::path::absolute(&folder).unwrap_or(folder));
     let root = match root(invocation, &cluster, &options).await {
         Ok(root) => root,
         Err(failure) => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wire::namespace::OpError;
+use wire::{Refusal, namespace::OpError};
 
 use crate::{cluster::ClusterError, download::ReadError, session::ChangeError, upload::PutError};
 
@@ -54,6 +54,17 @@ pub enum FsError {
     /// More files open than the mount allows.
     #[error("too many open files in this mount")]
     TooManyOpen,
+}
+
+impl FsError {
+    /// Whether the cluster has no room: there may be some later.
+    pub(crate) fn is_no_room(&self) -> bool {
+        match self {
+            Self::Put(error) => matches!(**error, PutError::NoSpace),
+            Self::Cluster(error) => matches!(**error, ClusterError::Refused(Refusal::DiskFull)),
+            _ => false,
+        }
+    }
 }
 
 impl From<ClusterError> for FsError {

@@ -54,6 +54,8 @@ pub(crate) struct FileState {
     pub(crate) error: Option<FsError>,
     /// Failures that a sync of any handle reported. Whoever opens the file later reports the others.
     pub(crate) reported: u64,
+    /// The cluster had no room for what is written here when it was last tried.
+    pub(crate) no_room: Option<FsError>,
     /// Where the last read ended, and how many have followed one another.
     pub(crate) read_end: u64,
     pub(crate) reads_in_row: u32,
@@ -120,6 +122,11 @@ impl FileState {
     pub(crate) fn fail(&mut self, error: FsError) {
         self.failures += 1;
         self.error = Some(error);
+    }
+
+    /// What keeps the bytes here from being stored, if that is want of room.
+    pub(crate) fn without_room(&self) -> Option<FsError> {
+        self.no_room.clone().filter(|_| self.has_news())
     }
 
     /// Whether a deferred write has failed and no sync has told anybody.

@@ -221,8 +221,8 @@ impl Shared {
         match outcome {
             Ok(()) => {
                 state.note_committed();
+                state.no_room = None;
                 drop(state);
-                self.note_room();
                 drop(room);
                 Ok(())
             }
@@ -249,8 +249,11 @@ impl Shared {
                         None => state.room = Some(room),
                     }
                 }
+                state.no_room = Some(error.clone()).filter(FsError::is_no_room);
                 drop(state);
-                self.note_if_no_room(&error);
+                if error.is_no_room() {
+                    self.note_no_room(&error);
+                }
                 Err(error)
             }
         }

@@ -150,7 +150,8 @@ struct Shared {
     dirty_pool: Arc<Semaphore>,
     /// The journal was full: until then bytes go to their replicas first. Guards itself alone.
     no_journal_until: Mutex<Option<Instant>>,
-    /// Until when writes are refused for want of room in the cluster, and how. Guards itself alone.
+    /// Bytes found no room in the cluster: until when memory is not waited for, and what its caller is told. Guards itself
+    /// alone.
     no_room: Mutex<Option<(Instant, FsError)>>,
     chunks: Arc<chunk_cache::ChunkCache>,
     handles: Mutex<open_files::Handles>,

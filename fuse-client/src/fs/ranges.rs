@@ -47,8 +47,11 @@ impl FileSystem {
         let file = self.shared.file_of(handle)?.file;
         let allocates = matches!(mode, PunchMode::Allocate | PunchMode::AllocateKeepSize);
         // Nothing is kept free for it, but what there cannot be is not promised.
-        if allocates && len >= PROBED_MIN && self.space().await.is_ok_and(|space| len > space.free) {
-            return Err(PutError::NoSpace.into());
+        if allocates && len >= PROBED_MIN {
+            let missing = len.saturating_sub(self.load_attr(file.inode).await?.allocated);
+            if missing >= PROBED_MIN && self.space().await.is_ok_and(|space| missing > space.free) {
+                return Err(PutError::NoSpace.into());
+            }
         }
         let turn = self.shared.turn(&file).await?;
         let (mut at, end) = (offset, offset + len);

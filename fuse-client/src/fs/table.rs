@@ -249,6 +249,7 @@ impl Table {
             absorb.own_attr(attr);
         }
         for (numbered, outcome) in ops.iter().zip(outcomes) {
+            absorb.bytes(&numbered.op);
             if absorb.table.settle(numbered, outcome, (&touched, changed.number), &mut surprise) {
                 continue;
             }

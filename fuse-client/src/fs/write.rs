@@ -3,22 +3,16 @@
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use wire::{
-    Refusal,
-    namespace::{FILE_LEN_MAX, Inode, OpError, SetId},
-};
+use wire::namespace::{FILE_LEN_MAX, Inode, OpError, SetId};
 
 use super::{
     FileSystem, FsError, Gate, OP_DEADLINE, Shared,
     file::Base,
     open_files::{HandleId, OpenFile},
 };
-use crate::{
-    cluster::{ClusterError, now, pool_units},
-    upload::PutError,
-};
+use crate::cluster::{now, pool_units};
 
-/// For how long the cluster counts as full after bytes could not be stored for want of room: they are tried again sooner.
+/// For how long memory is not waited for after bytes found no room in the cluster: they are tried again sooner.
 const NO_ROOM_FOR: Duration = Duration::from_secs(5);
 
 /// Where a write comes from.
@@ -112,11 +106,6 @@ impl FileSystem {
         if let Err(error) = open.check() {
             return Some(Err(error));
         }
-        if write.kind == WriteKind::Plain
-            && let Err(error) = self.shared.is_there_room()
-        {
-            return Some(Err(error));
-        }
         let lasting = self.shared.ttl().is_some();
         let exclusive = |node: &super::table::Node| {
             let held = node.lease == Some(wire::lease::LeaseMode::Exclusive);
@@ -130,6 +119,12 @@ impl FileSystem {
                 WriteKind::Mapped => Some((attr, node.losses)),
             }
         })?;
+        // Its writer would go on as if all were stored.
+        if write.kind == WriteKind::Plain
+            && let Some(error) = state.without_room()
+        {
+            return Some(Err(error));
+        }
         let offset = match (write.mode.append && write.kind == WriteKind::Plain, &attr) {
             (true, Some(attr)) => state.size(attr),
             _ => write.offset,
@@ -173,35 +168,20 @@ impl FileSystem {
         let open = self.shared.file_of(handle)?;
         let reported = open.reported.load(std::sync::atomic::Ordering::Acquire);
         let state = open.file.state.lock();
-        state.error.clone().filter(|_| state.failures > reported.max(open.since)).map_or(Ok(()), Err)
+        let failed = state.error.clone().filter(|_| state.failures > reported.max(open.since));
+        failed.or_else(|| state.without_room()).map_or(Ok(()), Err)
     }
 }
 
 impl Shared {
-    /// Bytes that were written here could not be stored: notes it if the cluster had no room for them.
-    pub(super) fn note_if_no_room(&self, error: &FsError) {
-        let is_no_room = match error {
-            FsError::Put(error) => matches!(**error, PutError::NoSpace),
-            FsError::Cluster(error) => matches!(**error, ClusterError::Refused(Refusal::DiskFull)),
-            _ => false,
-        };
-        if is_no_room {
-            *self.no_room.lock() = Some((now() + NO_ROOM_FOR, error.clone()));
-        }
+    /// Bytes of a file could not be stored for want of room in the cluster.
+    pub(super) fn note_no_room(&self, error: &FsError) {
+        *self.no_room.lock() = Some((now() + NO_ROOM_FOR, error.clone()));
     }
 
-    /// Notes that the cluster has taken bytes.
-    pub(super) fn note_room(&self) {
-        *self.no_room.lock() = None;
-    }
-
-    /// Whether the cluster had room when bytes were last stored: more are not taken in for it to keep, as what cannot be
-    /// stored only fills the memory, and its writer goes on as if it were.
-    fn is_there_room(&self) -> Result<(), FsError> {
-        match &*self.no_room.lock() {
-            Some((until, error)) if now() < *until => Err(error.clone()),
-            _ => Ok(()),
-        }
+    /// Whether bytes found no room a moment ago: then memory that they fill is not waited for.
+    fn no_room_lately(&self) -> Option<FsError> {
+        self.no_room.lock().as_ref().filter(|(until, _)| now() < *until).map(|(_, error)| error.clone())
     }
 
     fn room_now(&self, len: usize) -> Option<OwnedSemaphorePermit> {
@@ -220,6 +200,9 @@ impl Shared {
         let until = tokio::time::Instant::now() + OP_DEADLINE;
         loop {
             self.pressure.notify_one();
+            if let Some(error) = self.no_room_lately() {
+                return Err(error);
+            }
             match tokio::time::timeout(Duration::from_millis(100), &mut waiting).await {
                 Ok(room) => return room.map_err(|_| FsError::Deadline),
                 Err(_) if tokio::time::Instant::now() >= until => return Err(FsError::Deadline),

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, sync::Arc};
 
 use wire::namespace::{Content, ExtentBody, Inode, Op, OpError, Query, QueryAnswer, Xattr, XattrMode, XattrName};
 
-use super::{FileSystem, FsError};
+use super::{FileSystem, FsError, Shared};
 use crate::cluster::ClusterError;
 
 /// Tells which nodes hold the chunks of a file.
@@ -16,9 +16,21 @@ const CHUNKS: &[u8] = b"user.dfs.chunks";
 /// Kinds of attributes that are kept; of the system's own, access control lists are not built.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
+/// Rights of a program, which the namespace takes away when bytes are committed.
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
+
 impl FileSystem {
-    /// All extended attributes of an inode.
+    /// All extended attributes of an inode, as they are when what is written here is committed.
     pub async fn xattrs(&self, inode: Inode) -> Result<Arc<Vec<Xattr>>, FsError> {
+        let xattrs = self.committed_xattrs(inode).await?;
+        if xattrs.iter().any(|xattr| xattr.name.as_bytes() == CAPABILITY) && self.shared.is_ahead(inode) {
+            let left = xattrs.iter().filter(|xattr| xattr.name.as_bytes() != CAPABILITY);
+            return Ok(Arc::new(left.cloned().collect()));
+        }
+        Ok(xattrs)
+    }
+
+    async fn committed_xattrs(&self, inode: Inode) -> Result<Arc<Vec<Xattr>>, FsError> {
         if self.shared.ttl().is_some() {
             let table = self.shared.table.lock();
             let node = table.get(inode).filter(|node| node.is_leased());
@@ -97,5 +109,14 @@ impl FileSystem {
         }
         text.truncate(wire::namespace::XATTR_VALUE_LEN_MAX);
         Ok(text.into_bytes())
+    }
+}
+
+impl Shared {
+    /// Whether bytes of a file were written here that the namespace does not know of.
+    fn is_ahead(&self, inode: Inode) -> bool {
+        let table = self.table.lock();
+        let node = table.get(inode);
+        node.is_some_and(|node| node.deferred > 0 || node.file.as_ref().is_some_and(|file| file.is_dirty()))
     }
 }

@@ -394,11 +394,16 @@ impl At {
             });
         };
         let lock = FileLock { owner, pid, start, end, kind };
-        self.fs.note_locker(HandleId(fh.0), owner);
         match waiter {
-            None => self.spawn(async move { done_or_error(at.fs.lock(inode, lock).await, "lock", inode, reply) }),
+            None => self.spawn(async move {
+                let locked = at.fs.lock(inode, lock).await;
+                at.fs.note_locker(HandleId(fh.0), owner);
+                done_or_error(locked, "lock", inode, reply);
+            }),
             Some(thread) => self.spawn_unbounded(async move {
                 let locked = at.fs.lock_and_wait(inode, lock, || is_interrupted(thread)).await;
+                // Whoever closed another descriptor of it meanwhile did not know of this lock.
+                at.fs.note_locker(HandleId(fh.0), owner);
                 done_or_error(locked, "lock", inode, reply);
             }),
         }

@@ -3,10 +3,13 @@
 //! Whoever is known is let in by the word of any one voter; that somebody is unknown only the leader can say. So a node
 //! that does not vote lets a client in while nobody leads.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use ring::NodeId;
+use ring::{NodeId, Zone};
 use tracing::warn;
 use wire::{
     Answer, Refusal, Request,
@@ -21,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// How long the leader is waited for before others are asked.
 const HEAD_START: Duration = Duration::from_millis(200);
 
-/// How many members are asked beside the leader: those that joined first, which vote if they can.
+/// How many members are asked beside the leader: the first of each zone, then the second, as voters are chosen.
 const OTHERS_MAX: usize = 7;
 
 /// What `peer` may do, by what this node knows or, where it does not know the peer, by the word of a voter.
@@ -117,5 +120,13 @@ async fn ask(node: &Node, request: Request) -> Result<PeerAccess, Refusal> {
 
 fn first_members(node: &Node) -> Vec<NodeId> {
     let map = node.map();
-    map.iter().flat_map(|map| &map.nodes).map(|row| row.id).filter(|id| *id != node.id).take(OTHERS_MAX).collect()
+    let mut of_zone: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+    let members = map.iter().flat_map(|map| &map.nodes).map(|row| {
+        let place = of_zone.entry(row.zone.as_ref().map(Zone::as_str)).or_default();
+        *place += 1;
+        (*place, row.id)
+    });
+    let mut members: Vec<(usize, NodeId)> = members.filter(|(_, id)| *id != node.id).collect();
+    members.sort_by_key(|(place, _)| *place);
+    members.into_iter().map(|(_, id)| id).take(OTHERS_MAX).collect()
 }

@@ -127,14 +127,16 @@ fn kept(node: &Node, map: &ClusterMap, gone: NodeId) -> Result<Kept, Refusal> {
     let now = Instant::now();
     let sure = node.with_leader_state(|leader| {
         let nodes = map.nodes.iter().map(|row| row.id);
-        nodes.filter(|id| is_sure(&leader.detector, *id, now)).collect::<Vec<_>>()
+        let is_coming = |id| map.placement().is_some_and(|placement| placement.coming_to(id).next().is_some());
+        nodes.filter(|id| is_sure(&leader.detector, *id, is_coming(*id), now)).collect::<Vec<_>>()
     });
     Ok(kept_of(map, gone, &sure.unwrap_or_default()))
 }
 
-/// Whether `node` surely holds all that it should: it is up, and has said that it lacks nothing.
-fn is_sure(detector: &Detector, node: NodeId, now: Instant) -> bool {
-    detector.is_heard(node, now) && detector.store(node).is_some_and(|store| store.lacking == 0)
+/// Whether `node` surely holds all that it owns: it is up, and has said that it lacks nothing. What a node lacks to which
+/// partitions come is taken to be of those.
+fn is_sure(detector: &Detector, node: NodeId, is_coming: bool, now: Instant) -> bool {
+    detector.is_heard(node, now) && detector.store(node).is_some_and(|store| store.lacking == 0 || is_coming)
 }
 
 /// What would be lost with `gone`, if only of the nodes in `sure` it is certain that they hold what they should. Pure.
@@ -219,8 +221,9 @@ mod tests {
         let mut detector = Detector::new(Duration::from_secs(3), now);
         detector.handle_heartbeat(id(1), report(0), now);
         detector.handle_heartbeat(id(2), report(7), now);
-        let sure = |detector: &Detector, at: Instant| [1, 2, 3].map(|number| is_sure(detector, id(number), at));
+        let sure = |detector: &Detector, at: Instant| [1, 2, 3].map(|number| is_sure(detector, id(number), false, at));
         assert_eq!(sure(&detector, now), [true, false, false]);
+        assert!(is_sure(&detector, id(2), true, now), "it lacks what is to be its own");
         detector.handle_heartbeat(id(2), report(0), now);
         assert_eq!(sure(&detector, now), [true, true, false]);
         assert_eq!(sure(&detector, now + Duration::from_secs(3)), [false; 3], "silent");

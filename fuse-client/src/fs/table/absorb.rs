@@ -9,6 +9,7 @@ use wire::{
 };
 
 use super::{Node, Table};
+use crate::fs::xattrs::CAPABILITY;
 
 /// Takes in answers under one number.
 pub(super) struct Absorb<'a> {
@@ -175,6 +176,25 @@ impl Absorb<'_> {
                 }
             }
             Content::Symlink(_) | Content::None => {}
+        }
+    }
+
+    /// Where an operation of this session changed bytes, a program has lost its capabilities with them.
+    pub(super) fn bytes(&mut self, op: &Op) {
+        let (Op::WriteExtents { inode, .. }
+        | Op::WriteJournaled { inode, .. }
+        | Op::WriteInline { inode, .. }
+        | Op::Append { inode, .. }
+        | Op::Punch { inode, .. }
+        | Op::SetAttr { inode, .. }
+        | Op::Clone { to: inode, .. }) = op
+        else {
+            return;
+        };
+        if let Some(node) = self.table.get_mut(*inode)
+            && node.xattrs.iter().flat_map(|all| all.iter()).any(|xattr| xattr.name.as_bytes() == CAPABILITY)
+        {
+            node.xattrs = None;
         }
     }
 
