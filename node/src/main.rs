@@ -231,11 +231,22 @@ fn node_id_of(key: &KeyPair) -> NodeId {
 }
 
 fn check_place(place: &Place) -> anyhow::Result<()> {
-    let advertise = place.advertise.unwrap_or(place.listen);
+    check_reachable(place.advertise.unwrap_or(place.listen))
+}
+
+fn check_reachable(advertise: SocketAddr) -> anyhow::Result<()> {
     if advertise.ip().is_unspecified() || advertise.port() == 0 {
         return Err(anyhow!("{advertise} is no address that others can reach; give one with --advertise IP:PORT"));
     }
     Ok(())
+}
+
+/// Where others reach a node that is told to listen elsewhere: there, unless it was told where it is reached.
+fn advertised(file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<SocketAddr> {
+    let moved = arguments.listen.filter(|_| file.advertise == file.listen);
+    let advertise = arguments.advertise.or(moved).unwrap_or(file.advertise);
+    check_reachable(advertise)?;
+    Ok(advertise)
 }
 
 /// Capacity in GiB, as the solver counts it.
@@ -264,6 +275,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         .init();
     raise_file_limit();
     let (dir, file) = DataDir::open(&arguments.data)?;
+    advertised(&file, &arguments)?;
     let _lock = lock(dir.path()).await?;
     dir.check_raft_log()?;
     let (mut signals, mut ballast, began) =
@@ -410,13 +422,10 @@ async fn recover(RecoverArguments { data, force, follow }: RecoverArguments) -> 
 
 /// Opens everything that a node stands on.
 async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<(Parts, Config)> {
-    let listen = arguments.listen;
     let id = file.node_id().ok_or_else(|| anyhow!("node.toml names no node"))?;
     let cluster = file.cluster_id().ok_or_else(|| anyhow!("node.toml names no cluster"))?;
-    // A node that is told to listen elsewhere is reached there, unless it was told where it is reached.
-    let moved = listen.filter(|_| file.advertise == file.listen);
-    let advertise = moved.unwrap_or(file.advertise);
-    let listen = listen.unwrap_or(file.listen);
+    let advertise = advertised(file, arguments)?;
+    let listen = arguments.listen.unwrap_or(file.listen);
     let socket = bind_udp(listen, UdpSocketConfig::default()).with_context(|| format!("cannot listen on {listen}"))?;
     let credentials = Arc::new(dir.credentials()?);
     let founding = founding::founding(dir, file, id, advertise).await?;
