@@ -178,6 +178,20 @@ fn a_node_that_listens_everywhere_tells_the_cluster_where_it_is_reached_now() {
 }
 
 #[test]
+fn what_a_node_is_asked_to_do_that_cannot_be_is_wrong_usage() {
+    let cluster = Cluster::empty(1);
+    let data = cluster.path("data");
+    let reach = ["no address that others can reach", "--advertise"];
+    dfs_node(&["init", "--listen", "0.0.0.0:7400"], &data).fails(2, &reach);
+    assert!(!data.exists());
+    init(&data).ok();
+    dfs_node(&["run", "--log", "off", "--listen", "0.0.0.0:7400"], &data).fails(2, &reach);
+    dfs_node(&["run", "--log", "off", "--advertise", "127.0.0.1:0"], &data).fails(2, &reach);
+    dfs_node(&["run", "--log", "dfs=loud"], &data).fails(2, &["--log dfs=loud"]);
+    dfs_node(&["run", "--out-after", "soon"], &data).status(2);
+}
+
+#[test]
 fn init_that_was_killed_half_way_can_be_run_again() {
     let cluster = Cluster::empty(1);
     for round in 0..6u64 {
