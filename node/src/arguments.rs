@@ -30,7 +30,14 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  dfs-node join --data /srv/dfs --listen 10.0.0.2:7400 --token dfs-node-…")]
     Join(JoinArguments),
     /// Serve until SIGTERM or SIGINT.
-    #[command(after_help = "Example:\n  dfs-node run --data /srv/dfs")]
+    #[command(after_help = "\
+An address given here is told to the cluster, and counts until the node is
+started without it.
+
+Examples:
+  dfs-node run --data /srv/dfs
+  dfs-node run --data /srv/dfs --listen 10.0.9.1:7400              it was moved
+  dfs-node run --data /srv/dfs --listen 0.0.0.0:7400 --advertise 10.0.9.1:7400")]
     Run(RunArguments),
     /// Say what this node has, when a majority of the voting nodes is gone for good; with --force, go on from it.
     #[command(after_help = "\
@@ -90,6 +97,9 @@ pub(crate) struct RunArguments {
     /// Another address and UDP port than the one given to init or join.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Another address under which others reach this node than the one given to init or join.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) advertise: Option<SocketAddr>,
     /// Silence after which the replicas of a node are made on others, if this node leads: 90s, 10m, 2h.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_time)]
     pub(crate) out_after: Duration,

@@ -24,7 +24,7 @@ use tracing::info;
 use wire::{
     cluster::{Access, ClientId, ClusterId, Newcomer, Peer, Redeem, SealKey, TokenPurpose},
     quic::{Authority, AuthorityKey, Endpoint, EndpointConfig, KeyPair, UdpSocketConfig, bind_udp},
-    token::Token,
+    token::{Token, TokenError},
 };
 
 mod arguments;
@@ -39,6 +39,14 @@ const REDEEM_DEADLINE: Duration = Duration::from_secs(15);
 /// How long a node waits for the lock of its directory.
 const LOCK_MAX: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// The command was given in a way that cannot be: its status is that of what the parser of the arguments refuses.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUsage(String);
+
+/// Exit status of [`WrongUsage`].
+const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -70,7 +78,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         }
     }
     tell(&line);
-    ExitCode::FAILURE
+    if error.is::<WrongUsage>() { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
 }
 
 /// What a person reads. Where nobody can, on a full disk or a closed pipe, the node goes on.
@@ -161,9 +169,10 @@ fn write_admin(
 
 async fn join(JoinArguments { place, token }: JoinArguments) -> anyhow::Result<()> {
     check_place(&place)?;
-    let token: Token = token.parse()?;
+    let token: Token = token.parse().map_err(|error: TokenError| WrongUsage(error.to_string()))?;
     if token.purpose != TokenPurpose::Node {
-        return Err(anyhow!("this token lets a client in, not a node; make one with dfs token create --for node"));
+        let line = "this token lets a client in, not a node; make one with dfs token create --for node";
+        return Err(WrongUsage(line.to_owned()).into());
     }
     let dir = DataDir::create(&place.data)?;
     let _lock = lock(dir.path()).await?;
@@ -231,11 +240,23 @@ fn node_id_of(key: &KeyPair) -> NodeId {
 }
 
 fn check_place(place: &Place) -> anyhow::Result<()> {
-    let advertise = place.advertise.unwrap_or(place.listen);
+    check_reachable(place.advertise.unwrap_or(place.listen))
+}
+
+fn check_reachable(advertise: SocketAddr) -> anyhow::Result<()> {
     if advertise.ip().is_unspecified() || advertise.port() == 0 {
-        return Err(anyhow!("{advertise} is no address that others can reach; give one with --advertise IP:PORT"));
+        let line = format!("{advertise} is no address that others can reach; give one with --advertise IP:PORT");
+        return Err(WrongUsage(line).into());
     }
     Ok(())
+}
+
+/// Where others reach a node that is told to listen elsewhere: there, unless it was told where it is reached.
+fn advertised(file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<SocketAddr> {
+    let moved = arguments.listen.filter(|_| file.advertise == file.listen);
+    let advertise = arguments.advertise.or(moved).unwrap_or(file.advertise);
+    check_reachable(advertise)?;
+    Ok(advertise)
 }
 
 /// Capacity in GiB, as the solver counts it.
@@ -255,8 +276,10 @@ async fn disk_len(path: &Path) -> anyhow::Result<u64> {
 }
 
 async fn run(arguments: RunArguments) -> anyhow::Result<()> {
+    let levels = tracing_subscriber::EnvFilter::try_new(&arguments.log)
+        .map_err(|error| WrongUsage(format!("--log {}: {error}", arguments.log)))?;
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&arguments.log).context("--log")?)
+        .with_env_filter(levels)
         .with_writer(std::io::stderr)
         // They would be told on standard error too, and a node whose log is on a full disk would end of it.
         .log_internal_errors(false)
@@ -264,6 +287,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         .init();
     raise_file_limit();
     let (dir, file) = DataDir::open(&arguments.data)?;
+    advertised(&file, &arguments)?;
     let _lock = lock(dir.path()).await?;
     dir.check_raft_log()?;
     let (mut signals, mut ballast, began) =
@@ -410,13 +434,10 @@ async fn recover(RecoverArguments { data, force, follow }: RecoverArguments) -> 
 
 /// Opens everything that a node stands on.
 async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<(Parts, Config)> {
-    let listen = arguments.listen;
     let id = file.node_id().ok_or_else(|| anyhow!("node.toml names no node"))?;
     let cluster = file.cluster_id().ok_or_else(|| anyhow!("node.toml names no cluster"))?;
-    // A node that is told to listen elsewhere is reached there, unless it was told where it is reached.
-    let moved = listen.filter(|_| file.advertise == file.listen);
-    let advertise = moved.unwrap_or(file.advertise);
-    let listen = listen.unwrap_or(file.listen);
+    let advertise = advertised(file, arguments)?;
+    let listen = arguments.listen.unwrap_or(file.listen);
     let socket = bind_udp(listen, UdpSocketConfig::default()).with_context(|| format!("cannot listen on {listen}"))?;
     let credentials = Arc::new(dir.credentials()?);
     let founding = founding::founding(dir, file, id, advertise).await?;

@@ -151,6 +151,46 @@ fn a_port_that_is_taken_is_named() {
     cluster.wait_healthy();
 }
 
+/// "An address given here is told to the cluster."
+#[test]
+fn a_node_that_listens_everywhere_tells_the_cluster_where_it_is_reached_now() {
+    let mut cluster = Cluster::empty(2);
+    cluster.add_node();
+    let everywhere = |port: u16| std::net::SocketAddr::from(([0, 0, 0, 0], port));
+    let (before, after) = (free_address(), free_address());
+    let node = NodeProcess::new(cluster.path("node-2"), everywhere(before.port()), None);
+    cluster.add_node_with(node, &["--advertise", &before.to_string()]);
+    cluster.wait_healthy();
+    let is_reached = |cluster: &Cluster, address: std::net::SocketAddr| {
+        let nodes = cluster.status()["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.iter().any(|node| node["address"] == address.to_string().as_str() && node["state"] == "up")
+    };
+    assert!(is_reached(&cluster, before));
+    cluster.nodes[1].stop();
+    let (listen, advertise) = (everywhere(after.port()).to_string(), after.to_string());
+    cluster.nodes[1].arguments = ["--listen", &listen, "--advertise", &advertise].map(str::to_owned).to_vec();
+    cluster.nodes[1].start();
+    until("it is reached at its new address", Duration::from_secs(60), || is_reached(&cluster, after));
+    let file = cluster.path("file");
+    fs::write(&file, vec![7; 100_000]).unwrap();
+    // Both replicas are written: the quorum of two is two.
+    cluster.dfs(["upload", file.to_str().unwrap(), "/"]).ok();
+}
+
+#[test]
+fn what_a_node_is_asked_to_do_that_cannot_be_is_wrong_usage() {
+    let cluster = Cluster::empty(1);
+    let data = cluster.path("data");
+    let reach = ["no address that others can reach", "--advertise"];
+    dfs_node(&["init", "--listen", "0.0.0.0:7400"], &data).fails(2, &reach);
+    assert!(!data.exists());
+    init(&data).ok();
+    dfs_node(&["run", "--log", "off", "--listen", "0.0.0.0:7400"], &data).fails(2, &reach);
+    dfs_node(&["run", "--log", "off", "--advertise", "127.0.0.1:0"], &data).fails(2, &reach);
+    dfs_node(&["run", "--log", "dfs=loud"], &data).fails(2, &["--log dfs=loud"]);
+    dfs_node(&["run", "--out-after", "soon"], &data).status(2);
+}
+
 #[test]
 fn init_that_was_killed_half_way_can_be_run_again() {
     let cluster = Cluster::empty(1);

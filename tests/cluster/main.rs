@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests: what cannot go on should stop there, and say so")]
 
 mod bad_input;
+mod bench;
 mod commands;
 mod data_dir;
 mod dev;

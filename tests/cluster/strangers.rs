@@ -56,8 +56,8 @@ fn a_token_that_is_wrong_expired_or_for_something_else_lets_nobody_in() {
     let for_node = token(&cluster, &["--for", "node"]);
     login(&home, &for_node).fails(1, &["cannot log in", "for a node", "dfs-node join"]);
     let data = cluster.path("newcomer");
-    join(&data, &text).fails(1, &["lets a client in, not a node", "dfs token create --for node"]);
-    join(&data, "open sesame").fails(1, &["this is not a token"]);
+    join(&data, &text).fails(2, &["lets a client in, not a node", "dfs token create --for node"]);
+    join(&data, "open sesame").fails(2, &["this is not a token"]);
     let short = token(&cluster, &["--for", "client", "--expires", "1s"]);
     let begun = Instant::now();
     until("the token's second is over", Duration::from_secs(20), || begun.elapsed() > Duration::from_millis(1500));

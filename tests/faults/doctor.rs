@@ -29,9 +29,13 @@ fn has(diagnosis: &Value, kind: &str) -> bool {
 fn the_doctor_finds_a_cluster_well_then_a_node_down_then_no_quorum_as_the_readme_says() {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let section = readme.split("\n### ").find(|section| section.starts_with("What is wrong")).unwrap();
-    for sentence in
-        ["ends with 0 when all is well", "with 1 when something wants attention", "(`node-down`,", "(`no-quorum`)"]
-    {
+    for sentence in [
+        "ends with 0 when all is well",
+        "with 1 when something wants attention",
+        "(`node-down`,",
+        "with 3 when",
+        "(`no-quorum`)",
+    ] {
         assert!(section.contains(sentence), "{sentence}");
     }
     let mut cluster = Cluster::start();
@@ -62,7 +66,7 @@ fn the_doctor_finds_a_cluster_well_then_a_node_down_then_no_quorum_as_the_readme
     cluster.nodes[second].kill();
     until("the cluster has no quorum", SEEN_MAX, || {
         let (status, diagnosis) = examine(&cluster);
-        status == 2 && has(&diagnosis, "no-quorum")
+        status == 3 && has(&diagnosis, "no-quorum")
     });
     cluster.nodes[killed].start();
     cluster.nodes[second].start();

@@ -5,12 +5,12 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 use super::{
-    cat::CatArguments, cp::CpArguments, dev::DevArguments, df::DfArguments, doctor::DoctorArguments,
-    drain::DrainArguments, du::DuArguments, gc::GcArguments, ln::LnArguments, login::LoginArguments, ls::LsArguments,
-    mkdir::MkdirArguments, mount::MountArguments, mv::MvArguments, nodes::NodesArguments, remove::RemoveArguments,
-    ring::RingArguments, rm::RmArguments, stat::StatArguments, status::StatusArguments, token::TokenArguments,
-    transfer::download::DownloadArguments, transfer::upload::UploadArguments, tree::TreeArguments,
-    umount::UmountArguments,
+    bench::BenchArguments, cat::CatArguments, cp::CpArguments, dev::DevArguments, df::DfArguments,
+    doctor::DoctorArguments, drain::DrainArguments, du::DuArguments, gc::GcArguments, ln::LnArguments,
+    login::LoginArguments, ls::LsArguments, mkdir::MkdirArguments, mount::MountArguments, mv::MvArguments,
+    nodes::NodesArguments, remove::RemoveArguments, ring::RingArguments, rm::RmArguments, stat::StatArguments,
+    status::StatusArguments, token::TokenArguments, transfer::download::DownloadArguments,
+    transfer::upload::UploadArguments, tree::TreeArguments, umount::UmountArguments,
 };
 
 /// A distributed file store: put files in, list them, get them back, on one machine or a thousand.
@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Status(StatusArguments),
     /// Say what is wrong, what is at risk, and what to do
     Doctor(DoctorArguments),
+    /// Measure how fast the cluster is from this machine
+    Bench(BenchArguments),
     /// List the nodes of the cluster
     Nodes(NodesArguments),
     /// Show how chunks are spread over the nodes, or where one lies

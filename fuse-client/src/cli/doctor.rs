@@ -20,8 +20,8 @@ use super::{failure::Failure, invocation::Invocation, status::scrub_json, text::
 Exit status:
   0  all is well
   1  something wants attention, or the cluster is at work on it
-  2  the cluster cannot be asked, or some files cannot be stored or read
-(2 also means wrong usage, as everywhere.)
+  2  wrong usage, as everywhere
+  3  the cluster cannot be asked, or some files cannot be stored or read
 
 Sure copies in reach are those on nodes that are up and lack nothing.
 \"Meanwhile\" says what the cluster does by itself, \"To do\" what it leaves to
@@ -78,7 +78,7 @@ fn exit_status(severity: Severity) -> u8 {
     match severity {
         Severity::Note => 0,
         Severity::Mending | Severity::Attention => 1,
-        Severity::Unavailable => 2,
+        Severity::Unavailable => 3,
     }
 }
 

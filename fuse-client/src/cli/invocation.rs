@@ -55,14 +55,19 @@ impl Invocation {
         Ok(cluster)
     }
 
+    /// Files of the cluster, for the user who runs the command.
+    pub(crate) async fn files(&self) -> Result<Namespace, Failure> {
+        let Environment { uid, gid, groups, .. } = &self.environment;
+        let caller = Caller { uid: *uid, gid: *gid, groups: groups.clone() };
+        Ok(Namespace::new(self.cluster().await?, caller))
+    }
+
     /// Runs `work` on the files of the cluster, for the user who runs the command, and ends the session whatever came of it.
     pub(crate) async fn with_files<T>(
         &self,
         work: impl AsyncFnOnce(&Namespace) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let Environment { uid, gid, groups, .. } = &self.environment;
-        let caller = Caller { uid: *uid, gid: *gid, groups: groups.clone() };
-        let namespace = Namespace::new(self.cluster().await?, caller);
+        let namespace = self.files().await?;
         let outcome = work(&namespace).await;
         namespace.finish().await;
         outcome

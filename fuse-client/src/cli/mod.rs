@@ -9,6 +9,7 @@
 //! How files are moved (the library); how things look (`text`).
 
 mod arguments;
+mod bench;
 mod cat;
 mod cp;
 mod dev;
@@ -85,6 +86,8 @@ pub(crate) fn main() -> ExitCode {
     let outcome = match arguments.command {
         // A signal asks it to store what was written, and takes no part of it away.
         Command::Mount(arguments) => runtime.block_on(mount::run(&invocation, arguments)),
+        // A signal ends what is measured; what was made for it is removed after that.
+        Command::Bench(arguments) => runtime.block_on(bench::run(&invocation, arguments)),
         command => runtime.block_on(until_stopped(&over, run(&invocation, command))),
     };
     over.handle_end();
@@ -145,6 +148,7 @@ async fn run(invocation: &Invocation, command: Command) -> Result<(), Failure> {
         Command::Umount(arguments) => umount::run(arguments).await,
         Command::Status(arguments) => status::run(invocation, arguments).await,
         Command::Doctor(arguments) => doctor::run(invocation, arguments).await,
+        Command::Bench(arguments) => bench::run(invocation, arguments).await,
         Command::Nodes(arguments) => nodes::run(invocation, arguments).await,
         Command::Ring(arguments) => ring::run(invocation, arguments).await,
         Command::Gc(arguments) => gc::run(invocation, arguments).await,

@@ -73,7 +73,7 @@ impl NamespaceError {
     }
 
     /// A change of `path` failed.
-    pub(crate) fn change(path: &FilePath, error: ChangeError) -> Self {
+    pub fn change(path: &FilePath, error: ChangeError) -> Self {
         match error {
             ChangeError::Op(source) => Self::op(path, source),
             ChangeError::Cluster(error) => Self::Cluster(error),

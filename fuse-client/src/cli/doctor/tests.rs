@@ -207,10 +207,10 @@ fn with_too_many_nodes_down_it_says_what_is_out_of_reach() {
     let wanted = ["out-of-reach", "fewer-copies", "no-spare-voter", "node-down", "node-down"];
     let words =
         ["of 4 partitions, 2 cannot be written to, and 0 cannot be read", "the fewest is 1", "cannot store or read"];
-    expect("two of four", &facts, &wanted, 2, &words);
+    expect("two of four", &facts, &wanted, 3, &words);
     set_state(&mut facts, 2, NodeState::Down, 5000);
     let wanted = ["out-of-reach", "fewer-copies", "node-down", "node-down", "node-down"];
-    expect("three of four", &facts, &wanted, 2, &["4 cannot be written to, and 1 cannot be read"]);
+    expect("three of four", &facts, &wanted, 3, &["4 cannot be written to, and 1 cannot be read"]);
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn with_too_few_nodes_for_the_copies_it_says_how_many_are_missing() {
     facts.status.missing = 2;
     facts.health.as_mut().unwrap().nodes.truncate(1);
     let words = ["has 1 node to hold them: 2 more nodes must join, and no file can be stored"];
-    expect("one of three has joined", &facts, &["too-few-nodes"], 2, &words);
+    expect("one of three has joined", &facts, &["too-few-nodes"], 3, &words);
     assert_eq!(diagnose(&facts).redundancy, None);
     let mut facts = well_with_three();
     Arc::make_mut(&mut facts.map).nodes.pop();
@@ -340,7 +340,7 @@ fn a_cluster_that_cannot_be_asked_is_told_from_one_without_quorum() {
     ];
     for (error, kind, word) in table {
         let diagnosis = unanswered(&error);
-        assert_eq!((kinds(&diagnosis), exit_status(diagnosis.severity())), (vec![kind], 2));
+        assert_eq!((kinds(&diagnosis), exit_status(diagnosis.severity())), (vec![kind], 3));
         let said = text(&diagnosis);
         assert!(said.starts_with("The cluster cannot be asked.\n") && said.contains(word), "{said}");
     }
