@@ -147,10 +147,10 @@ fn every_variant_has_its_line() {
     assert_eq!(leases, [(0..LEASE_REQUESTS).collect(), (0..LEASE_ANSWERS).collect()]);
 }
 
-const CHUNK_REQUESTS: u8 = 7;
+const CHUNK_REQUESTS: u8 = 8;
 const NAMESPACE_REQUESTS: u8 = 8;
 const CLUSTER_REQUESTS: u8 = 11;
-const CHUNK_ANSWERS: u8 = 7;
+const CHUNK_ANSWERS: u8 = 8;
 const NAMESPACE_ANSWERS: u8 = 7;
 const CLUSTER_ANSWERS: u8 = 11;
 const LEASE_REQUESTS: u8 = 7;

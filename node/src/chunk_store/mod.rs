@@ -318,6 +318,11 @@ impl ChunkStore {
         }
     }
 
+    /// How many chunks are held.
+    pub fn count(&self) -> u64 {
+        self.shared().chunks()
+    }
+
     /// Tells why the index failed, once it has: what is put is durable still, but not found any more until the store is
     /// opened again.
     pub fn watch_index(&self) -> watch::Receiver<Option<String>> {

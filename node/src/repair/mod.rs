@@ -68,6 +68,13 @@ const BODY_BYTES: usize = 4 * (wire::CHUNK_LEN_MAX as usize + (64 << 10));
 /// is no part of it, or a node that had much to fetch, and is away again, would miss for minutes what others took for it.
 const REST_PER_ROUND: u32 = 50;
 
+/// What a comparison counts for at most, beside what each copy of another holder does: the rest of the time it waited, for
+/// others or for a processor. A node that was slow once would miss for many minutes what it was not told of.
+const WORK_MAX: Duration = Duration::from_millis(400);
+
+/// What the comparison with one copy of another holder counts for at most.
+const WORK_PER_COPY_MAX: Duration = Duration::from_micros(20);
+
 /// How long it rests at most when there is a reason to compare: it was not heard for a while, or its disk did not take puts.
 /// What it missed then is on too few nodes.
 const REST_WITH_REASON: Duration = Duration::from_secs(30);
@@ -321,9 +328,16 @@ async fn compare_all(node: &Arc<Node>, map: &Arc<ClusterMap>) -> Compared {
         }
     }
     node.repair.failed.store(failed, Ordering::Relaxed);
-    debug!(?worked, keys, "compared");
+    let holders = u64::try_from(map.replicas.count().saturating_sub(1)).unwrap_or(u64::MAX);
+    let copies = node.chunks.count().saturating_mul(holders);
+    debug!(?worked, keys, copies, "compared");
     if fetched > 0 {
         info!(fetched, failed, "fetched what was missed");
     }
-    Compared { worked, complete: failed == 0 && listed.is_complete(map) }
+    Compared { worked: worked.min(work_max(copies)), complete: failed == 0 && listed.is_complete(map) }
+}
+
+/// What a comparison with so many copies counts for at most.
+fn work_max(copies: u64) -> Duration {
+    WORK_MAX.saturating_add(WORK_PER_COPY_MAX.saturating_mul(u32::try_from(copies).unwrap_or(u32::MAX)))
 }
