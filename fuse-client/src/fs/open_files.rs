@@ -142,15 +142,23 @@ impl FileSystem {
         }
     }
 
-    /// The last reference to a handle is gone; what is dirty is written out soon. Returns those whose locks end with it:
-    /// the kernel says of a process when it closes a file, but nothing of an open file description (`F_OFD_SETLK`).
-    pub fn release_file(&self, handle: HandleId) -> HashSet<LockOwner> {
-        let (open, lockers) = {
+    /// The last reference to a handle is gone; what is dirty is written out soon. Returns those whose locks end with it,
+    /// `owner` among them: the kernel says of a process when it closes a file, but nothing of an open file description
+    /// (`F_OFD_SETLK`). Its owners are addresses, which it uses again at once: what another handle has locked stays.
+    pub fn release_file(&self, handle: HandleId, owner: Option<LockOwner>) -> HashSet<LockOwner> {
+        let (open, mut lockers) = {
             let mut handles = self.shared.handles.lock();
             (handles.files.remove(&handle), handles.lockers.remove(&handle).unwrap_or_default())
         };
-        let Some(OpenFile { file, .. }) = open else { return lockers };
+        let Some(OpenFile { file, .. }) = open else { return HashSet::new() };
         let inode = file.inode;
+        lockers.extend(owner);
+        // In this order: whoever has the same address now is noted before it gets what is held then.
+        lockers.retain(|owner| self.may_have_locked(inode, *owner));
+        if !lockers.is_empty() {
+            let handles = self.shared.handles.lock();
+            lockers.retain(|owner| handles.lockers.values().all(|others| !others.contains(owner)));
+        }
         if file.is_dirty() && !self.shared.defer_small(&file) {
             self.write_out_soon(&file);
         }

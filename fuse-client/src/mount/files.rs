@@ -84,7 +84,7 @@ impl At {
         if flags & O_TRUNC != 0 {
             let set = SetAttr { size: Some(0), set_id, ..SetAttr::default() };
             if let Err(error) = self.fs.set_attr(inode, set).await {
-                self.fs.release_file(opened.handle);
+                self.fs.release_file(opened.handle, None);
                 return Err(error);
             }
         }
@@ -260,9 +260,8 @@ impl At {
 
     pub(super) fn release(self: &Arc<Self>, ino: INodeNo, fh: FileHandle, owner: Option<LockOwner>, reply: ReplyEmpty) {
         let inode = self.numbers.inode(ino);
-        let mut owners = self.fs.release_file(HandleId(fh.0));
-        owners.extend(owner.map(|owner| wire::namespace::LockOwner(owner.0)));
-        owners.retain(|owner| self.fs.may_have_locked(inode, *owner));
+        let owner = owner.map(|owner| wire::namespace::LockOwner(owner.0));
+        let owners = self.fs.release_file(HandleId(fh.0), owner);
         if owners.is_empty() {
             return reply.ok();
         }
@@ -394,6 +393,8 @@ impl At {
             });
         };
         let lock = FileLock { owner, pid, start, end, kind };
+        // Before it is asked for: whoever had this owner's number before may be released meanwhile.
+        self.fs.note_locker(HandleId(fh.0), owner);
         match waiter {
             None => self.spawn(async move {
                 let locked = at.fs.lock(inode, lock).await;

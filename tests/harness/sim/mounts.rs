@@ -110,7 +110,7 @@ pub(super) async fn check(story: &Story, reader: &Namespace, [one, other]: [Moun
         story.done(&format!("read {file}"), bytes.len(), bytes_are_as_acknowledged(reader, file, bytes)).await;
     }
     for mount in [one, other] {
-        mount.handles.into_iter().for_each(|handle| drop(mount.fs.release_file(handle)));
+        mount.handles.into_iter().for_each(|handle| drop(mount.fs.release_file(handle, None)));
         mount.fs.close().await;
     }
     ledger
