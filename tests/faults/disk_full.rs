@@ -124,6 +124,10 @@ fn write_until_refused(mount: &Mount) -> (Vec<u8>, fs::File) {
                 assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
                 let unsynced = file.sync_all().unwrap_err();
                 assert_eq!(unsynced.kind(), ErrorKind::StorageFull, "{unsynced}");
+                let closed = nix::unistd::close(file.try_clone().unwrap());
+                assert_eq!(closed, Err(nix::errno::Errno::ENOSPC), "who does not sync is told as well");
+                // What needs no chunk still has room: others on this mount go on.
+                fs::write(mount.path("short"), b"few bytes").unwrap();
                 return (taken, file);
             }
         }

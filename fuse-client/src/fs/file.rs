@@ -182,6 +182,10 @@ impl FileState {
 
     /// Takes in `data` at `offset`.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8], now: Instant, time: Timestamp, set_id: SetId) {
+        if !self.has_news() {
+            // What found no room is not there any more: this was not tried.
+            self.no_room = None;
+        }
         self.dirty.write(offset, data);
         self.dirty_since.get_or_insert(now);
         self.modified = Some(time);
@@ -285,5 +289,29 @@ impl FileState {
         self.reads_in_row = if follows { self.reads_in_row.saturating_add(1) } else { 0 };
         self.read_end = if follows { self.read_end.max(range.end) } else { range.end };
         self.reads_in_row >= 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use wire::namespace::{SetId, Timestamp};
+
+    use super::FileState;
+    use crate::{fs::FsError, upload::PutError};
+
+    #[test]
+    fn want_of_room_is_told_as_long_as_the_bytes_that_found_none_are_there() {
+        let mut state = FileState::default();
+        let (now, time) = (Instant::now(), Timestamp::new(0, 0).unwrap());
+        state.write(0, b"finds no room", now, time, SetId::Keep);
+        assert!(state.without_room().is_none(), "not tried yet");
+        state.no_room = Some(FsError::from(PutError::NoSpace));
+        assert!(state.without_room().is_some());
+        state.drop_news();
+        assert!(state.without_room().is_none(), "truncated, or removed");
+        state.write(0, b"not tried yet", now, time, SetId::Keep);
+        assert!(state.without_room().is_none());
     }
 }
