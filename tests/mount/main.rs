@@ -12,6 +12,7 @@ mod directories;
 mod durability;
 mod format;
 mod inodes;
+mod late_callers;
 mod locks;
 mod mapping;
 mod merging;

@@ -304,12 +304,17 @@ impl Shared {
                 forgets.push((*inode, table.lose(*inode, None, now)));
             }
         }
+        let mut told = Vec::new();
         for (inode, forgotten) in forgets {
-            if forgotten.pages && !self.forget_pages(inode, Duration::from_millis(20)).await {
-                self.note_stale_pages(inode);
+            if forgotten.pages {
+                if !self.forget_pages(inode, Duration::from_millis(20)).await {
+                    self.note_stale_pages(inode);
+                }
+                told.push(inode);
             }
-            self.tell_kernel(inode, forgotten).await;
+            self.tell_kernel_of_names(inode, forgotten.names).await;
         }
+        self.tell_kernel_of_attributes(told).await;
         self.kernel_has_forgotten().await;
         {
             let mut table = self.table.lock();

@@ -27,6 +27,7 @@ mod leases;
 mod lock_waits;
 mod locks;
 mod names;
+mod notices;
 mod open_files;
 mod pages;
 mod ranges;
@@ -105,8 +106,8 @@ impl Default for FsConfig {
 /// What the kernel must forget.
 #[derive(Debug)]
 pub enum Forget {
-    /// Attributes of an inode.
-    Attributes(Inode),
+    /// Attributes of an inode; tells whether the kernel knew it.
+    Attributes(Inode, tokio::sync::oneshot::Sender<Known>),
     /// Pages of a file, and its attributes; tells when that is done. The kernel may wait for reads and writes that are
     /// under way.
     Pages(Inode, tokio::sync::oneshot::Sender<()>),
@@ -114,6 +115,15 @@ pub enum Forget {
     Entry(Inode, Name),
     /// Nothing: tells when all attributes and entries before it are forgotten.
     Done(tokio::sync::oneshot::Sender<()>),
+}
+
+/// Whether the kernel knows an inode.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Known {
+    /// It does.
+    Yes,
+    /// It has forgotten it, or the answer that tells of it was not taken in yet.
+    No,
 }
 
 /// Notices to the kernel that wait to be sent.

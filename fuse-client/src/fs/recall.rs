@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time::sleep};
+use tokio::time::sleep;
 use tracing::debug;
 use wire::{
     Answer, Request,
@@ -10,7 +10,7 @@ use wire::{
     namespace::{Inode, NamespaceAnswer, NamespaceRequest},
 };
 
-use super::{Forget, Shared, keeper::say, table::Forgotten};
+use super::{Shared, keeper::say};
 use crate::cluster::now;
 
 /// How long a wait for recalls may take: the leader answers within ten seconds.
@@ -19,9 +19,6 @@ const LISTEN_DEADLINE: Duration = Duration::from_secs(14);
 /// How long what is dirty may take to be committed, and the kernel to forget, before a lease is let go without that:
 /// whoever waits for it waits ten seconds.
 const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(6);
-
-/// How long the kernel may take to forget names: it waits for operations in the directory, which do not wait for us.
-const KERNEL_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Content of small files that came with listings and is kept: 32 MiB of it.
 const CONTENTS_KEPT_MAX: usize = 8192;
@@ -126,7 +123,7 @@ impl Shared {
             // What was changed through mappings has come back from the kernel by now.
             self.flush_before(inode).await;
         }
-        let mut forgotten = {
+        let forgotten = {
             let _closed = self.gate.write();
             let mut table = self.table.lock();
             table.lose(inode, keep, now())
@@ -135,11 +132,10 @@ impl Shared {
             self.note_stale_pages(inode);
         }
         // Asked to forget pages once more, the kernel might wait for a write that waits for the lease.
-        forgotten.pages = false;
         if keep.is_none() {
-            self.tell_kernel_of_attributes(inode).await;
+            self.tell_kernel_of_attributes(vec![inode]).await;
         }
-        self.tell_kernel(inode, forgotten).await;
+        self.tell_kernel_of_names(inode, forgotten.names).await;
         self.kernel_has_forgotten().await;
     }
 
@@ -162,11 +158,6 @@ impl Shared {
         }
     }
 
-    async fn tell_kernel_of_attributes(&self, inode: Inode) {
-        // Nobody listens any more when the mount is gone.
-        let _told = self.forgets.send(Forget::Attributes(inode)).await.is_ok();
-    }
-
     /// Tells the leader, as long as the generation lasts.
     async fn release(&self, releases: Vec<Release>, generation: LeaseGeneration) {
         for _ in 0..RELEASES_MAX {
@@ -179,25 +170,6 @@ impl Shared {
                 Ok(LeaseAnswer::Released | LeaseAnswer::NotCurrent) => return,
                 Ok(_) | Err(_) => sleep(RETRY_PAUSE).await,
             }
-        }
-    }
-
-    /// Hands notices for the kernel to the thread that sends them.
-    pub(super) async fn tell_kernel(&self, inode: Inode, forgotten: Forgotten) {
-        let names = forgotten.names.into_iter().map(|name| Forget::Entry(inode, name));
-        let attributes = forgotten.pages.then_some(Forget::Attributes(inode));
-        for forget in attributes.into_iter().chain(names) {
-            // Nobody listens any more when the mount is gone.
-            let _told = self.forgets.send(forget).await.is_ok();
-        }
-    }
-
-    /// Waits until the kernel has forgotten everything it was told to forget (bounded: a page that is being read waits
-    /// for the answer to that read).
-    pub(super) async fn kernel_has_forgotten(&self) {
-        let (done, forgotten) = oneshot::channel();
-        if self.forgets.send(Forget::Done(done)).await.is_ok() {
-            let _in_time = tokio::time::timeout(KERNEL_DEADLINE, forgotten).await.is_ok();
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     convert::name as parse,
     errno::errno,
     kernel::{At, failed},
-    names::{GENERATION, done_or_error},
+    names::{GENERATION, News, done_or_error},
 };
 use crate::fs::{CopyRange, FsError, HandleId, Lookup, Making, Opened, Seek, Write, WriteKind, WriteMode};
 
@@ -108,16 +108,21 @@ impl At {
         if let Some(attr) = &made
             && let Some(opened) = self.open_made(attr.inode)
         {
-            return self.reply_created((dir, &name), attr, (&opened, flags), reply);
+            return self.reply_created((dir, &name), (attr, News::Inode), (&opened, flags), reply);
         }
         let at = Arc::clone(self);
         self.spawn(async move {
             let created = match made {
-                Some(attr) => at.open_slowly(attr.inode, flags, SetId::Keep).await.map(|opened| (attr, opened)),
+                Some(attr) => {
+                    let opened = at.open_slowly(attr.inode, flags, SetId::Keep).await;
+                    opened.map(|opened| (attr, News::Inode, opened))
+                }
                 None => at.create_or_open(dir, &name, (mode, flags), caller).await,
             };
             match created {
-                Ok((attr, opened)) => at.reply_created((dir, &name), &attr, (&opened, flags), reply),
+                Ok((attr, news, opened)) => {
+                    at.reply_created((dir, &name), (&attr, news), (&opened, flags), reply);
+                }
                 Err(error) => reply.error(failed("create", dir, &error)),
             }
         });
@@ -134,21 +139,21 @@ impl At {
         name: &Name,
         (mode, flags): (u32, i32),
         caller: (u32, u32),
-    ) -> Result<(Attr, Opened), FsError> {
+    ) -> Result<(Attr, News, Opened), FsError> {
         match self.fs.make(dir, name, new_file(mode, caller)).await {
             Ok(attr) => {
                 let opened = match self.open_made(attr.inode) {
                     Some(opened) => opened,
                     None => self.fs.open_file(attr.inode).await?,
                 };
-                Ok((attr, opened))
+                Ok((attr, News::Inode, opened))
             }
             // Somebody else made it a moment ago.
             Err(FsError::Op(OpError::Exists)) if flags & O_EXCL == 0 => {
                 let found = self.fs.load_name(dir, name).await?.ok_or(OpError::NotFound)?;
                 let set_id = if caller.0 == 0 { SetId::Keep } else { SetId::Clear };
                 let opened = self.open_slowly(found.inode, flags, set_id).await?;
-                Ok((self.fs.load_attr(found.inode).await?, opened))
+                Ok((self.fs.load_attr(found.inode).await?, News::Name, opened))
             }
             Err(error) => Err(error),
         }
@@ -157,13 +162,16 @@ impl At {
     fn reply_created(
         &self,
         (dir, name): (Inode, &Name),
-        attr: &Attr,
+        (attr, news): (&Attr, News),
         (opened, flags): (&Opened, i32),
         reply: ReplyCreate,
     ) {
         let gate = self.fs.gate();
         let (attr, ttl) = match self.fs.lookup_cached(&gate, dir, name) {
-            Some(Lookup::Found(told)) if told.attr.inode == attr.inode => (told.attr, told.entry_ttl),
+            Some(Lookup::Found(told)) if told.attr.inode == attr.inode => {
+                // One time for both.
+                (told.attr, news.attr_ttl(told.entry_ttl))
+            }
             _ => {
                 self.fs.remember(attr.inode);
                 (*attr, Duration::ZERO)

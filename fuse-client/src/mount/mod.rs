@@ -10,6 +10,7 @@
 //! What an operation does (`fs`).
 
 mod attach;
+mod attrs;
 mod callers;
 mod convert;
 mod errno;
@@ -24,7 +25,6 @@ use std::{
     thread::JoinHandle,
 };
 
-use fuser::Notifier;
 use tracing::warn;
 use wire::namespace::Inode;
 
@@ -97,8 +97,7 @@ impl Mount {
             }
             Err(error) => return Err(MountError::Refused(io::Error::other(error))),
         };
-        let notifier: Notifier = session.notifier();
-        notices::start(forgets, notifier, numbers).map_err(MountError::Refused)?;
+        notices::start(forgets, &session, numbers).map_err(MountError::Refused)?;
         let threads = std::thread::Builder::new().name("dfs-mount".into());
         let kernel = threads.spawn(move || session.run()).map_err(MountError::Refused)?;
         read_further_ahead(path);

@@ -3,10 +3,10 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::Duration};
 
 use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    FileHandle, FopenFlags, Generation, INodeNo, RenameFlags, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr,
 };
-use wire::namespace::{Attr, Cookie, Inode, Mode, Name, NewKind, OpError, RenameMode, SetAttr, XattrMode};
+use wire::namespace::{Attr, Cookie, Inode, Mode, Name, NewKind, OpError, RenameMode, XattrMode};
 
 use super::{
     convert::{Numbers, kind, name as parse, new_kind},
@@ -34,6 +34,25 @@ const BLOCK: u32 = 4096;
 
 /// How often an answer is looked for in the cache after it was asked for; then it is given for this moment only.
 const LOOKS: u32 = 3;
+
+/// What the kernel hears of by an answer whose age it does not note.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum News {
+    /// An inode that was not there before, with its name.
+    Inode,
+    /// A name of an inode that may have been known: what it is told of its attributes might be older than what it was told
+    /// to forget meanwhile, so that it counts for this moment only.
+    Name,
+}
+
+impl News {
+    pub(super) fn attr_ttl(self, ttl: Duration) -> Duration {
+        match self {
+            Self::Inode => ttl,
+            Self::Name => Duration::ZERO,
+        }
+    }
+}
 
 impl At {
     pub(super) fn lookup(self: &Arc<Self>, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -86,53 +105,15 @@ impl At {
     }
 
     /// After a change that made a name: told from the cache if it stands there.
-    fn reply_made(&self, dir: Inode, name: &Name, attr: Attr, reply: ReplyEntry) {
+    fn reply_made(&self, dir: Inode, name: &Name, (attr, news): (Attr, News), reply: ReplyEntry) {
         let gate = self.fs.gate();
         match self.fs.lookup_cached(&gate, dir, name) {
             Some(Lookup::Found(told)) if told.attr.inode == attr.inode => {
-                self.reply_lookup(Lookup::Found(told), reply);
+                let attr_ttl = news.attr_ttl(told.attr_ttl);
+                self.reply_lookup(Lookup::Found(Told { attr_ttl, ..told }), reply);
             }
             _ => self.reply_entry(Some(attr), reply),
         }
-    }
-
-    pub(super) fn get_attr(self: &Arc<Self>, ino: INodeNo, reply: ReplyAttr) {
-        let inode = self.numbers.inode(ino);
-        {
-            let gate = self.fs.gate();
-            if let Some(told) = self.fs.attr_cached(&gate, inode) {
-                return reply.attr(&told.attr_ttl, &self.numbers.attr(&told.attr));
-            }
-        }
-        let at = Arc::clone(self);
-        self.spawn(async move {
-            match at.fs.load_attr(inode).await {
-                Ok(attr) => at.reply_attr(attr, reply),
-                Err(error) => reply.error(failed("getattr", inode, &error)),
-            }
-        });
-    }
-
-    fn reply_attr(&self, attr: Attr, reply: ReplyAttr) {
-        let gate = self.fs.gate();
-        match self.fs.attr_cached(&gate, attr.inode) {
-            Some(told) => reply.attr(&told.attr_ttl, &self.numbers.attr(&told.attr)),
-            None => reply.attr(&Duration::ZERO, &self.numbers.attr(&attr)),
-        }
-    }
-
-    pub(super) fn set_attr(self: &Arc<Self>, ino: INodeNo, set: SetAttr, reply: ReplyAttr) {
-        let inode = self.numbers.inode(ino);
-        if let Some(attr) = self.fs.set_attr_cached(inode, set) {
-            return self.reply_attr(attr, reply);
-        }
-        let at = Arc::clone(self);
-        self.spawn(async move {
-            match at.fs.set_attr(inode, set).await {
-                Ok(attr) => at.reply_attr(attr, reply),
-                Err(error) => reply.error(failed("setattr", inode, &error)),
-            }
-        });
     }
 
     pub(super) fn read_link(self: &Arc<Self>, ino: INodeNo, reply: ReplyData) {
@@ -191,10 +172,10 @@ impl At {
         if let Ok(name) = parse(name)
             && let Some(attr) = self.fs.make_cached(dir, &name, &making)
         {
-            return self.reply_made(dir, &name, attr, reply);
+            return self.reply_made(dir, &name, (attr, News::Inode), reply);
         }
         let make = |at: Arc<Self>, name| async move { at.fs.make(dir, &name, making).await };
-        self.answer_made("mknod", dir, name, make, reply);
+        self.answer_made(("mknod", News::Inode), dir, name, make, reply);
     }
 
     pub(super) fn make_symlink(
@@ -208,7 +189,7 @@ impl At {
         let dir = self.numbers.inode(parent);
         let target = target.as_os_str().as_bytes().to_vec();
         let make = |at: Arc<Self>, name| async move { at.fs.make_symlink(dir, &name, &target, caller).await };
-        self.answer_made("symlink", dir, name, make, reply);
+        self.answer_made(("symlink", News::Inode), dir, name, make, reply);
     }
 
     pub(super) fn link(self: &Arc<Self>, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -216,16 +197,16 @@ impl At {
         if let Ok(name) = parse(name)
             && let Some(attr) = self.fs.link_cached(inode, dir, &name)
         {
-            return self.reply_made(dir, &name, attr, reply);
+            return self.reply_made(dir, &name, (attr, News::Name), reply);
         }
         let make = |at: Arc<Self>, name| async move { at.fs.link(inode, dir, &name).await };
-        self.answer_made("link", dir, name, make, reply);
+        self.answer_made(("link", News::Name), dir, name, make, reply);
     }
 
     /// Makes a name in a directory, and tells the kernel what it leads to.
     fn answer_made<Made: Future<Output = Result<Attr, FsError>> + Send + 'static>(
         self: &Arc<Self>,
-        operation: &'static str,
+        (operation, news): (&'static str, News),
         dir: Inode,
         name: &OsStr,
         make: impl FnOnce(Arc<Self>, Name) -> Made,
@@ -238,7 +219,7 @@ impl At {
         let (at, made) = (Arc::clone(self), make(Arc::clone(self), name.clone()));
         self.spawn(async move {
             match made.await {
-                Ok(attr) => at.reply_made(dir, &name, attr, reply),
+                Ok(attr) => at.reply_made(dir, &name, (attr, news), reply),
                 Err(error) => reply.error(failed(operation, dir, &error)),
             }
         });

@@ -129,7 +129,7 @@ async fn forget(mut forgets: mpsc::Receiver<Forget>) {
     while let Some(forget) = forgets.recv().await {
         match forget {
             Forget::Pages(_, done) | Forget::Done(done) => drop(done.send(())),
-            Forget::Attributes(_) | Forget::Entry(..) => {}
+            Forget::Attributes(..) | Forget::Entry(..) => {}
         }
     }
 }
