@@ -58,12 +58,20 @@ impl Holder {
         }
     }
 
-    /// Another life begins, without leases.
+    /// Another life begins, with the leases and recalls that stand, which are counted anew.
     pub(super) fn begin_life(&mut self, number: u64) {
         self.number_of_life = number;
         self.life = Life::Current;
         self.last = LeaseNumber::default();
         self.recalled.clear();
+        for (inode, held) in &mut self.leases {
+            held.granted = LeaseNumber::default();
+            if let Some(recall) = &mut held.recall {
+                self.last = LeaseNumber(self.last.0 + 1);
+                recall.number = self.last;
+                self.recalled.insert(self.last, *inode);
+            }
+        }
     }
 
     /// Takes all leases away; which they were.

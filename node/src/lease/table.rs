@@ -133,29 +133,37 @@ impl Leases {
         !self.holders.is_empty()
     }
 
-    /// A session says what it held. In the grace it goes on holding it; later it begins anew. What it does not hold
-    /// any more is returned with its generation from now on. `more` says that it has not said everything yet.
+    /// A session says what it held, the last generation that it knew being `known`. In the grace it goes on holding it;
+    /// later it holds what it still held here. What it does not hold any more is returned with its generation from now on.
+    /// `more` says that it has not said everything yet.
+    ///
+    /// Nothing that stands is taken away: until it hears the answer, the session goes on with it. So a reclaim that comes
+    /// again, because its answer was lost or late, changes nothing; and who knows the generation that is current, and was
+    /// told otherwise by somebody who does not lead any more, begins another one with all it has.
     pub fn handle_reclaim(
         &mut self,
         session: SessionId,
-        client: Peer,
+        (client, known): (Peer, LeaseGeneration),
         leases: &[(Inode, LeaseMode)],
         more: bool,
         now: Instant,
     ) -> (LeaseGeneration, Vec<Inode>) {
         let in_grace = !matches!(self.readiness(now), Readiness::Ready);
-        if !in_grace {
-            self.end_life(session);
-        }
+        let is_known = self.is_current(session, client, known);
         let holder = self.holders.entry(session).or_insert_with(|| Holder::new(client, now));
         holder.until = holder.until.max(now + TERM + GRACE);
-        if holder.life == Life::Over {
+        if holder.life == Life::Over || is_known {
             self.lives += 1;
             holder.begin_life(self.lives);
+            // Who listens for recalls of the life before hears that it is over.
+            self.wakes.recalled = true;
         }
         let generation = LeaseGeneration { term: self.term, life: holder.number_of_life };
         let take_back = |(inode, mode): &(Inode, LeaseMode)| {
-            let accepted = in_grace && self.grant(session, *inode, *mode, LeaseNumber::default());
+            let accepted = match in_grace {
+                true => self.grant(session, *inode, *mode, LeaseNumber::default()),
+                false => self.holds_lease(session, *inode, *mode),
+            };
             (!accepted).then_some(*inode)
         };
         let refused = leases.iter().filter_map(take_back).collect();
@@ -284,12 +292,13 @@ impl Leases {
 
     /// Whether all of `inodes` are leased to a session exclusively.
     pub fn holds_exclusively(&self, session: SessionId, inodes: &[Inode]) -> bool {
-        let holder = self.holders.get(&session);
-        let holds = |inode: &Inode| {
-            let held = holder.and_then(|holder| holder.leases.get(inode));
-            held.is_some_and(|held| held.mode == LeaseMode::Exclusive)
-        };
-        inodes.iter().all(holds)
+        inodes.iter().all(|inode| self.holds_lease(session, *inode, LeaseMode::Exclusive))
+    }
+
+    /// Whether `inode` is leased to a session in `mode`, or more.
+    fn holds_lease(&self, session: SessionId, inode: Inode, mode: LeaseMode) -> bool {
+        let held = self.holders.get(&session).and_then(|holder| holder.leases.get(&inode));
+        held.is_some_and(|held| held.mode >= mode)
     }
 
     pub(super) fn others_at(&self, inode: Inode, session: SessionId) -> impl Iterator<Item = SessionId> {

@@ -54,11 +54,11 @@ pub(super) async fn handle(
             change(node, asker, generation, (batch, Vec::new()), deadline).await?
         }
         LeaseRequest::Renew { session, generation } => renew(node, asker, session, generation, deadline).await?,
-        LeaseRequest::Reclaim { session, generation: _, leases, more } => {
+        LeaseRequest::Reclaim { session, generation, leases, more } => {
             if leases.len() > LEASES_PER_MESSAGE_MAX {
                 return Err(Refusal::Malformed);
             }
-            reclaim(node, asker, session, &leases, more, deadline).await?
+            reclaim(node, asker, (session, generation), &leases, more, deadline).await?
         }
         LeaseRequest::Recalls { session, generation, known } => {
             recalls(node, asker, (session, generation), known, deadline).await?
@@ -168,7 +168,7 @@ async fn renew(
 async fn reclaim(
     node: &Arc<Node>,
     asker: Asker,
-    session: SessionId,
+    (session, known): (SessionId, LeaseGeneration),
     leases: &[(Inode, LeaseMode)],
     more: bool,
     deadline: Instant,
@@ -183,7 +183,7 @@ async fn reclaim(
     heard(node, session);
     desk.learn_mounts(deadline).await?;
     desk.with(|table| {
-        let (generation, refused) = table.handle_reclaim(session, asker.peer, leases, more, Instant::now());
+        let (generation, refused) = table.handle_reclaim(session, (asker.peer, known), leases, more, Instant::now());
         LeaseAnswer::Reclaimed { generation, refused }
     })
 }

@@ -53,7 +53,7 @@ impl Table {
         session: SessionId,
         leases: &[(Inode, LeaseMode)],
     ) -> (LeaseGeneration, Vec<Inode>) {
-        self.leases.handle_reclaim(session, CLIENT, leases, false, self.now)
+        self.leases.handle_reclaim(session, (CLIENT, LeaseGeneration::default()), leases, false, self.now)
     }
 
     /// Asks about inodes, from a state of now; what it did not get.

@@ -29,9 +29,10 @@ fn a_term_with_mounts_answers_nothing_until_each_has_reclaimed() {
 #[test]
 fn a_reclaim_in_several_messages_counts_with_the_last() {
     let mut table = Table::with_mounts(&[A]);
-    let (first, _) = table.leases.handle_reclaim(A, CLIENT, &[(X, SHARED)], true, table.now);
+    let of_before = (CLIENT, LeaseGeneration { term: 4, life: 3 });
+    let (first, _) = table.leases.handle_reclaim(A, of_before, &[(X, SHARED)], true, table.now);
     assert_ne!(table.leases.readiness(table.now), Readiness::Ready);
-    let (second, refused) = table.leases.handle_reclaim(A, CLIENT, &[(Y, SHARED)], false, table.now);
+    let (second, refused) = table.leases.handle_reclaim(A, of_before, &[(Y, SHARED)], false, table.now);
     assert_eq!((first, refused), (second, vec![]), "one generation");
     assert_eq!(table.leases.readiness(table.now), Readiness::Ready);
 }
@@ -49,15 +50,55 @@ fn the_grace_ends_without_those_who_are_silent_or_gone() {
 }
 
 #[test]
-fn what_is_reclaimed_after_the_grace_is_refused_and_another_life_begins() {
+fn what_is_reclaimed_after_the_term_is_over_is_refused_and_another_life_begins() {
     let mut table = Table::open();
     table.take(A, &[X]);
+    table.now += OVER;
+    let id = table.marked(B, &[X]);
+    assert_eq!(table.clear(id), Clearing::Clear);
     let (generation, refused) = table.reclaim(A, &[(X, EXCLUSIVE)]);
     assert_eq!(refused, [X]);
     assert!(table.leases.is_current(A, CLIENT, generation));
-    assert!(!table.leases.is_current(A, CLIENT, LeaseGeneration { life: generation.life - 1, ..generation }));
+    assert!(!table.leases.is_current(A, CLIENT, LeaseGeneration { life: 1, ..generation }));
     assert!(!table.leases.is_current(A, CLIENT, LeaseGeneration { term: 4, ..generation }), "another leader's");
+    table.settle(id, &[], &[]);
     assert!(table.leases.is_idle());
+}
+
+/// Its first answer was lost, or it was on its way for long.
+#[test]
+fn a_reclaim_that_comes_again_changes_nothing() {
+    let mut table = Table::with_mounts(&[A]);
+    let (first, _) = table.reclaim(A, &[(X, EXCLUSIVE), (Y, SHARED)]);
+    assert_eq!(table.leases.readiness(table.now), Readiness::Ready);
+    let id = table.marked(B, &[X]);
+    let recalled = table.clear(id);
+    assert_eq!(table.reclaim(A, &[(X, EXCLUSIVE), (Y, SHARED)]), (first, vec![]));
+    assert_eq!(table.clear(id), recalled, "it is waited for: the session goes on with it until it hears of that");
+    table.obey(A);
+    assert_eq!(table.clear(id), Clearing::Clear);
+    assert_eq!(table.reclaim(A, &[(X, EXCLUSIVE), (Y, SHARED)]), (first, vec![X]), "it has let go of that");
+}
+
+/// A node that does not lead any more, and does not know, has told it that its generation is over.
+#[test]
+fn who_knows_the_current_life_begins_another_with_all_it_has() {
+    let mut table = Table::open();
+    table.take(A, &[X]);
+    assert_eq!((table.ask(A, &[Y]), table.ask(B, &[Y])), (vec![], vec![]));
+    let id = table.marked(C, &[X]);
+    let recalled = table.clear(id);
+    let known = LeaseGeneration { term: 5, life: 1 };
+    let (begun, refused) = table.leases.handle_reclaim(A, (CLIENT, known), &[(X, EXCLUSIVE)], true, table.now);
+    assert!(!table.leases.is_current(A, CLIENT, known) && table.leases.is_current(A, CLIENT, begun));
+    assert_eq!(refused, []);
+    let rest = table.leases.handle_reclaim(A, (CLIENT, known), &[(Y, SHARED)], false, table.now);
+    assert_eq!(rest, (begun, vec![]), "in two messages");
+    assert_eq!(table.clear(id), recalled, "what was wanted back is wanted back");
+    let recalls = table.recalls(A);
+    assert_eq!(recalls, [Recall { number: LeaseNumber(1), inode: X, keep: None }], "counted anew");
+    table.obey(A);
+    assert_eq!(table.clear(id), Clearing::Clear);
 }
 
 #[test]

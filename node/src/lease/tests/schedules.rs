@@ -26,7 +26,15 @@ struct Belief {
 #[derive(Debug)]
 struct Client {
     session: SessionId,
+    /// None while it reclaims.
     generation: Option<LeaseGeneration>,
+    /// The last one that it knew.
+    known_generation: LeaseGeneration,
+    /// Counts its reclaims, and since when the one under way is.
+    reclaims: u64,
+    reclaiming_since: Option<Instant>,
+    /// What it said that it held.
+    held: Vec<(Inode, LeaseMode)>,
     until: Instant,
     beliefs: BTreeMap<Inode, Belief>,
     /// The last recall of each inode.
@@ -60,6 +68,9 @@ enum Message {
     Recalls { to: usize, generation: LeaseGeneration, recalls: Vec<Recall> },
     Renewed { to: usize, generation: LeaseGeneration, sent: Instant },
     Release { from: usize, generation: LeaseGeneration, release: Release },
+    Reclaim { from: usize, reclaim: u64, term: u64, known: LeaseGeneration, held: Vec<(Inode, LeaseMode)> },
+    Reclaimed { to: usize, reclaim: u64, generation: LeaseGeneration, refused: Vec<Inode> },
+    NotCurrent { to: usize, generation: LeaseGeneration },
 }
 
 struct World {
@@ -69,8 +80,10 @@ struct World {
     clients: Vec<Client>,
     messages: Vec<Message>,
     states: BTreeMap<Inode, u64>,
+    term: u64,
     grants: u64,
     changes: u64,
+    kept: u64,
 }
 
 impl World {
@@ -81,6 +94,10 @@ impl World {
         let client = |session| Client {
             session,
             generation: None,
+            known_generation: LeaseGeneration::default(),
+            reclaims: 0,
+            reclaiming_since: None,
+            held: Vec::new(),
             until: now,
             beliefs: BTreeMap::new(),
             recalled: BTreeMap::new(),
@@ -95,8 +112,10 @@ impl World {
             clients: SESSIONS.map(client).into(),
             messages: Vec::new(),
             states: (0..INODES).map(|inode| (Inode(inode), 0)).collect(),
+            term: 1,
             grants: 0,
             changes: 0,
+            kept: 0,
         }
     }
 
@@ -125,32 +144,95 @@ impl World {
                 _ => self.give_up_one(at),
             }
         }
+        if self.flip(1) {
+            let generation = self.clients[at].generation;
+            match generation {
+                _ if self.flip(20) => self.begin_term(),
+                Some(generation) => self.messages.push(Message::NotCurrent { to: at, generation }),
+                None => {}
+            }
+        }
         while !self.messages.is_empty() && self.flip(60) {
             let index = self.random.random_range(0..self.messages.len());
             let message = self.messages.swap_remove(index);
             self.deliver(message);
         }
-        if !ready {
-            assert!(self.clients.iter().all(|client| client.beliefs.is_empty()), "nothing is granted in the grace");
-        }
         self.check();
+    }
+
+    /// Another leader, with a table of its own. What was under way is decided or never will be.
+    fn begin_term(&mut self) {
+        self.term += 1;
+        self.leases = Leases::new(self.term, self.now);
+        self.leases.begin(SESSIONS);
+        for client in &mut self.clients {
+            if let Some((_, inode, Stage::Proposed)) = client.change.take() {
+                client.beliefs.remove(&inode);
+            }
+        }
     }
 
     /// The generation, if it is current; another one is asked for.
     fn current(&mut self, at: usize) -> Option<LeaseGeneration> {
         let client = &self.clients[at];
         let session = client.session;
-        if let Some(generation) = client.generation.filter(|now| self.leases.is_current(session, CLIENT, *now)) {
+        let Some(generation) = client.generation else {
+            self.reclaim(at);
+            return None;
+        };
+        if self.leases.is_current(session, CLIENT, generation) {
             return Some(generation);
         }
-        let (generation, _) = self.leases.handle_reclaim(session, CLIENT, &[], false, self.now);
+        self.messages.push(Message::NotCurrent { to: at, generation });
+        None
+    }
+
+    /// Says what it holds; again if there was no answer for long. Messages may come twice.
+    fn reclaim(&mut self, at: usize) {
         let client = &mut self.clients[at];
-        client.beliefs.clear();
+        if client.reclaiming_since.is_some_and(|since| self.now < since + Duration::from_millis(300)) {
+            return;
+        }
+        client.reclaiming_since = Some(self.now);
+        client.reclaims += 1;
+        let live = client.until > self.now;
+        let held: Vec<_> = match live {
+            true => client.beliefs.iter().map(|(inode, belief)| (*inode, belief.mode)).collect(),
+            false => Vec::new(),
+        };
+        let (reclaim, known) = (client.reclaims, client.known_generation);
+        let copies = 1 + u32::from(self.flip(30));
+        for _ in 0..copies {
+            let held = held.clone();
+            self.messages.push(Message::Reclaim { from: at, reclaim, term: self.term, known, held });
+        }
+        self.clients[at].held = held;
+    }
+
+    /// Whoever says so may be wrong: a node that does not lead any more.
+    fn handle_not_current(&mut self, at: usize, generation: LeaseGeneration) {
+        let client = &mut self.clients[at];
+        if client.generation == Some(generation) {
+            client.generation = None;
+            client.known_generation = generation;
+            client.reclaiming_since = None;
+            self.reclaim(at);
+        }
+    }
+
+    fn handle_reclaimed(&mut self, to: usize, generation: LeaseGeneration, refused: &[Inode]) {
+        let client = &mut self.clients[to];
+        let was_said = |inode: &Inode| client.held.iter().any(|(held, _)| held == inode);
+        client.beliefs.retain(|inode, _| was_said(inode) && !refused.contains(inode));
+        for belief in client.beliefs.values_mut() {
+            belief.number = LeaseNumber::default();
+        }
+        self.kept += client.beliefs.len() as u64;
         client.recalled.clear();
         client.known = LeaseNumber::default();
         client.generation = Some(generation);
-        client.until = self.now + TERM;
-        None
+        let sent = client.reclaiming_since.take();
+        client.until = client.until.max(sent.unwrap() + TERM);
     }
 
     fn renew(&mut self, at: usize) {
@@ -245,6 +327,8 @@ impl World {
         let session = self.clients[at].session;
         let generation = self.clients[at].generation.filter(|now| self.leases.is_current(session, CLIENT, *now));
         if generation.is_none() {
+            // What it left is not known under this generation.
+            self.clients[at].beliefs.remove(&inode);
             return self.leases.end_change(id, Ending::Decided);
         }
         let (unleased, number) = self.leases.settle_change(id, &[].into(), &[inode]);
@@ -299,13 +383,36 @@ impl World {
                 }
                 return;
             }
+            Message::Reclaim { from, reclaim, term, known, held } => {
+                let (from, reclaim) = (*from, *reclaim);
+                // What was sent to the leader of a term is not heard by that of a later one.
+                if *term != self.term {
+                    return;
+                }
+                let client = (CLIENT, *known);
+                let session = self.clients[from].session;
+                let (generation, refused) = self.leases.handle_reclaim(session, client, held, false, self.now);
+                if self.flip(80) {
+                    self.messages.push(Message::Reclaimed { to: from, reclaim, generation, refused });
+                }
+                return;
+            }
+            Message::Reclaimed { to, .. } | Message::NotCurrent { to, .. } => (*to, LeaseGeneration::default()),
         };
         let client = &mut self.clients[to];
         if self.now < client.silent_until {
             return self.messages.push(message);
         }
-        if client.generation != Some(generation) {
-            return;
+        match message {
+            Message::NotCurrent { to, generation } => return self.handle_not_current(to, generation),
+            Message::Reclaimed { to, reclaim, generation, refused } => {
+                if client.generation.is_none() && client.reclaims == reclaim {
+                    self.handle_reclaimed(to, generation, &refused);
+                }
+                return;
+            }
+            _ if client.generation != Some(generation) => return,
+            _ => {}
         }
         match message {
             Message::Granted { number, leases, .. } => {
@@ -332,7 +439,7 @@ impl World {
                 }
             }
             Message::Renewed { sent, .. } => client.until = client.until.max(sent + TERM),
-            Message::Release { .. } => unreachable!("releases go the other way"),
+            _ => unreachable!("it went the other way, or was dealt with"),
         }
     }
 
@@ -360,7 +467,7 @@ impl World {
 
 #[test]
 fn no_session_believes_what_is_not_so_whatever_the_messages_do() {
-    let (mut grants, mut changes) = (0, 0);
+    let (mut grants, mut changes, mut kept) = (0, 0, 0);
     for seed in 0..60 {
         println!("seed {seed}");
         let mut world = World::new(seed);
@@ -371,6 +478,8 @@ fn no_session_believes_what_is_not_so_whatever_the_messages_do() {
         assert_eq!(world.leases.readiness(world.now), Readiness::Ready);
         grants += world.grants;
         changes += world.changes;
+        kept += world.kept;
     }
     assert!(grants > 3000 && changes > 3000, "{grants} grants and {changes} changes prove something");
+    assert!(kept > 500, "{kept} leases were kept over a reclaim");
 }
