@@ -342,7 +342,9 @@ impl Put {
     }
 
     /// The quorum stands; the other replicas get the chunk in the background, in memory of their own if there is some.
-    fn leave_to_stragglers(self, room: OwnedSemaphorePermit) {
+    fn leave_to_stragglers(mut self, room: OwnedSemaphorePermit) {
+        let map = self.cluster.map();
+        self.write.call_stragglers(|node| map.is_in(node) && is_alive(&self.cluster, node), now());
         if self.write.is_settled() {
             return;
         }
@@ -364,17 +366,19 @@ impl Put {
                 () = sleep(STRAGGLER_SIGN_OF_LIFE / 2) => {}
             }
         }
-        for node in self.write.unsettled() {
+        for node in self.write.overdue() {
             self.cluster.with_health(|health| health.handle_failure(node, now()));
         }
         drop(room);
     }
 
     fn has_a_live_straggler(&self) -> bool {
-        self.cluster.with_health(|health| {
-            self.write.unsettled().any(|node| health.answered_within(node, STRAGGLER_SIGN_OF_LIFE, now()))
-        })
+        self.write.unsettled().any(|node| is_alive(&self.cluster, node))
     }
+}
+
+fn is_alive(cluster: &Cluster, node: NodeId) -> bool {
+    cluster.with_health(|health| health.answered_within(node, STRAGGLER_SIGN_OF_LIFE, now()))
 }
 
 /// What a failed put means: for the replica, or for the whole attempt.

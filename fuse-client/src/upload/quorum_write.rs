@@ -188,6 +188,15 @@ impl QuorumWrite {
         }
     }
 
+    /// The quorum stands: those in reserve that are `wanted` get the chunk, too.
+    pub(crate) fn call_stragglers(&mut self, wanted: impl Fn(NodeId) -> bool, now: Instant) {
+        for replica in self.replicas.iter_mut().filter(|replica| replica.state == State::Reserve) {
+            if wanted(replica.node) {
+                replica.state = State::Waiting { not_before: now };
+            }
+        }
+    }
+
     /// Whose store to sync now.
     pub(crate) fn poll_sync(&mut self) -> Option<NodeId> {
         self.replicas.iter_mut().find_map(|replica| match replica.state {
@@ -299,6 +308,12 @@ impl QuorumWrite {
         let unsettled =
             |replica: &&Replica| !matches!(replica.state, State::Stable | State::Lost { .. } | State::Reserve);
         self.replicas.iter().filter(unsettled).map(|replica| replica.node)
+    }
+
+    /// Those of them that were sent the chunk.
+    pub(crate) fn overdue(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let is_sent = |node: &NodeId| self.replicas.iter().any(|replica| replica.node == *node && replica.attempts > 0);
+        self.unsettled().filter(is_sent)
     }
 
     fn count(&self, row: &PutRow, is: impl Fn(State) -> bool) -> usize {

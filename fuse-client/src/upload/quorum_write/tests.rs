@@ -223,3 +223,23 @@ fn while_a_partition_moves_a_put_needs_a_quorum_of_the_old_row_and_one_of_the_ne
     assert_eq!(outcome(&[0, 1], &[3, 4]), Some(false), "the new row cannot have a quorum any more");
     assert_eq!(outcome(&[0, 3, 4], &[1, 2]), Some(false));
 }
+
+/// Else a chunk stays on fewer nodes than it could until these compare what they have.
+#[test]
+fn once_the_quorum_stands_those_in_reserve_get_the_chunk_too() {
+    let now = Instant::now();
+    let mut write = write(&[Turn::First, Turn::First, Turn::Reserve, Turn::Reserve], 2, now);
+    for number in [0, 1] {
+        assert_eq!(write.poll_send(now), Some(node(number)));
+        write.handle_stable(node(number));
+    }
+    assert!(matches!(write.poll_outcome(), Some(Ok(_))));
+    assert!(write.is_settled());
+    write.call_stragglers(|wanted| wanted == node(3), now);
+    assert_eq!(write.unsettled().collect::<Vec<_>>(), [node(3)]);
+    assert_eq!(write.overdue().count(), 0, "it was not sent the chunk, and is not to blame");
+    assert_eq!((write.poll_send(now), write.poll_send(now)), (Some(node(3)), None));
+    assert_eq!(write.overdue().collect::<Vec<_>>(), [node(3)]);
+    write.handle_stable(node(3));
+    assert!(write.is_settled());
+}
