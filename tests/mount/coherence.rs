@@ -5,13 +5,15 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{BufRead, BufReader, Write},
     os::unix::{
         ffi::OsStrExt,
         fs::{FileExt, MetadataExt, PermissionsExt, symlink},
     },
     path::Path,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 
 use harness::{Cluster, Mount, tree};
@@ -345,4 +347,79 @@ fn a_removed_file_stays_readable_and_writable_on_every_mount_that_has_it_open() 
     let mut seen = vec![0; expected.len()];
     files[0].read_exact_at(&mut seen, 0).unwrap();
     assert!(seen == expected);
+}
+
+/// `getcwd` of a program, and what it finds from there.
+#[test]
+fn who_works_in_a_directory_still_knows_where_it_is_when_another_mount_changes_names_above() {
+    let cluster = Cluster::start();
+    let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    fs::create_dir_all(one.path("project/src")).unwrap();
+    fs::write(one.path("project/src/file"), b"here").unwrap();
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", "while read -r line; do readlink /proc/self/cwd; cat file; echo; done"])
+        .current_dir(one.path("project/src"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut asked, mut said) = (shell.stdin.take().unwrap(), BufReader::new(shell.stdout.take().unwrap()).lines());
+    let expected = one.path("project/src").display().to_string();
+    for round in 0..10 {
+        fs::metadata(one.path("project/src/file")).unwrap();
+        fs::write(two.path(&format!("project/new-{round}")), b"new").unwrap();
+        fs::write(two.path(&format!("project/src/new-{round}")), b"new").unwrap();
+        writeln!(asked, "where").unwrap();
+        assert_eq!(said.next().unwrap().unwrap(), expected, "round {round}");
+        assert_eq!(said.next().unwrap().unwrap(), "here", "round {round}");
+    }
+    // What another does to the directory itself is seen all the same.
+    fs::rename(two.path("project/src"), two.path("project/moved")).unwrap();
+    assert_eq!(fs::metadata(one.path("project/src")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(fs::read(one.path("project/moved/file")).unwrap(), b"here");
+    fs::create_dir(two.path("project/src")).unwrap();
+    assert_eq!(fs::read_dir(one.path("project/src")).unwrap().count(), 0);
+    drop(asked);
+    assert!(shell.wait().unwrap().success());
+}
+
+/// Files that a mount creates in [`mounts_that_create_files_in_one_directory_at_once_do_not_wait_for_each_others_kernel`].
+const FILES: usize = 50;
+
+/// Creates files in a directory of whose names the kernel has been told; how long the slowest took.
+fn create(mount: &Mount, dir: &str, writer: usize) -> Duration {
+    let names = (0..FILES).map(|number| mount.path(&format!("{dir}/{writer}-{number}")));
+    assert!(names.clone().all(|name| !name.exists()));
+    let create = |name| {
+        let begun = Instant::now();
+        File::create_new(name).unwrap();
+        begun.elapsed()
+    };
+    names.map(create).max().unwrap()
+}
+
+/// Each holds its kernel's lock of the directory while it waits for the other, who has to make its kernel forget names.
+#[test]
+fn mounts_that_create_files_in_one_directory_at_once_do_not_wait_for_each_others_kernel() {
+    let cluster = Cluster::start();
+    let mounts = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    for round in 0..5 {
+        let dir = format!("dir-{round}");
+        fs::create_dir(mounts[0].path(&dir)).unwrap();
+        let slowest = std::thread::scope(|scope| {
+            let other = scope.spawn(|| create(&mounts[1], &dir, 1));
+            create(&mounts[0], &dir, 0).max(other.join().unwrap())
+        });
+        eprintln!("round {round}: the slowest took {slowest:?}");
+        assert_eq!(fs::read_dir(mounts[0].path(&dir)).unwrap().count(), 2 * FILES);
+        // Older kernels can only be waited for.
+        assert!(slowest < Duration::from_secs(2) || is_older_than(6, 16), "{slowest:?}");
+    }
+}
+
+fn is_older_than(major: u32, minor: u32) -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|at: char| !at.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) < (Some(major), Some(minor))
 }

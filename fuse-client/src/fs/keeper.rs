@@ -16,7 +16,9 @@ use wire::{
     namespace::{Inode, NamespaceAnswer, NamespaceRequest},
 };
 
-use super::{Forget, FsConfig, Shared, Term, chunk_cache::ChunkCache, flush, open_files::Handles, recall};
+use super::{
+    Forget, FsConfig, Shared, Term, chunk_cache::ChunkCache, flush, open_files::Handles, recall, table::Forgotten,
+};
 use crate::{
     cluster::{Cluster, ClusterError, now, pool_units},
     session::{OnChanged, Session, Told},
@@ -243,7 +245,9 @@ async fn reclaim(shared: &Arc<Shared>) -> Word {
     if !lost.is_empty() {
         info!(lost = lost.len(), "leases are gone; what others changed meanwhile is read anew");
     }
-    shared.lose(&lost).await;
+    // The keeper does not wait for the kernel: leases would run out meanwhile.
+    let (task, lost) = (Arc::clone(shared), shared.lose_here(&lost));
+    shared.spawn(async move { task.lose_in_kernel(lost).await });
     shared.table.lock().begin_generation();
     leasing.begin(generation.expect("at least one part was answered"));
     shared.extend(sent);
@@ -285,27 +289,31 @@ impl Shared {
 
     /// Leases that are gone: what rested on them is dropped, here and in the kernel.
     pub(super) async fn lose(self: &Arc<Self>, inodes: &[Inode]) {
-        if inodes.is_empty() {
-            return;
-        }
+        let lost = self.lose_here(inodes);
+        self.lose_in_kernel(lost).await;
+    }
+
+    /// Leases that are gone: what rested on them is dropped here. Nothing is leased anew before [`Shared::lose_in_kernel`] is
+    /// done.
+    fn lose_here(&self, inodes: &[Inode]) -> Vec<(Inode, Forgotten)> {
         {
             let mut table = self.table.lock();
             for inode in inodes {
                 table.entry(*inode).revoking += 1;
             }
         }
-        let mut forgets = Vec::new();
-        {
-            // Answers under way that rest on them are given first.
-            let _closed = self.gate.write();
-            let mut table = self.table.lock();
-            let now = now();
-            for inode in inodes {
-                forgets.push((*inode, table.lose(*inode, None, now)));
-            }
-        }
+        // Answers under way that rest on them are given first.
+        let _closed = self.gate.write();
+        let mut table = self.table.lock();
+        let now = now();
+        inodes.iter().map(|inode| (*inode, table.lose(*inode, None, now))).collect()
+    }
+
+    /// What rested on leases that are gone is dropped in the kernel.
+    async fn lose_in_kernel(self: &Arc<Self>, lost: Vec<(Inode, Forgotten)>) {
+        let inodes: Vec<Inode> = lost.iter().map(|(inode, _)| *inode).collect();
         let mut told = Vec::new();
-        for (inode, forgotten) in forgets {
+        for (inode, forgotten) in lost {
             if forgotten.pages {
                 if !self.forget_pages(inode, Duration::from_millis(20)).await {
                     self.note_stale_pages(inode);
@@ -315,10 +323,9 @@ impl Shared {
             self.tell_kernel_of_names(inode, forgotten.names).await;
         }
         self.tell_kernel_of_attributes(told).await;
-        self.kernel_has_forgotten().await;
         {
             let mut table = self.table.lock();
-            for inode in inodes {
+            for inode in &inodes {
                 table.entry(*inode).revoking -= 1;
                 table.drop_if_idle(*inode);
             }

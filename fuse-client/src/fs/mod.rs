@@ -111,10 +111,28 @@ pub enum Forget {
     /// Pages of a file, and its attributes; tells when that is done. The kernel may wait for reads and writes that are
     /// under way.
     Pages(Inode, tokio::sync::oneshot::Sender<()>),
-    /// An entry of a directory.
-    Entry(Inode, Name),
-    /// Nothing: tells when all attributes and entries before it are forgotten.
-    Done(tokio::sync::oneshot::Sender<()>),
+    /// Names of a directory; tells when that is done. The kernel may wait for operations in the directory.
+    Names(OldNames, tokio::sync::oneshot::Sender<()>),
+    /// All names; tells whether the kernel can do that.
+    AllNames(tokio::sync::oneshot::Sender<bool>),
+}
+
+/// Names of a directory that the kernel must look up anew.
+#[derive(Clone, Debug)]
+pub struct OldNames {
+    /// The directory.
+    pub dir: Inode,
+    /// Names in it.
+    pub names: Vec<OldName>,
+}
+
+/// A name that the kernel must look up anew.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OldName {
+    /// Which.
+    pub name: Name,
+    /// Whether it led to a directory: programs may be at work in it, and the kernel goes on to know where it is.
+    pub is_directory: bool,
 }
 
 /// Whether the kernel knows an inode.

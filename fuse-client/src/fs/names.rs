@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use wire::namespace::{
-    Attr, Cookie, Entry, InlineData, Inode, ListWant, Mode, Name, NewKind, Op, OpError, Query, QueryAnswer, RenameMode,
-    Replace, WalkEnd,
+    Attr, Cookie, Entry, FileType, InlineData, Inode, ListWant, Mode, Name, NewKind, Op, OpError, Query, QueryAnswer,
+    RenameMode, Replace, WalkEnd,
 };
 
 use super::{
@@ -65,11 +65,12 @@ impl FileSystem {
         let (at, until) = (now(), now() + ttl);
         let entry_ttl = node.name_ttl(ttl, at);
         let Some(inode) = child else {
-            table.get_mut(dir)?.children.told(name, at + entry_ttl, at);
+            table.get_mut(dir)?.children.told(name, at + entry_ttl, false, at);
             return Some(Lookup::Missing(entry_ttl));
         };
         let attr = self.shared.told_attr(&mut table, inode, until)?;
-        table.get_mut(dir)?.children.told(name, at + entry_ttl, at);
+        let is_directory = attr.file_type == FileType::Directory;
+        table.get_mut(dir)?.children.told(name, at + entry_ttl, is_directory, at);
         table.remember(inode);
         Some(Lookup::Found(Told { attr, attr_ttl: ttl, entry_ttl }))
     }
@@ -240,7 +241,8 @@ impl FileSystem {
         let entry_ttl = match table.get_mut(dir) {
             Some(node) if stands => {
                 let entry_ttl = node.name_ttl(ttl, at);
-                node.children.told(&entry.name, at + entry_ttl, at);
+                let is_directory = listed.file_type == FileType::Directory;
+                node.children.told(&entry.name, at + entry_ttl, is_directory, at);
                 entry_ttl
             }
             _ => Duration::ZERO,

@@ -6,8 +6,10 @@
 //!   than a notice only of inodes that it knew then. So who tells of an inode that the kernel does not know, but has a
 //!   reference to, tells it again; and answers of whose age the kernel takes no note (`LINK`, `SETATTR` before Linux 6.18,
 //!   `CREATE` of a file that is there) carry attributes for the moment only.
-//! - Names need no such care: who looks one up holds its directory's lock until the answer is taken in, and a notice waits
-//!   for that lock.
+//! - A name that is forgotten is looked up anew; whoever looks a new one up holds its directory's lock until the answer is
+//!   taken in, and a notice waits for that lock.
+//! - Names of directories are only taken for expired, so that who works in one still finds out where that is. A late answer
+//!   to somebody who asked whether such a name still stands can undo that, which is why they are told more than once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,13 +18,16 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tracing::debug;
-use wire::namespace::{Inode, Name};
+use wire::namespace::Inode;
 
-use super::{Forget, Known, OP_DEADLINE, Shared};
+use super::{Forget, Known, OP_DEADLINE, OldName, OldNames, Shared};
 
-/// How long the kernel may take to forget names and attributes before a lease is let go without that: it waits for operations
-/// in the directory, and for programs to run that have asked; neither waits for us.
+/// How long the kernel may take to forget names and attributes before a lease is let go without that: it waits for programs to
+/// run that have asked, and for operations in the directory, which may themselves wait for somebody who waits for us.
 const KERNEL_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long names of one directory may take before the kernel is told to forget all names there are, which needs no lock.
+const UNDISTURBED: Duration = Duration::from_millis(20);
 
 /// The first pause before the kernel is told again of an inode that it does not know yet; doubles up to
 /// [`UNKNOWN_PAUSE_MAX`].
@@ -30,6 +35,9 @@ const UNKNOWN_PAUSE: Duration = Duration::from_millis(1);
 
 /// The longest such pause.
 const UNKNOWN_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// After these, names of directories are told again.
+const EXPIRE_AGAIN: [Duration; 3] = [Duration::from_millis(30), Duration::from_millis(300), Duration::from_secs(2)];
 
 impl Shared {
     /// Makes the kernel forget attributes of inodes.
@@ -83,19 +91,40 @@ impl Shared {
         unknown
     }
 
-    /// Hands notices of names to the thread that sends them.
-    pub(super) async fn tell_kernel_of_names(&self, dir: Inode, names: Vec<Name>) {
-        for name in names {
-            // Nobody listens any more when the mount is gone.
-            let _told = self.forgets.send(Forget::Entry(dir, name)).await.is_ok();
+    /// Makes the kernel forget names of a directory.
+    pub(super) async fn tell_kernel_of_names(self: &Arc<Self>, dir: Inode, names: Vec<OldName>) {
+        if names.is_empty() {
+            return;
+        }
+        let directories: Vec<OldName> = names.iter().filter(|name| name.is_directory).cloned().collect();
+        let mut told = std::pin::pin!(self.tell_of_names(OldNames { dir, names }));
+        if timeout(UNDISTURBED, &mut told).await.is_err() && !self.forget_all_names().await {
+            let _in_time = timeout(KERNEL_DEADLINE, told).await.is_ok();
+        }
+        if !directories.is_empty() {
+            let shared = Arc::clone(self);
+            self.spawn(async move {
+                for pause in EXPIRE_AGAIN {
+                    sleep(pause).await;
+                    let again = shared.tell_of_names(OldNames { dir, names: directories.clone() });
+                    let _in_time = timeout(KERNEL_DEADLINE, again).await.is_ok();
+                }
+            });
         }
     }
 
-    /// Waits until the kernel has forgotten all names that it was told to forget.
-    pub(super) async fn kernel_has_forgotten(&self) {
-        let (done, forgotten) = oneshot::channel();
-        if self.forgets.send(Forget::Done(done)).await.is_ok() {
-            let _in_time = timeout(KERNEL_DEADLINE, forgotten).await.is_ok();
+    /// Tells the kernel once. It may wait for others.
+    async fn tell_of_names(&self, names: OldNames) {
+        let (done, told) = oneshot::channel();
+        if self.forgets.send(Forget::Names(names, done)).await.is_ok() {
+            // If it could not be told, the mount is gone, or whoever is told of too many is.
+            let _told = told.await.is_ok();
         }
+    }
+
+    /// Makes the kernel look up all names anew; false if it cannot do that (before Linux 6.16).
+    async fn forget_all_names(&self) -> bool {
+        let (done, told) = oneshot::channel();
+        self.forgets.send(Forget::AllNames(done)).await.is_ok() && told.await == Ok(true)
     }
 }

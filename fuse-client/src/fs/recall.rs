@@ -132,11 +132,9 @@ impl Shared {
             self.note_stale_pages(inode);
         }
         // Asked to forget pages once more, the kernel might wait for a write that waits for the lease.
-        if keep.is_none() {
-            self.tell_kernel_of_attributes(vec![inode]).await;
-        }
-        self.tell_kernel_of_names(inode, forgotten.names).await;
-        self.kernel_has_forgotten().await;
+        let attributes = if keep.is_none() { vec![inode] } else { Vec::new() };
+        let names = self.tell_kernel_of_names(inode, forgotten.names);
+        tokio::join!(self.tell_kernel_of_attributes(attributes), names);
     }
 
     async fn flush_before(&self, inode: Inode) {

@@ -22,12 +22,19 @@ use wire::{
 };
 
 pub(crate) use self::foresee::Foreseen;
-use self::{absorb::Absorb, children::Children};
-use super::file::File;
+use self::{
+    absorb::Absorb,
+    children::{Children, ToldName},
+};
+use super::{OldName, file::File};
 use crate::session::Changed;
 
 /// How long a directory counts as one that others change, after they did.
 const CONTENDED: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How much longer than it was told the kernel may believe something: it counts from when the caller runs that had asked, and
+/// in its own ticks.
+pub(crate) const LATE_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// All inodes.
 #[derive(Debug, Default)]
@@ -120,7 +127,7 @@ pub(crate) struct Forgotten {
     /// Pages and attributes of this inode.
     pub(crate) pages: bool,
     /// Entries of this directory.
-    pub(crate) names: Vec<Name>,
+    pub(crate) names: Vec<OldName>,
 }
 
 impl Table {
@@ -368,10 +375,12 @@ impl Table {
     /// The kernel's entries have changed places, with the times for which it believes them.
     fn move_told(&mut self, from: (Inode, &Name), to: (Inode, &Name)) {
         let told = |table: &Table, (dir, name): (Inode, &Name)| table.get(dir)?.children.told.get(name).copied();
-        let until = told(self, from).max(told(self, to));
+        let [here, there] = [from, to].map(|entry| told(self, entry));
         for (dir, name) in [from, to] {
+            let until = here.map(|told| told.until).max(there.map(|told| told.until));
+            let is_directory = [here, there].into_iter().flatten().all(|told| told.is_directory);
             if let (Some(until), Some(node)) = (until, self.get_mut(dir)) {
-                node.children.told.insert(name.clone(), until);
+                node.children.told.insert(name.clone(), ToldName { until, is_directory });
             }
         }
     }
@@ -415,11 +424,12 @@ impl Table {
         if let Some(file) = &node.file {
             file.forget_content();
         }
-        let told = |until: Option<Instant>| until.is_some_and(|until| until > now);
+        let told = |until: Option<Instant>| until.is_some_and(|until| until + LATE_MAX > now);
         let pages = node.pages.take().is_some() || node.opens > 0 || told(node.told_until);
         let names = std::mem::take(&mut node.children).told;
-        let names = names.into_iter().filter(|(_, until)| *until > now).map(|(name, _)| name).collect();
-        Forgotten { pages, names }
+        let names = names.into_iter().filter(|(_, told)| told.until + LATE_MAX > now);
+        let old = |(name, told): (Name, ToldName)| OldName { name, is_directory: told.is_directory };
+        Forgotten { pages, names: names.map(old).collect() }
     }
 
     /// Notes a recall. True if there is something to give back.

@@ -1,12 +1,11 @@
 //! The threads that tell the kernel what to forget. They hold nothing: the kernel may make them wait for pages that are
-//! being read, and those reads are answered by others. Pages have threads of their own, so that names and attributes,
-//! which nobody makes wait for long, do not wait for them.
+//! being read and for directories in which something is done, and those are answered by others. Attributes, for which it
+//! makes nobody wait, have a thread of their own.
 
 use std::{
-    ffi::OsStr,
     fs::File,
     io::{self, Write},
-    os::{fd::AsFd, unix::ffi::OsStrExt},
+    os::fd::AsFd,
     sync::{Arc, mpsc as std_mpsc},
 };
 
@@ -17,81 +16,117 @@ use tracing::warn;
 use wire::namespace::Inode;
 
 use super::{convert::Numbers, kernel::Kernel};
-use crate::fs::{Forget, Known};
+use crate::fs::{Forget, Known, OldName, OldNames};
 
-/// Pages to be forgotten that wait for the kernel.
-const PAGES_MAX: usize = 4096;
+/// Files or directories that wait for the kernel.
+const WAITING_MAX: usize = 4096;
 
 /// Threads that see to pages: one file whose pages are locked for long does not keep those of others.
 const PAGE_THREADS: usize = 4;
 
-type Pages = (Inode, oneshot::Sender<()>);
+/// Threads that see to names: one directory that is locked for long does not keep others.
+const NAME_THREADS: usize = 4;
 
-/// Code of a notice that attributes or pages of an inode are old: `FUSE_NOTIFY_INVAL_INODE` of `linux/fuse.h`.
+/// Codes of notices, in `linux/fuse.h`: attributes or pages of an inode are old (`FUSE_NOTIFY_INVAL_INODE`).
 const INVAL_INODE: i32 = 2;
+/// A name is (`FUSE_NOTIFY_INVAL_ENTRY`).
+const INVAL_ENTRY: i32 = 3;
+/// All names are (`FUSE_NOTIFY_INC_EPOCH`, from Linux 6.16).
+const INC_EPOCH: i32 = 8;
+
+/// A name is taken for expired, and not for gone (`FUSE_EXPIRE_ONLY`). Before Linux 6.2 that makes no difference.
+const EXPIRE_ONLY: u32 = 1;
+
+type Pages = (Inode, oneshot::Sender<()>);
+type Names = (OldNames, oneshot::Sender<()>);
 
 /// Starts the threads; they end when nobody makes notices any more.
 pub(super) fn start(forgets: mpsc::Receiver<Forget>, session: &Session<Kernel>, numbers: Numbers) -> io::Result<()> {
-    let (notifier, device) = (session.notifier(), File::from(session.as_fd().try_clone_to_owned()?));
-    let (pages, waiting) = std_mpsc::sync_channel(PAGES_MAX);
-    let waiting = Arc::new(Mutex::new(waiting));
-    for _ in 0..PAGE_THREADS {
-        let (waiting, notifier) = (Arc::clone(&waiting), notifier.clone());
-        let thread = std::thread::Builder::new().name("dfs-pages".into());
-        thread.spawn(move || send_pages(&waiting, &notifier, numbers))?;
-    }
+    let device = Arc::new(File::from(session.as_fd().try_clone_to_owned()?));
+    let notifier = session.notifier();
+    let pages = pool("dfs-pages", PAGE_THREADS, move |(inode, done): Pages| {
+        forget_pages(&notifier, numbers.number(inode));
+        tell(done, ());
+    })?;
+    let of_names = Arc::clone(&device);
+    let names = pool("dfs-names", NAME_THREADS, move |(old, done): Names| {
+        let OldNames { dir, names } = old;
+        names.iter().for_each(|name| note(&send_name(&of_names, numbers.number(dir), name)));
+        tell(done, ());
+    })?;
     let thread = std::thread::Builder::new().name("dfs-notices".into());
-    thread.spawn(move || send(forgets, &pages, (&notifier, &device), numbers))?;
+    thread.spawn(move || send(forgets, (&pages, &names), &device, numbers))?;
     Ok(())
+}
+
+/// Threads that do what they are sent, one after the other.
+fn pool<T: Send + 'static>(
+    name: &str,
+    threads: usize,
+    work: impl Fn(T) + Clone + Send + 'static,
+) -> io::Result<std_mpsc::SyncSender<T>> {
+    let (sender, waiting) = std_mpsc::sync_channel(WAITING_MAX);
+    let waiting = Arc::new(Mutex::new(waiting));
+    for _ in 0..threads {
+        let (waiting, work) = (Arc::clone(&waiting), work.clone());
+        // One waits for the next, the others for the lock.
+        let run = move || {
+            while let Ok(next) = { waiting.lock().recv() } {
+                work(next);
+            }
+        };
+        std::thread::Builder::new().name(name.into()).spawn(run)?;
+    }
+    Ok(sender)
 }
 
 fn send(
     mut forgets: mpsc::Receiver<Forget>,
-    pages: &std_mpsc::SyncSender<Pages>,
-    (notifier, device): (&Notifier, &File),
+    (pages, names): (&std_mpsc::SyncSender<Pages>, &std_mpsc::SyncSender<Names>),
+    device: &File,
     numbers: Numbers,
 ) {
     while let Some(forget) = forgets.blocking_recv() {
         match forget {
             Forget::Attributes(inode, done) => {
                 let sent = send_attributes(device, numbers.number(inode));
-                let is_unknown = sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-                note(sent);
+                note(&sent);
+                let is_unknown = sent.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
                 tell(done, if is_unknown { Known::No } else { Known::Yes });
             }
-            Forget::Entry(dir, name) => {
-                note(notifier.inval_entry(numbers.number(dir), OsStr::from_bytes(name.as_bytes())));
-            }
+            Forget::AllNames(done) => tell(done, send_notice(device, INC_EPOCH, &[]).is_ok()),
             // Whoever waits for it, and finds that it is dropped, does without.
             Forget::Pages(inode, done) => drop(pages.try_send((inode, done))),
-            Forget::Done(done) => tell(done, ()),
+            Forget::Names(old, done) => drop(names.try_send((old, done))),
         }
     }
 }
 
-/// Attributes alone are old. Unlike [`Notifier::inval_inode`] it says so if the kernel does not know the inode.
-fn send_attributes(mut device: &File, inode: INodeNo) -> io::Result<()> {
-    // `fuse_out_header`: length, code, no question; `fuse_notify_inval_inode_out`: inode, a negative offset for none, length.
-    let mut notice = [0; 40];
-    let fields: [&[u8]; 6] = [
-        &(notice.len() as u32).to_ne_bytes(),
-        &INVAL_INODE.to_ne_bytes(),
-        &0_u64.to_ne_bytes(),
-        &inode.0.to_ne_bytes(),
-        &(-1_i64).to_ne_bytes(),
-        &0_i64.to_ne_bytes(),
-    ];
-    notice.copy_from_slice(&fields.concat());
-    // The kernel takes a notice wholly or refuses it.
-    device.write_all(&notice)
+fn forget_pages(notifier: &Notifier, inode: INodeNo) {
+    note(&notifier.inval_inode(inode, 0, 0));
 }
 
-fn send_pages(waiting: &Mutex<std_mpsc::Receiver<Pages>>, notifier: &Notifier, numbers: Numbers) {
-    // One waits for the next, the others for the lock.
-    while let Ok((inode, done)) = { waiting.lock().recv() } {
-        note(notifier.inval_inode(numbers.number(inode), 0, 0));
-        tell(done, ());
-    }
+/// Attributes alone are old. Unlike [`Notifier::inval_inode`] it says so if the kernel does not know the inode.
+fn send_attributes(device: &File, inode: INodeNo) -> io::Result<()> {
+    // `fuse_notify_inval_inode_out`: the inode, a negative offset for no pages, their length.
+    send_notice(device, INVAL_INODE, &[&inode.0.to_ne_bytes(), &(-1_i64).to_ne_bytes(), &0_i64.to_ne_bytes()])
+}
+
+fn send_name(device: &File, dir: INodeNo, OldName { name, is_directory }: &OldName) -> io::Result<()> {
+    let flags = if *is_directory { EXPIRE_ONLY } else { 0 };
+    // `fuse_notify_inval_entry_out`: the directory, the length of the name, flags; the name, and the zero that ends it.
+    let len = (name.as_bytes().len() as u32).to_ne_bytes();
+    send_notice(device, INVAL_ENTRY, &[&dir.0.to_ne_bytes(), &len, &flags.to_ne_bytes(), name.as_bytes(), &[0]])
+}
+
+fn send_notice(mut device: &File, code: i32, fields: &[&[u8]]) -> io::Result<()> {
+    // `fuse_out_header`: the length of all, the code, no question that it answers.
+    let mut notice = [[0; 4], code.to_ne_bytes(), [0; 4], [0; 4]].concat();
+    fields.iter().for_each(|field| notice.extend_from_slice(field));
+    let len = (notice.len() as u32).to_ne_bytes();
+    notice[..len.len()].copy_from_slice(&len);
+    // The kernel takes a notice wholly or refuses it.
+    device.write_all(&notice)
 }
 
 fn tell<T>(done: oneshot::Sender<T>, what: T) {
@@ -99,9 +134,9 @@ fn tell<T>(done: oneshot::Sender<T>, what: T) {
     let _nobody = done.send(what).is_err();
 }
 
-fn note(sent: io::Result<()>) {
+fn note(sent: &io::Result<()>) {
     if let Err(error) = sent
-        && !is_gone(&error)
+        && !is_gone(error)
     {
         warn!(%error, "the kernel cannot be told to forget what it has cached");
     }

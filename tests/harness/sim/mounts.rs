@@ -128,8 +128,8 @@ async fn file_system(world: &Arc<World>, port: u16) -> FileSystem {
 async fn forget(mut forgets: mpsc::Receiver<Forget>) {
     while let Some(forget) = forgets.recv().await {
         match forget {
-            Forget::Pages(_, done) | Forget::Done(done) => drop(done.send(())),
-            Forget::Attributes(..) | Forget::Entry(..) => {}
+            Forget::Pages(_, done) | Forget::Names(_, done) => drop(done.send(())),
+            Forget::Attributes(..) | Forget::AllNames(_) => {}
         }
     }
 }

@@ -4,6 +4,8 @@ use std::{collections::HashMap, time::Instant};
 
 use wire::namespace::{Cookie, Inode, Name};
 
+use super::LATE_MAX;
+
 /// Entries of a directory, as far as they are known.
 #[derive(Debug, Default)]
 pub(crate) struct Children {
@@ -11,9 +13,8 @@ pub(crate) struct Children {
     pub(super) names: HashMap<Name, Option<Inode>>,
     /// All that there are are among them.
     pub(super) complete: bool,
-    /// Until when the kernel may believe what it was told of a name. It moves its own entries when it renames, so this
-    /// goes with the name there, too.
-    pub(super) told: HashMap<Name, Instant>,
+    /// What the kernel was told of names. It moves its own entries when it renames, so this goes with the name there, too.
+    pub(super) told: HashMap<Name, ToldName>,
     /// At how many names told the next look for those that are over is due.
     told_sweep: usize,
     /// Names asked for that were not known.
@@ -22,6 +23,14 @@ pub(crate) struct Children {
     pub(crate) ahead: Option<Cookie>,
     /// Whether the end was reached.
     pub(crate) ahead_done: bool,
+}
+
+/// What the kernel was told of a name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ToldName {
+    /// Until when it may believe it, but for [`LATE_MAX`].
+    pub(super) until: Instant,
+    pub(super) is_directory: bool,
 }
 
 impl Children {
@@ -55,19 +64,19 @@ impl Children {
         self.ahead = None;
     }
 
-    /// The kernel was told of a name.
-    pub(crate) fn told(&mut self, name: &Name, until: Instant, now: Instant) {
+    /// The kernel was told of a name, which leads to a directory or not.
+    pub(crate) fn told(&mut self, name: &Name, until: Instant, is_directory: bool, now: Instant) {
         if until <= now {
             return;
         }
         match self.told.get_mut(name) {
-            Some(told) => *told = until.max(*told),
+            Some(told) => *told = ToldName { until: until.max(told.until), is_directory },
             None => {
                 if self.told.len() >= self.told_sweep {
-                    self.told.retain(|_, until| *until > now);
+                    self.told.retain(|_, told| told.until + LATE_MAX > now);
                     self.told_sweep = 1024.max(2 * self.told.len());
                 }
-                self.told.insert(name.clone(), until);
+                self.told.insert(name.clone(), ToldName { until, is_directory });
             }
         }
     }
