@@ -1,8 +1,8 @@
 //! A cluster over several hosts.
 
-use std::{process::Command, time::Duration};
+use std::{fs::OpenOptions, os::unix::fs::FileExt, process::Command, time::Duration};
 
-use harness::{Cluster, Hosts, NodeProcess, cluster::run, hosts::command_in, tree, wait::until};
+use harness::{Cluster, Hosts, Mount, NodeProcess, cluster::run, hosts::command_in, tree, wait::until};
 
 use crate::store::Files;
 
@@ -88,4 +88,31 @@ fn a_cluster_over_several_hosts_survives_the_loss_of_one_and_takes_in_more_as_ro
         std::fs::remove_file(local).unwrap();
     }
     drop(cluster);
+}
+
+/// P3 where what was written takes longer to arrive than others like to wait.
+#[test]
+fn a_mount_on_a_slow_line_loses_nothing_to_another_that_looks_at_once_as_root() {
+    const LEN: usize = 6 << 20;
+    // Hosts 0 to 2 are nodes; 3 has the slow line, 4 looks.
+    let hosts = Hosts::make(5);
+    let mut cluster = Cluster::empty(3);
+    cluster.set_profile("host-0/srv/admin");
+    (0..3).for_each(|index| add(&mut cluster, &hosts, index));
+    cluster.wait_healthy();
+    let slow = Mount::on(&cluster, "slow", &hosts.host(3));
+    let other = Mount::on(&cluster, "other", &hosts.host(4));
+    let path = |mount: &Mount| mount.path("file");
+    std::fs::write(path(&slow), tree::bytes(1, LEN)).unwrap();
+    assert!(std::fs::read(path(&other)).unwrap() == tree::bytes(1, LEN));
+    // Three replicas, at two megabytes a second.
+    hosts.slow(3, "16mbit");
+    for round in 2..4 {
+        let written = OpenOptions::new().write(true).open(path(&slow)).unwrap();
+        written.write_all_at(&tree::bytes(round, LEN), 0).unwrap();
+        let seen = std::fs::read(path(&other)).unwrap();
+        assert!(seen == tree::bytes(round, LEN), "round {round}");
+        written.sync_all().unwrap();
+        assert!(std::fs::read(path(&slow)).unwrap() == seen, "round {round}");
+    }
 }

@@ -74,6 +74,14 @@ impl Hosts {
         SocketAddr::from(([10, 73, 0, u8::try_from(index + 1).unwrap()], 7400))
     }
 
+    /// A host's line carries no more than `rate`, in the words of `tc`, out of it.
+    pub fn slow(&self, index: usize, rate: &str) {
+        let queue =
+            ["qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64kb", "latency", "500ms"];
+        let set = Command::new("tc").args(["-n", &self.host(index)]).args(queue).status().unwrap();
+        assert!(set.success(), "tc cannot slow down a line");
+    }
+
     /// Pulls or plugs the cable of a host.
     pub fn cable(&self, index: usize, state: &str) {
         ip(&["-n", &self.switch(), "link", "set", &format!("port{index}"), state]);

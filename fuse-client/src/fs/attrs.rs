@@ -1,11 +1,14 @@
 //! Attributes of inodes, and how much room there is.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use wire::namespace::{Attr, Inode, Op, Query, QueryAnswer, SetAttr};
 
 use super::{FileSystem, FsError, Gate, Shared, names::Told};
 use crate::cluster::{ClusterError, now};
+
+/// How often attributes are asked for again because the lease was lost meanwhile.
+const LOOKS: u32 = 3;
 
 /// How long figures of room are believed.
 const SPACE_TTL: Duration = Duration::from_secs(1);
@@ -49,10 +52,28 @@ impl FileSystem {
             }
             self.shared.table.lock().entry(inode).pages_stale = false;
         }
-        let attr = self.shared.ask_attr(inode).await?;
+        // What is being committed here must not be missing from the answer: the kernel would cut its pages.
+        for _ in 1..LOOKS {
+            self.shared.wait_settled(inode).await;
+            let before = self.losses(inode);
+            let attr = self.shared.ask_attr(inode).await?;
+            if self.losses(inode) == before {
+                return Ok(self.as_here(attr));
+            }
+        }
+        Ok(self.as_here(self.shared.ask_attr(inode).await?))
+    }
+
+    fn losses(&self, inode: Inode) -> u64 {
+        self.shared.table.lock().get(inode).map_or(0, |node| node.losses)
+    }
+
+    /// Attributes that the cluster told, with what is known here beyond that.
+    pub fn as_here(&self, told: Attr) -> Attr {
         let table = self.shared.table.lock();
-        let file = table.get(inode).and_then(|node| node.file.clone());
-        Ok(file.map_or(attr, |file| file.state.lock().overlay(&attr)))
+        let Some(node) = table.get(told.inode) else { return told };
+        let known = node.attr.filter(|known| node.lease.is_some() && known.change >= told.change).unwrap_or(told);
+        node.file.as_ref().map_or(known, |file| file.state.lock().overlay(&known))
     }
 
     /// Changes attributes, the length among them.
@@ -84,7 +105,7 @@ impl FileSystem {
 }
 
 impl Shared {
-    async fn set_attr(&self, inode: Inode, set: SetAttr) -> Result<Attr, FsError> {
+    async fn set_attr(self: &Arc<Self>, inode: Inode, set: SetAttr) -> Result<Attr, FsError> {
         // What was written before must not undo this when it is committed.
         self.flush_if_dirty(inode).await?;
         if let Some(attr) = self.execute(Op::SetAttr { inode, set }) {

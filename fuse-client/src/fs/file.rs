@@ -62,7 +62,7 @@ pub(crate) struct FileState {
 }
 
 /// A data version, and how often the lease had been lost when it was that: as long as it is not lost again, every
-/// newer version is of our own making.
+/// newer version is of our own making. `u64::MAX`: it was lost already.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Base {
     pub(crate) version: u64,

@@ -11,19 +11,16 @@ mod journal;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{task::JoinSet, time::sleep};
-use tracing::warn;
+use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use wire::namespace::{
     Attr, Content, EXTENTS_MAX, INLINE_LEN_MAX, InlineData, NewExtent, Op, OpAnswer, OpError, Query, QueryAnswer,
     SetId, SetTime,
 };
 
-use self::{
-    batch::{Batch, mapped, take_batch},
-    journal::Journal,
-};
+use self::batch::{Batch, mapped, take_batch};
+pub(super) use self::journal::Journal;
 use super::{
-    FileSystem, FsError, Shared,
+    FsError, SYNC_DEADLINE, Shared,
     dirty::{Packed, pack},
     file::{Base, File, Known, KnownBody},
 };
@@ -42,21 +39,9 @@ const BATCH_RANGES: usize = EXTENTS_MAX;
 /// How often a batch is put again because epoch or stamp had passed meanwhile, or its operation is cut in halves.
 const TRIES_MAX: u32 = 12;
 
-/// How often dirty files are looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-
-/// Files that are written out at once.
-const FLUSHES_MAX: usize = 64;
-
-/// A file whose bytes cannot be committed at the moment is left alone for as long.
-const AFTER_FAILURE: Duration = Duration::from_secs(2);
-
-/// How often a file is tried at the end of a mount: as long as a cluster may take to choose a leader.
-const LAST_TRIES: u32 = 4;
-
 /// What a flush takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Take {
+pub(super) enum Take {
     /// Whole chunks only: more may come.
     Full,
     /// Everything.
@@ -65,97 +50,42 @@ enum Take {
 
 /// Whether the lease has to be taken first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum LeaseHeld {
+pub(super) enum LeaseHeld {
     /// It is held, and being given back.
     Yes,
     /// It has to be made sure of.
     Unsure,
 }
 
-/// Looks after dirty files.
-pub(super) async fn write_out(shared: Arc<Shared>) {
-    let turns = Arc::new(tokio::sync::Semaphore::new(FLUSHES_MAX));
-    loop {
-        let pressed = tokio::select! {
-            () = shared.pressure.notified() => true,
-            () = sleep(LOOK_INTERVAL) => false,
-        };
-        for file in shared.due(pressed) {
-            let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
-            let task = Arc::clone(&shared);
-            shared.spawn(async move {
-                task.flush_deferred(file, Take::All).await;
-                drop(turn);
-            });
-        }
-    }
-}
-
-impl FileSystem {
-    /// Writes out what a file that was closed holds.
-    pub(super) fn write_out_soon(&self, file: &Arc<File>) {
-        let (shared, file) = (Arc::clone(&self.shared), Arc::clone(file));
-        self.shared.spawn(async move { shared.flush_deferred(file, Take::All).await });
-    }
-
-    /// Writes out the whole chunks of a file that is being written.
-    pub(super) fn write_out_full(&self, file: &Arc<File>) {
-        let (shared, file) = (Arc::clone(&self.shared), Arc::clone(file));
-        self.shared.spawn(async move { shared.flush_deferred(file, Take::Full).await });
-    }
-
-    /// Writes everything out (bounded); what cannot be is told of in the log.
-    pub async fn flush_everything(&self) {
-        let mut flushes = JoinSet::new();
-        for file in self.shared.due(true) {
-            let shared = Arc::clone(&self.shared);
-            flushes.spawn(async move {
-                let mut flushed = shared.flush(&file).await;
-                for _ in 1..LAST_TRIES {
-                    if flushed.is_ok() {
-                        break;
-                    }
-                    sleep(AFTER_FAILURE).await;
-                    flushed = shared.flush(&file).await;
-                }
-                (flushed, file.inode)
-            });
-        }
-        while let Some(flushed) = flushes.join_next().await {
-            if let Ok((Err(error), inode)) = flushed {
-                warn!(%inode, %error, "bytes written to a file could not be stored and are lost");
-            }
-        }
-    }
-}
-
 impl Shared {
-    /// Files to be written out now.
-    fn due(&self, all: bool) -> Vec<Arc<File>> {
-        let files: Vec<Arc<File>> = {
-            let table = self.table.lock();
-            table.iter().filter_map(|(_, node)| node.file.clone()).collect()
-        };
-        let before = now().checked_sub(self.config.flush_after);
-        let due = |file: &Arc<File>| {
-            let state = file.state.lock();
-            let old = state.dirty_since.zip(before).is_some_and(|(since, before)| since <= before);
-            let left = !state.dirty.is_empty() || (!state.flushing.is_empty() && file.turn.try_lock().is_ok());
-            let rested = state.retry_at.is_none_or(|at| at <= now());
-            left && (all || ((old || state.dirty.is_empty()) && rested))
-        };
-        files.into_iter().filter(due).collect()
+    /// Commits everything that is written to a file.
+    pub(super) async fn flush(self: &Arc<Self>, file: &Arc<File>) -> Result<(), FsError> {
+        self.flush_within(file, SYNC_DEADLINE).await
     }
 
-    /// Commits everything that is written to a file.
-    pub(super) async fn flush(&self, file: &Arc<File>) -> Result<(), FsError> {
+    /// As [`Shared::flush`], given so much time: it goes on beyond that, and keeps its turn until it is known what became of
+    /// its commit.
+    pub(super) async fn flush_within(self: &Arc<Self>, file: &Arc<File>, deadline: Duration) -> Result<(), FsError> {
         if !file.is_dirty() {
             return Ok(());
         }
-        let turn = file.turn.lock().await;
-        let flushed = self.flush_in_turn(file, Take::All, LeaseHeld::Unsure, Journal::IfShort).await;
-        drop(turn);
-        flushed
+        let (done, flushed) = oneshot::channel();
+        let (shared, file) = (Arc::clone(self), Arc::clone(file));
+        self.spawn(async move {
+            let turn = file.turn.lock().await;
+            let flushed = shared.flush_in_turn(&file, Take::All, LeaseHeld::Unsure, Journal::IfShort).await;
+            drop(turn);
+            let inode = file.inode;
+            drop(file);
+            if done.send(flushed).is_err() {
+                // Nobody waits for it any more.
+                shared.drop_file_if_idle(inode);
+            }
+        });
+        match timeout(deadline, flushed).await {
+            Ok(flushed) => flushed.unwrap_or(Err(FsError::SessionEnded)),
+            Err(_) => Err(FsError::Deadline),
+        }
     }
 
     /// As [`Shared::flush`], by somebody whose turn it is.
@@ -171,20 +101,7 @@ impl Shared {
         self.flush_in_turn(&file, Take::All, LeaseHeld::Yes, Journal::No).await
     }
 
-    async fn flush_deferred(&self, file: Arc<File>, take: Take) {
-        // Whoever has the turn takes what there is.
-        let Ok(turn) = file.turn.try_lock() else { return };
-        if let Err(error) = self.flush_in_turn(&file, take, LeaseHeld::Unsure, Journal::No).await {
-            warn!(inode = %file.inode, %error, "bytes written to a file could not be stored yet");
-            file.state.lock().retry_at = Some(now() + AFTER_FAILURE);
-        }
-        drop(turn);
-        let inode = file.inode;
-        drop(file);
-        self.drop_file_if_idle(inode);
-    }
-
-    async fn flush_in_turn(
+    pub(super) async fn flush_in_turn(
         &self,
         file: &Arc<File>,
         take: Take,

@@ -5,7 +5,7 @@
 //! - Between a delegation and its return what is known here is all that the session holds, byte for byte: it is asked for
 //!   only while nothing is under way, and nothing in doubt.
 //! - Of one owner one question is under way at a time, and what comes after one of which nobody knows what became of it is
-//!   executed after it, or it is never executed.
+//!   executed after it, or it is never executed. What an owner is to give up it gives up before it locks anything else.
 //! - Locks are decided here only while the inode is leased exclusively: the session lives, and recalls reach it.
 
 use std::{
@@ -105,6 +105,8 @@ struct FileLocks {
     asking: HashSet<LockOwner>,
     /// Of those, who gives something up.
     giving_up: HashSet<LockOwner>,
+    /// How often each owner is to give something up, from when that is known until it is done.
+    unlocking: HashMap<LockOwner, u32>,
     /// The last question of which nobody knows what became of it.
     after: Option<OpNumber>,
     /// Questions one soon after the other.
@@ -117,6 +119,11 @@ impl HeldLocks {
     /// How a wish about `inode` is done, which is leased here exclusively or not.
     pub(crate) fn turn(&mut self, inode: Inode, wish: Wish, exclusive: bool, now: Instant) -> Turn {
         let file = self.files.entry(inode).or_default();
+        if let Wish::Lock(owner) = wish
+            && file.unlocking.contains_key(&owner)
+        {
+            return Turn::Wait;
+        }
         match file.authority {
             Authority::Here(_) if exclusive || matches!(wish, Wish::Unlock(_)) => {
                 file.asked_at = Some(now);
@@ -154,6 +161,23 @@ impl HeldLocks {
         let delegation = LockOwner(self.delegations);
         self.files.entry(inode).or_default().authority = Authority::Taking(delegation);
         Turn::Delegate(delegation)
+    }
+
+    /// An owner is to give something up: what it locks from now on it gets after that, whenever that can be done.
+    pub(crate) fn begin_unlock(&mut self, inode: Inode, owner: LockOwner) {
+        *self.files.entry(inode).or_default().unlocking.entry(owner).or_default() += 1;
+    }
+
+    /// That is done, or will not be.
+    pub(crate) fn end_unlock(&mut self, inode: Inode, owner: LockOwner) {
+        // All may have been lost meanwhile.
+        let Some(file) = self.files.get_mut(&inode) else { return };
+        if let Some(count) = file.unlocking.get_mut(&owner) {
+            *count -= 1;
+            if *count == 0 {
+                file.unlocking.remove(&owner);
+            }
+        }
     }
 
     /// A lock that is decided here.
@@ -324,7 +348,8 @@ impl FileLocks {
     }
 
     fn is_free(&self) -> bool {
-        self.set.is_empty() && self.unsure.is_empty() && self.asking.is_empty() && self.authority == Authority::Cluster
+        let is_idle = self.asking.is_empty() && self.unlocking.is_empty() && self.authority == Authority::Cluster;
+        is_idle && self.set.is_empty() && self.unsure.is_empty()
     }
 }
 

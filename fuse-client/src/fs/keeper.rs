@@ -17,7 +17,7 @@ use wire::{
 };
 
 use super::{
-    Forget, FsConfig, Shared, Term, chunk_cache::ChunkCache, flush, open_files::Handles, recall, table::Forgotten,
+    Forget, FsConfig, Shared, Term, chunk_cache::ChunkCache, open_files::Handles, recall, table::Forgotten, write_out,
 };
 use crate::{
     cluster::{Cluster, ClusterError, now, pool_units},
@@ -73,7 +73,7 @@ pub(super) async fn begin(
     tell_open_inodes(&shared, &shared.session());
     shared.spawn(until_stopped(Arc::clone(&shared), keep(Arc::clone(&shared))));
     shared.spawn(until_stopped(Arc::clone(&shared), recall::listen(Arc::clone(&shared))));
-    shared.spawn(until_stopped(Arc::clone(&shared), flush::write_out(Arc::clone(&shared))));
+    shared.spawn(until_stopped(Arc::clone(&shared), write_out::write_out(Arc::clone(&shared))));
     Ok(shared)
 }
 
@@ -217,11 +217,11 @@ async fn reclaim(shared: &Arc<Shared>) -> Word {
     if parts.is_empty() {
         parts.push(Vec::new());
     }
-    let last = parts.len() - 1;
+    // Of several parts none is the last: another leader might hear that one alone. The renewal that follows says so.
+    let more = parts.len() > 1;
     let mut refused: Vec<Inode> = Vec::new();
     let mut generation: Option<LeaseGeneration> = None;
-    for (index, leases) in parts.into_iter().enumerate() {
-        let more = index < last;
+    for leases in parts {
         let request = LeaseRequest::Reclaim { session: session.id(), generation: old, leases, more };
         match say(shared, request).await {
             Ok(LeaseAnswer::Reclaimed { generation: begun, refused: gone }) => {
@@ -236,7 +236,10 @@ async fn reclaim(shared: &Arc<Shared>) -> Word {
             Err(error) => return judge(&session, &error),
         }
     }
-    let kept: std::collections::HashSet<Inode> = held.iter().map(|(inode, _)| *inode).collect();
+    let begun = generation.expect("at least one part was answered");
+    // What was said while the term ran counts after it only for the leader that has kept others from it all the time.
+    let is_late = shared.ttl().is_none() && begun.term != old.term;
+    let kept: std::collections::HashSet<Inode> = held.iter().filter(|_| !is_late).map(|(inode, _)| *inode).collect();
     let lost: Vec<Inode> = {
         let table = shared.table.lock();
         let leased = table.leases().into_iter().map(|(inode, _)| inode);
@@ -249,7 +252,7 @@ async fn reclaim(shared: &Arc<Shared>) -> Word {
     let (task, lost) = (Arc::clone(shared), shared.lose_here(&lost));
     shared.spawn(async move { task.lose_in_kernel(lost).await });
     shared.table.lock().begin_generation();
-    leasing.begin(generation.expect("at least one part was answered"));
+    leasing.begin(begun);
     shared.extend(sent);
     shared.settle();
     Word::Kept

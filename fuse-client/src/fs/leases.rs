@@ -12,8 +12,9 @@ use wire::{
 use super::{FsError, OP_DEADLINE, Shared};
 use crate::{cluster::ClusterError, session::NOT_CURRENT_PAUSE};
 
-/// How long a question may take: a change of leader, and the reclaim after it, twice.
-const ASK_DEADLINE: Duration = Duration::from_secs(12);
+/// How long a question may take: a change of leader, and the reclaim after it, twice; and bytes that another mount has yet to
+/// commit.
+const ASK_DEADLINE: Duration = Duration::from_secs(18);
 
 /// Between two looks at an inode whose lease the leader does not grant at the moment.
 pub(super) const CONTENTION_PAUSE: Duration = Duration::from_millis(2);
@@ -66,6 +67,8 @@ impl Shared {
                     self.keeper.notify_one();
                     self.wait_for_news(left).await;
                 }
+                // Somebody else has it, and needs longer to let it go.
+                Err(ClusterError::Refused(Refusal::Busy)) => tokio::time::sleep(CONTENTION_PAUSE).await,
                 Ok(_) => return Err(ClusterError::Confused.into()),
                 Err(error) => return Err(error.into()),
             }

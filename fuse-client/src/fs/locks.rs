@@ -115,9 +115,15 @@ impl FileSystem {
         }
     }
 
+    /// An owner is to give something up: what it locks later it gets after that.
+    pub fn begin_unlock(&self, inode: Inode, owner: LockOwner) -> Unlocking {
+        self.shared.held_locks.lock().begin_unlock(inode, owner);
+        Unlocking { shared: Arc::clone(&self.shared), inode, owner }
+    }
+
     /// Gives up what an owner holds in a range: also if whoever asks does not wait for it, as long as the session lasts.
-    pub async fn unlock(&self, inode: Inode, owner: LockOwner, start: u64, end: u64) -> Result<(), FsError> {
-        let mut unlocking = Box::pin(Arc::clone(&self.shared).give_up(inode, owner, (start, end)));
+    pub async fn unlock(&self, unlocking: Unlocking, start: u64, end: u64) -> Result<(), FsError> {
+        let mut unlocking = Box::pin(Arc::clone(&self.shared).give_up(unlocking, (start, end)));
         // What is decided here needs no other thread.
         if let Some(unlocked) = unlocking.as_mut().now_or_never() {
             return unlocked;
@@ -137,11 +143,33 @@ impl FileSystem {
     }
 
     /// A process has closed the file, or the last reference to the opening is gone: everything the owner holds goes.
-    pub async fn unlock_owner(&self, inode: Inode, owner: LockOwner) -> Result<(), FsError> {
-        if self.may_have_locked(inode, owner) {
-            self.unlock(inode, owner, 0, u64::MAX).await?;
+    pub async fn unlock_owner(&self, unlocking: Unlocking) -> Result<(), FsError> {
+        if self.may_have_locked(unlocking.inode, unlocking.owner) {
+            self.unlock(unlocking, 0, u64::MAX).await?;
         }
         Ok(())
+    }
+}
+
+/// An owner is to give something up, until this is dropped.
+#[derive(Debug)]
+pub struct Unlocking {
+    shared: Arc<Shared>,
+    inode: Inode,
+    owner: LockOwner,
+}
+
+impl Unlocking {
+    /// Who.
+    pub fn owner(&self) -> LockOwner {
+        self.owner
+    }
+}
+
+impl Drop for Unlocking {
+    fn drop(&mut self) {
+        self.shared.held_locks.lock().end_unlock(self.inode, self.owner);
+        self.shared.settle();
     }
 }
 
@@ -280,7 +308,8 @@ impl Shared {
         }
     }
 
-    async fn give_up(self: Arc<Self>, inode: Inode, owner: LockOwner, range: (u64, u64)) -> Result<(), FsError> {
+    async fn give_up(self: Arc<Self>, unlocking: Unlocking, range: (u64, u64)) -> Result<(), FsError> {
+        let (inode, owner) = (unlocking.inode, unlocking.owner);
         loop {
             let here = |held: &mut HeldLocks| Ok(held.unlock_here(inode, owner, range)?);
             let unlocked = match self.in_turn(inode, Wish::Unlock(owner), here).await {

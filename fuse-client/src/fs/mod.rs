@@ -37,6 +37,7 @@ mod silence;
 mod table;
 mod wall_clock;
 mod write;
+mod write_out;
 mod xattrs;
 
 use std::{
@@ -55,6 +56,7 @@ use wire::namespace::{Inode, Name, Timestamp};
 
 pub use attrs::Space;
 pub use error::FsError;
+pub use locks::Unlocking;
 pub use names::{Lookup, Making, Told};
 pub use open_files::{HandleId, Opened};
 pub use ranges::CopyRange;
@@ -271,6 +273,9 @@ impl Shared {
 
     /// How long the kernel may believe what it is told now; none if the leases do not count.
     fn ttl(&self) -> Option<Duration> {
+        if self.session.borrow().is_over() {
+            return None;
+        }
         let left = self.term.lock().until.saturating_duration_since(now());
         (!left.is_zero()).then_some(left)
     }

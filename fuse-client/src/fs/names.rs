@@ -248,8 +248,9 @@ impl FileSystem {
             _ => Duration::ZERO,
         };
         let told = self.shared.told_attr(&mut table, entry.inode, until);
+        drop(table);
         let attr_ttl = if told.is_some() { ttl } else { Duration::ZERO };
-        Some(Told { attr: told.unwrap_or(listed), attr_ttl, entry_ttl })
+        Some(Told { attr: told.unwrap_or_else(|| self.as_here(listed)), attr_ttl, entry_ttl })
     }
 }
 
@@ -280,7 +281,7 @@ impl Shared {
     }
 
     /// Commits what is dirty of an inode, if anything is.
-    pub(super) async fn flush_if_dirty(&self, inode: Inode) -> Result<(), FsError> {
+    pub(super) async fn flush_if_dirty(self: &Arc<Self>, inode: Inode) -> Result<(), FsError> {
         let file = self.table.lock().get(inode).and_then(|node| node.file.clone());
         match file.filter(|file| file.is_dirty()) {
             Some(file) => self.flush(&file).await,

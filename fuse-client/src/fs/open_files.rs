@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use wire::namespace::{Cookie, Entry, Inode, LockOwner, OpError, Query, QueryAnswer};
 
-use super::{FileSystem, FsError, Gate, Shared, file::File};
+use super::{FileSystem, FsError, Gate, Shared, file::File, locks::Unlocking};
 
 /// Open inodes that one keep-alive may tell of.
 const OPEN_TOLD_MAX: usize = 65_536;
@@ -145,26 +145,27 @@ impl FileSystem {
     /// The last reference to a handle is gone; what is dirty is written out soon. Returns those whose locks end with it,
     /// `owner` among them: the kernel says of a process when it closes a file, but nothing of an open file description
     /// (`F_OFD_SETLK`). Its owners are addresses, which it uses again at once: what another handle has locked stays.
-    pub fn release_file(&self, handle: HandleId, owner: Option<LockOwner>) -> HashSet<LockOwner> {
+    pub fn release_file(&self, handle: HandleId, owner: Option<LockOwner>) -> Vec<Unlocking> {
         let (open, mut lockers) = {
             let mut handles = self.shared.handles.lock();
             (handles.files.remove(&handle), handles.lockers.remove(&handle).unwrap_or_default())
         };
-        let Some(OpenFile { file, .. }) = open else { return HashSet::new() };
+        let Some(OpenFile { file, .. }) = open else { return Vec::new() };
         let inode = file.inode;
         lockers.extend(owner);
         // In this order: whoever has the same address now is noted before it gets what is held then.
         lockers.retain(|owner| self.may_have_locked(inode, *owner));
-        if !lockers.is_empty() {
-            let handles = self.shared.handles.lock();
-            lockers.retain(|owner| handles.lockers.values().all(|others| !others.contains(owner)));
+        let mut unlocking: Vec<Unlocking> = lockers.into_iter().map(|owner| self.begin_unlock(inode, owner)).collect();
+        if !unlocking.is_empty() {
+            let noted: HashSet<LockOwner> = self.shared.handles.lock().lockers.values().flatten().copied().collect();
+            unlocking.retain(|unlocking| !noted.contains(&unlocking.owner()));
         }
         if file.is_dirty() && !self.shared.defer_small(&file) {
             self.write_out_soon(&file);
         }
         drop(file);
         self.shared.drop_open(inode);
-        lockers
+        unlocking
     }
 
     /// Opens a directory.

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 use tracing::debug;
 use wire::{
     Answer, Request,
@@ -10,15 +13,17 @@ use wire::{
     namespace::{Inode, NamespaceAnswer, NamespaceRequest},
 };
 
-use super::{Shared, keeper::say};
+use super::{FsError, Shared, keeper::say};
 use crate::cluster::now;
 
 /// How long a wait for recalls may take: the leader answers within ten seconds.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(14);
 
-/// How long what is dirty may take to be committed, and the kernel to forget, before a lease is let go without that:
-/// whoever waits for it waits ten seconds.
-const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(6);
+/// How long locks may take to be returned before a lease is let go without that: whoever waits for it waits ten seconds.
+const LOCKS_DEADLINE: Duration = Duration::from_secs(6);
+
+/// How often it is looked whether the recall still counts while what is dirty is committed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Content of small files that came with listings and is kept: 32 MiB of it.
 const CONTENTS_KEPT_MAX: usize = 8192;
@@ -65,7 +70,7 @@ pub(super) async fn listen(shared: Arc<Shared>) {
     }
 }
 
-/// How often that is tried while names or attributes that were answered are not committed.
+/// How often it is tried to commit what rests on a lease before it is let go without that.
 const GIVE_BACK_TRIES: usize = 5;
 
 /// Whether nothing rests on the lease of an inode.
@@ -92,17 +97,22 @@ impl Shared {
             table.begin_recall(&recall)
         };
         if keep != Some(LeaseMode::Exclusive) {
-            self.return_locks(inode, GIVE_BACK_DEADLINE).await;
+            self.return_locks(inode, LOCKS_DEADLINE).await;
         }
-        if holds_more {
-            self.let_go(inode, keep).await;
-        }
+        let is_gone = if holds_more {
+            self.let_go(inode, keep, generation).await
+        } else {
+            // Let go in another generation, before all that rested on it was committed.
+            !self.is_behind(inode) || self.flush_before(inode, generation).await
+        };
         let number = {
             let mut table = self.table.lock();
             let node = table.entry(inode);
             number.max(node.granted)
         };
-        self.release(vec![Release { number, inode, keep }], generation).await;
+        if is_gone {
+            self.release(vec![Release { number, inode, keep }], generation).await;
+        }
         if holds_more {
             let mut table = self.table.lock();
             table.entry(inode).revoking -= 1;
@@ -112,16 +122,20 @@ impl Shared {
     }
 
     /// Commits what is written, sees to it that the kernel keeps nothing, and lets the lease go. Nothing that rests on
-    /// it is answered meanwhile.
-    async fn let_go(self: &Arc<Self>, inode: Inode, keep: Option<LeaseMode>) {
+    /// it is answered meanwhile. False if the generation of the recall ended meanwhile, and the recall with it.
+    async fn let_go(self: &Arc<Self>, inode: Inode, keep: Option<LeaseMode>, generation: LeaseGeneration) -> bool {
         // Answers under way, and writes that were let in, come to their end.
         drop(self.gate.write());
-        self.flush_before(inode).await;
+        if !self.flush_before(inode, generation).await {
+            return false;
+        }
         let mut gone = true;
         if keep.is_none() {
             gone = self.drain_pages(inode).await;
             // What was changed through mappings has come back from the kernel by now.
-            self.flush_before(inode).await;
+            if !self.flush_before(inode, generation).await {
+                return false;
+            }
         }
         let forgotten = {
             let _closed = self.gate.write();
@@ -135,25 +149,52 @@ impl Shared {
         let attributes = if keep.is_none() { vec![inode] } else { Vec::new() };
         let names = self.tell_kernel_of_names(inode, forgotten.names);
         tokio::join!(self.tell_kernel_of_attributes(attributes), names);
+        true
     }
 
-    async fn flush_before(&self, inode: Inode) {
-        let generation = || self.session().leasing().map(crate::session::Leasing::generation);
-        let begun = generation();
+    /// Commits what is written and what was answered here, as long as it takes: others wait for it, and are told that they
+    /// cannot have it now if that is too long. False if the generation ended meanwhile; what is not committed then goes on.
+    async fn flush_before(self: &Arc<Self>, inode: Inode, generation: LeaseGeneration) -> bool {
         for _ in 0..GIVE_BACK_TRIES {
-            let flushed = tokio::time::timeout(GIVE_BACK_DEADLINE, async {
-                self.flush_for_recall(inode).await?;
-                self.commit_before_asking(&[inode], &[]).await
+            let (done, mut flushed) = oneshot::channel();
+            let shared = Arc::clone(self);
+            // Not given up half way: nobody would know what became of its commit.
+            self.spawn(async move {
+                let outcome = shared.flush_for_recall(inode).await;
+                let committed = shared.commit_before_asking(&[inode], &[]).await;
+                // Nobody may wait for it any more.
+                let _told = done.send(outcome.and(committed)).is_ok();
             });
-            if matches!(flushed.await, Ok(Ok(()))) {
-                return;
+            let outcome = loop {
+                match timeout(LOOK_INTERVAL, &mut flushed).await {
+                    Ok(outcome) => break outcome.unwrap_or(Err(FsError::SessionEnded)),
+                    Err(_) if self.generation() != Some(generation) => return false,
+                    Err(_) => {}
+                }
+            };
+            match outcome {
+                Ok(()) => return true,
+                // Its writer was told, or will be: there is no room, and others are not to wait for that.
+                Err(error) if error.is_no_room() => break,
+                Err(error) => debug!(%inode, %error, "what was written could not be committed before its lease goes"),
             }
-            debug!(%inode, "what was written could not be committed before its lease goes");
-            // Bytes are fenced by their version. Names and attributes that were answered must be there before others look.
-            if generation() != begun || !self.table.lock().is_ahead(std::iter::once(inode)) {
-                return;
+            if !self.is_behind(inode) {
+                break;
             }
+            sleep(RETRY_PAUSE).await;
         }
+        self.generation() == Some(generation)
+    }
+
+    /// Whether something of an inode is here that the leader has not heard of.
+    fn is_behind(&self, inode: Inode) -> bool {
+        let table = self.table.lock();
+        let file = table.get(inode).and_then(|node| node.file.as_ref());
+        file.is_some_and(|file| file.is_dirty()) || table.is_ahead(std::iter::once(inode))
+    }
+
+    fn generation(&self) -> Option<LeaseGeneration> {
+        self.session().leasing().map(crate::session::Leasing::generation)
     }
 
     /// Tells the leader, as long as the generation lasts.

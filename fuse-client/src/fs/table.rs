@@ -8,6 +8,7 @@ mod absorb;
 mod alone;
 mod children;
 mod foresee;
+mod forget;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -17,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use wire::{
-    lease::{LeaseMode, LeaseNumber, Recall},
+    lease::{LeaseMode, LeaseNumber},
     namespace::{Attr, Content, FileType, Inode, Name, NumberedOp, Op, OpError, OpOutcome, Query, QueryAnswer, Xattr},
 };
 
@@ -26,7 +27,10 @@ use self::{
     absorb::Absorb,
     children::{Children, ToldName},
 };
-use super::{OldName, file::File};
+use super::{
+    OldName,
+    file::{Base, File},
+};
 use crate::session::Changed;
 
 /// How long a directory counts as one that others change, after they did.
@@ -79,6 +83,8 @@ pub(crate) struct Node {
     pub(crate) losses: u64,
     /// As it is here, with all deferred operations.
     pub(crate) attr: Option<Attr>,
+    /// The version of its bytes when the lease was lost last.
+    pub(crate) lost_version: Option<u64>,
     /// Deferred operations that touch it and have no outcome.
     pub(crate) deferred: u32,
     /// As the last answer left it, while there are such.
@@ -256,6 +262,9 @@ impl Table {
             absorb.own_attr(attr);
         }
         for (numbered, outcome) in ops.iter().zip(outcomes) {
+            if let Ok(answer) = outcome {
+                Absorb::commit(absorb.table, &numbered.op, answer);
+            }
             absorb.bytes(&numbered.op);
             if absorb.table.settle(numbered, outcome, (&touched, changed.number), &mut surprise) {
                 continue;
@@ -275,6 +284,9 @@ impl Table {
     pub(crate) fn absorb_outdated(&mut self, ops: &[NumberedOp], outcomes: &[OpOutcome]) -> Surprise {
         let mut surprise = Surprise::default();
         for (numbered, outcome) in ops.iter().zip(outcomes) {
+            if let Ok(answer) = outcome {
+                Absorb::commit(self, &numbered.op, answer);
+            }
             self.settle(numbered, outcome, (&HashSet::new(), LeaseNumber::default()), &mut surprise);
         }
         self.forget_named(ops);
@@ -357,21 +369,6 @@ impl Table {
         !self.deferred.is_empty() && inodes.any(|inode| self.nodes.get(&inode).is_some_and(|node| node.deferred > 0))
     }
 
-    /// Nothing is known any more of what operations named: they may or may not have been executed. Those deferred go
-    /// again.
-    pub(crate) fn forget_named(&mut self, ops: &[NumberedOp]) {
-        for numbered in ops.iter().filter(|numbered| !self.deferred.contains_key(&numbered.number.0)) {
-            for inode in numbered.op.named() {
-                if let Some(node) = self.nodes.get_mut(&inode) {
-                    node.attr = None;
-                    node.xattrs = None;
-                    node.content = None;
-                    node.children.forget();
-                }
-            }
-        }
-    }
-
     /// The kernel's entries have changed places, with the times for which it believes them.
     fn move_told(&mut self, from: (Inode, &Name), to: (Inode, &Name)) {
         let told = |table: &Table, (dir, name): (Inode, &Name)| table.get(dir)?.children.told.get(name).copied();
@@ -403,49 +400,17 @@ impl Table {
             }
         }
     }
-
-    /// The lease goes, or becomes `keep`: what rested on it is dropped. Says what the kernel must forget.
-    pub(crate) fn lose(&mut self, inode: Inode, keep: Option<LeaseMode>, now: Instant) -> Forgotten {
-        let Some(node) = self.nodes.get_mut(&inode) else { return Forgotten::default() };
-        node.lease = node.lease.min(keep);
-        if node.lease.is_some() {
-            return Forgotten::default();
-        }
-        node.losses += 1;
-        if !node.children.told.is_empty() || node.contended_until.is_some() {
-            node.contended_until = Some(now + CONTENDED);
-        }
-        // What was granted until now is let go, also where the answer that says so is still on its way.
-        node.recalled = node.recalled.max(node.granted);
-        node.attr = None;
-        node.target = None;
-        node.xattrs = None;
-        node.content = None;
-        if let Some(file) = &node.file {
-            file.forget_content();
-        }
-        let told = |until: Option<Instant>| until.is_some_and(|until| until + LATE_MAX > now);
-        let pages = node.pages.take().is_some() || node.opens > 0 || told(node.told_until);
-        let names = std::mem::take(&mut node.children).told;
-        let names = names.into_iter().filter(|(_, told)| told.until + LATE_MAX > now);
-        let old = |(name, told): (Name, ToldName)| OldName { name, is_directory: told.is_directory };
-        Forgotten { pages, names: names.map(old).collect() }
-    }
-
-    /// Notes a recall. True if there is something to give back.
-    pub(crate) fn begin_recall(&mut self, recall: &Recall) -> bool {
-        let node = self.entry(recall.inode);
-        node.recalled = node.recalled.max(recall.number);
-        let holds_more = node.lease > recall.keep;
-        if holds_more {
-            node.revoking += 1;
-            self.alone = 0;
-        }
-        holds_more
-    }
 }
 
 impl Node {
+    /// What a page rests on that comes back from the kernel: nothing newer than what was known while it could be read.
+    pub(crate) fn base(&self) -> Option<Base> {
+        match self.attr.filter(|_| self.lease.is_some()) {
+            Some(attr) => Some(Base { version: attr.data_version, losses: self.losses }),
+            None => self.lost_version.map(|version| Base { version, losses: u64::MAX }),
+        }
+    }
+
     /// How long the kernel may be told that names of the directory count.
     pub(crate) fn name_ttl(&self, ttl: std::time::Duration, now: Instant) -> std::time::Duration {
         let contended = self.contended_until.is_some_and(|until| until > now);

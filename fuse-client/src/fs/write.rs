@@ -7,7 +7,6 @@ use wire::namespace::{FILE_LEN_MAX, Inode, OpError, SetId};
 
 use super::{
     FileSystem, FsError, Gate, OP_DEADLINE, Shared,
-    file::Base,
     open_files::{HandleId, OpenFile},
 };
 use crate::cluster::{now, pool_units};
@@ -111,12 +110,12 @@ impl FileSystem {
             let held = node.lease == Some(wire::lease::LeaseMode::Exclusive);
             held && lasting && !node.is_closed()
         };
-        let ((attr, losses), mut state) = self.shared.look(&open.file, |node| {
+        let ((attr, base), mut state) = self.shared.look(&open.file, |node| {
             let attr = node.attr.filter(|_| exclusive(node));
             match write.kind {
-                WriteKind::Plain => Some((Some(attr?), node.losses)),
+                WriteKind::Plain => Some((Some(attr?), node.base())),
                 // A page that is given back must not wait for the lease that it is given back for.
-                WriteKind::Mapped => Some((attr, node.losses)),
+                WriteKind::Mapped => Some((attr, node.base())),
             }
         })?;
         // Its writer would go on as if all were stored.
@@ -134,7 +133,7 @@ impl FileSystem {
             return Some(Err(OpError::FileTooLarge.into()));
         }
         if state.dirty.is_empty() && state.flushing.is_empty() {
-            state.base = attr.map(|attr| Base { version: attr.data_version, losses });
+            state.base = base;
         }
         state.write(offset, write.data, now(), (self.shared.config.wall_clock)(), write.set_id);
         match &mut state.room {

@@ -7,7 +7,7 @@ use fuser::{
     ReplyOpen, ReplyWrite, WriteFlags,
 };
 use wire::namespace::{
-    Attr, FileLock, Inode, LockKind, Mode, Name, NewContent, NewKind, OpError, PunchMode, SetAttr, SetId,
+    Attr, FileLock, FileType, Inode, LockKind, Mode, Name, NewContent, NewKind, OpError, PunchMode, SetAttr, SetId,
 };
 
 use super::{
@@ -151,6 +151,10 @@ impl At {
             // Somebody else made it a moment ago.
             Err(FsError::Op(OpError::Exists)) if flags & O_EXCL == 0 => {
                 let found = self.fs.load_name(dir, name).await?.ok_or(OpError::NotFound)?;
+                if found.file_type != FileType::File {
+                    // The kernel looks again.
+                    return Err(OpError::StaleInode.into());
+                }
                 let set_id = if caller.0 == 0 { SetId::Keep } else { SetId::Clear };
                 let opened = self.open_slowly(found.inode, flags, set_id).await?;
                 Ok((self.fs.load_attr(found.inode).await?, News::Name, opened))
@@ -172,7 +176,8 @@ impl At {
                 // One time for both.
                 (told.attr, news.attr_ttl(told.entry_ttl))
             }
-            _ => {
+            other => {
+                self.forget_other(other);
                 self.fs.remember(attr.inode);
                 (*attr, Duration::ZERO)
             }
@@ -259,9 +264,9 @@ impl At {
         if !self.fs.may_have_locked(inode, owner) {
             return done_or_error(told, "close", inode, reply);
         }
-        let at = Arc::clone(self);
+        let (at, unlocking) = (Arc::clone(self), self.fs.begin_unlock(inode, owner));
         self.spawn(async move {
-            let unlocked = at.fs.unlock_owner(inode, owner).await;
+            let unlocked = at.fs.unlock_owner(unlocking).await;
             done_or_error(told.and(unlocked), "close", inode, reply);
         });
     }
@@ -269,15 +274,15 @@ impl At {
     pub(super) fn release(self: &Arc<Self>, ino: INodeNo, fh: FileHandle, owner: Option<LockOwner>, reply: ReplyEmpty) {
         let inode = self.numbers.inode(ino);
         let owner = owner.map(|owner| wire::namespace::LockOwner(owner.0));
-        let owners = self.fs.release_file(HandleId(fh.0), owner);
-        if owners.is_empty() {
+        let unlocking = self.fs.release_file(HandleId(fh.0), owner);
+        if unlocking.is_empty() {
             return reply.ok();
         }
         let at = Arc::clone(self);
         self.spawn(async move {
             let mut unlocked = Ok(());
-            for owner in owners {
-                unlocked = unlocked.and(at.fs.unlock_owner(inode, owner).await);
+            for owner in unlocking {
+                unlocked = unlocked.and(at.fs.unlock_owner(owner).await);
             }
             done_or_error(unlocked, "release", inode, reply);
         });
@@ -396,8 +401,9 @@ impl At {
         let (owner, end) = (wire::namespace::LockOwner(owner.0), lock_end(end));
         let at = Arc::clone(self);
         let Some(kind) = lock_kind(kind) else {
+            let unlocking = self.fs.begin_unlock(inode, owner);
             return self.spawn(async move {
-                done_or_error(at.fs.unlock(inode, owner, start, end).await, "unlock", inode, reply);
+                done_or_error(at.fs.unlock(unlocking, start, end).await, "unlock", inode, reply);
             });
         };
         let lock = FileLock { owner, pid, start, end, kind };

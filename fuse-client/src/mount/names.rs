@@ -80,7 +80,15 @@ impl At {
                     return at.reply_lookup(found, reply);
                 }
             }
-            at.reply_entry(loaded, reply);
+            // With what is written here and not committed.
+            let loaded = match loaded {
+                Some(attr) => at.fs.load_attr(attr.inode).await.map(Some),
+                None => Ok(None),
+            };
+            match loaded {
+                Ok(attr) => at.reply_entry(attr, reply),
+                Err(error) => reply.error(failed("lookup", dir, &error)),
+            }
         });
     }
 
@@ -98,7 +106,7 @@ impl At {
         match attr {
             Some(attr) => {
                 self.fs.remember(attr.inode);
-                reply.entry(&Duration::ZERO, &self.numbers.attr(&attr), GENERATION);
+                reply.entry(&Duration::ZERO, &self.numbers.attr(&self.fs.as_here(attr)), GENERATION);
             }
             None => reply.error(fuser::Errno::ENOENT),
         }
@@ -112,7 +120,17 @@ impl At {
                 let attr_ttl = news.attr_ttl(told.attr_ttl);
                 self.reply_lookup(Lookup::Found(Told { attr_ttl, ..told }), reply);
             }
-            _ => self.reply_entry(Some(attr), reply),
+            other => {
+                self.forget_other(other);
+                self.reply_entry(Some(attr), reply);
+            }
+        }
+    }
+
+    /// What was looked up is not told to the kernel.
+    pub(super) fn forget_other(&self, looked_up: Option<Lookup>) {
+        if let Some(Lookup::Found(told)) = looked_up {
+            self.fs.forget(told.attr.inode, 1);
         }
     }
 

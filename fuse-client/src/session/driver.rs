@@ -191,7 +191,7 @@ fn take_in(shared: &Shared, returned: Returned) -> Option<Duration> {
         Err(error) => {
             let error = Arc::new(error);
             let count = ops.len();
-            let waiters = shared.window.lock().handle_given_up(ops, &made);
+            let waiters = shared.window.lock().handle_given_up(ops, &made, is_final(&error));
             let put_back = waiters.len() < count;
             for waiter in waiters {
                 waiter.answer(Err(ChangeError::Cluster(Arc::clone(&error))));
@@ -206,6 +206,12 @@ fn take_in(shared: &Shared, returned: Returned) -> Option<Duration> {
             }
         }
     }
+}
+
+/// Whether the leader looked at a batch and will not have it.
+fn is_final(error: &ClusterError) -> bool {
+    use Refusal::{DiskFull, Malformed, NotAllowed, ReadOnly};
+    matches!(error, ClusterError::Refused(DiskFull | Malformed | NotAllowed | ReadOnly))
 }
 
 impl Shared {

@@ -50,9 +50,10 @@ pub(super) enum Way {
         /// Its number.
         after: Option<OpNumber>,
     },
-    /// It was made so, under leases that are held.
+    /// It was made so, under leases that are held. It is sent until it has an outcome or the session ends: what follows is
+    /// made on it.
     Made(MadeAt),
-    /// As `Made`; its caller has been told that it is done, so it is sent until the session ends.
+    /// As `Made`; its caller has been told that it is done, so it is sent also where it is refused.
     Deferred(MadeAt),
 }
 
@@ -341,13 +342,14 @@ impl<W> Window<W> {
         answered
     }
 
-    /// The batch will not be answered: its operations are given up, their fate unknown, but for those deferred, which
-    /// go again.
-    pub(super) fn handle_given_up(&mut self, ops: Vec<NumberedOp>, made: &[MadeAt]) -> Vec<W> {
+    /// The batch will not be answered: those asked are given up, their fate unknown; those made go again. Where it was
+    /// refused, so that nothing of it was executed now, only those go again that are deferred.
+    pub(super) fn handle_given_up(&mut self, ops: Vec<NumberedOp>, made: &[MadeAt], refused: bool) -> Vec<W> {
         self.has_returned(made);
+        let is_made = !made.is_empty();
         let mut given_up = Vec::new();
         for op in ops {
-            match self.deferred.contains(&op.number.0) {
+            match self.deferred.contains(&op.number.0) || (is_made && !refused) {
                 true => self.made.insert(op),
                 false => given_up.extend(self.end(op.number)),
             }

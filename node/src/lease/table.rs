@@ -52,6 +52,8 @@ pub struct Leases {
     /// Lives begun, of all sessions: none of them is taken for another, whatever was forgotten between.
     lives: u64,
     pub(super) holders: BTreeMap<SessionId, Holder>,
+    /// Sessions whose end is proposed: they get nothing any more.
+    ending: BTreeSet<SessionId>,
     pub(super) held_by: BTreeMap<Inode, BTreeSet<SessionId>>,
     pub(super) exclusives: usize,
     pub(super) changes: Changes,
@@ -72,6 +74,7 @@ impl Leases {
             now: Moment::default(),
             lives: 0,
             holders: BTreeMap::new(),
+            ending: BTreeSet::new(),
             held_by: BTreeMap::new(),
             exclusives: 0,
             changes: Changes::default(),
@@ -167,11 +170,8 @@ impl Leases {
             (!accepted).then_some(*inode)
         };
         let refused = leases.iter().filter_map(take_back).collect();
-        if let Phase::Grace { silent, .. } = &mut self.phase
-            && !more
-        {
-            silent.remove(&session);
-            self.end_grace_if_told();
+        if !more {
+            self.handle_told(session);
         }
         (generation, refused)
     }
@@ -180,6 +180,16 @@ impl Leases {
     pub fn handle_renew(&mut self, session: SessionId, now: Instant) {
         if let Some(holder) = self.holders.get_mut(&session) {
             holder.until = holder.until.max(now + TERM + GRACE);
+        }
+        // It has heard every answer to its reclaim, however many parts that had.
+        self.handle_told(session);
+    }
+
+    /// A session has said all that it held.
+    fn handle_told(&mut self, session: SessionId) {
+        if let Phase::Grace { silent, .. } = &mut self.phase {
+            silent.remove(&session);
+            self.end_grace_if_told();
         }
     }
 
@@ -198,14 +208,28 @@ impl Leases {
         self.holders.get(&session).map_or_else(Vec::new, |holder| holder.recalls(known))
     }
 
+    /// The end of a silent session is proposed: what it held is over, and it may not reclaim.
+    pub fn begin_session_end(&mut self, session: SessionId) {
+        self.end_life(session);
+        self.ending.insert(session);
+    }
+
+    /// It did not come to that, as far as is known.
+    pub fn abandon_session_end(&mut self, session: SessionId) {
+        self.ending.remove(&session);
+    }
+
+    /// Whether the end of a session is proposed.
+    pub fn is_ending(&self, session: SessionId) -> bool {
+        self.ending.contains(&session)
+    }
+
     /// A session is over, and what it held.
     pub fn handle_session_end(&mut self, session: SessionId) {
+        self.ending.remove(&session);
         self.end_life(session);
         self.holders.remove(&session);
-        if let Phase::Grace { silent, .. } = &mut self.phase {
-            silent.remove(&session);
-            self.end_grace_if_told();
-        }
+        self.handle_told(session);
     }
 
     /// Forgets all but these sessions.

@@ -14,6 +14,7 @@ mod detector;
 mod moves;
 mod reports;
 mod sessions;
+mod silent;
 mod stand_ins;
 mod voters;
 
@@ -299,7 +300,7 @@ async fn keep_house(
     }
     move_partitions(node).await?;
     follow_address(node).await?;
-    end_silent_sessions(node).await?;
+    silent::end_silent_sessions(node).await?;
     garbage::keep(node, walk).await?;
     finish_work(node).await
 }
@@ -415,22 +416,6 @@ async fn promote(node: &Node, next: NodeId, voters: &BTreeSet<NodeId>) -> anyhow
     let mut voters = voters.clone();
     voters.insert(next);
     Ok(node.consensus.set_voters(voters, AfterVoting::Learns, LEARN_DEADLINE).await?)
-}
-
-async fn end_silent_sessions(node: &Node) -> Result<(), Refusal> {
-    let live = live_sessions(&*node.consensus.local())?;
-    let now = Instant::now();
-    let expired = node.with_leader_state(|leader| {
-        leader.sessions.retain(&live, now);
-        leader.leases.retain(|session| live.contains_key(&session));
-        leader.sessions.expired(&live, now)
-    });
-    for session in expired.unwrap_or_default() {
-        info!(?session, "a silent session ends");
-        propose(node, CommandBody::CloseSession { session }).await?;
-        node.with_leases(|leases| leases.handle_session_end(session));
-    }
-    Ok(())
 }
 
 pub(crate) fn live_sessions(rows: &dyn KvRead) -> Result<BTreeMap<SessionId, Opened>, Refusal> {

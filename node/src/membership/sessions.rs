@@ -12,6 +12,9 @@ use wire::namespace::{Inode, SessionId};
 /// Inodes that one session may hold open beyond their last name.
 pub const HOLDS_MAX: usize = 65_536;
 
+/// A leader that has not looked for so long stood still, and heard nobody.
+const STOOD_STILL: Duration = Duration::from_secs(5);
+
 /// Index of the log at which a session was opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Opened(pub u64);
@@ -21,6 +24,8 @@ pub struct Opened(pub u64);
 pub struct Sessions {
     lifetime: Duration,
     since: Instant,
+    /// When it was looked who is silent.
+    looked: Instant,
     words: BTreeMap<SessionId, Word>,
 }
 
@@ -36,7 +41,7 @@ struct Word {
 impl Sessions {
     /// Begins to listen at `now`.
     pub fn new(lifetime: Duration, now: Instant) -> Self {
-        Self { lifetime, since: now, words: BTreeMap::new() }
+        Self { lifetime, since: now, looked: now, words: BTreeMap::new() }
     }
 
     /// A session did something.
@@ -79,9 +84,15 @@ impl Sessions {
     }
 
     /// Forgets what is no session any more, and meets those that are new: their silence begins now, though this leader
-    /// may have led for long. Whoever opened one may not have been answered yet.
-    pub fn retain(&mut self, live: &BTreeMap<SessionId, Opened>, now: Instant) {
-        self.words.retain(|session, _| live.contains_key(session));
+    /// may have led for long. Whoever opened one may not have been answered yet. Those from `beyond` on were opened after
+    /// it was looked who lives. Time in which nobody could be heard does not count as theirs.
+    pub fn retain(&mut self, live: &BTreeMap<SessionId, Opened>, beyond: SessionId, now: Instant) {
+        let still = now.saturating_duration_since(self.looked);
+        self.looked = now;
+        if still > STOOD_STILL {
+            self.words.values_mut().for_each(|word| word.at = now.min(word.at + still));
+        }
+        self.words.retain(|session, _| live.contains_key(session) || *session >= beyond);
         for session in live.keys() {
             self.word(*session, now);
         }
@@ -124,6 +135,9 @@ mod tests {
 
     use super::{Opened, Sessions};
 
+    /// Of no session.
+    const BEYOND: SessionId = SessionId(u64::MAX);
+
     #[test]
     fn an_orphan_goes_only_when_every_live_session_has_seen_it_and_none_holds_it() {
         let start = Instant::now();
@@ -137,7 +151,7 @@ mod tests {
         assert!(sessions.is_held(Inode(5)));
         assert!(!sessions.is_held(Inode(6)));
         assert_eq!(sessions.seen_by_all(&BTreeMap::new()), u64::MAX, "no session, nobody to ask");
-        sessions.retain(&BTreeMap::new(), start);
+        sessions.retain(&BTreeMap::new(), BEYOND, start);
         assert!(!sessions.is_held(Inode(5)), "what a dead session held is free");
     }
 
@@ -170,8 +184,43 @@ mod tests {
         assert_eq!(sessions.expired(&live, start + Duration::from_secs(90)), [SessionId(1), SessionId(2)]);
         // One that was opened a moment ago, and has not spoken, under a leader that has led for long.
         let (live, now) = (BTreeMap::from([(SessionId(3), Opened(9))]), start + Duration::from_secs(100));
-        sessions.retain(&live, now);
+        sessions.retain(&live, BEYOND, now);
         assert_eq!(sessions.expired(&live, now), []);
         assert_eq!(sessions.expired(&live, now + Duration::from_secs(60)), [SessionId(3)]);
+    }
+
+    /// A machine that was suspended would end all sessions, with their locks, as soon as it goes on.
+    #[test]
+    fn time_in_which_the_leader_stood_still_is_nobodys_silence() {
+        let start = Instant::now();
+        let mut sessions = Sessions::new(Duration::from_secs(60), start);
+        let live = BTreeMap::from([(SessionId(1), Opened(1)), (SessionId(2), Opened(2))]);
+        let mut now = start;
+        sessions.retain(&live, BEYOND, now);
+        for _ in 0..30 {
+            now += Duration::from_secs(1);
+            sessions.handle_request(SessionId(1), now);
+            sessions.retain(&live, BEYOND, now);
+        }
+        now += Duration::from_secs(300);
+        sessions.retain(&live, BEYOND, now);
+        assert_eq!(sessions.expired(&live, now), []);
+        for _ in 0..30 {
+            now += Duration::from_secs(1);
+            sessions.retain(&live, BEYOND, now);
+        }
+        assert_eq!(sessions.expired(&live, now), [SessionId(2)], "that one was silent before and after");
+    }
+
+    /// Else its leases would go while it rests on them.
+    #[test]
+    fn a_session_that_was_opened_after_the_look_is_kept() {
+        let start = Instant::now();
+        let mut sessions = Sessions::new(Duration::from_secs(60), start);
+        sessions.handle_lowest_gc(SessionId(4), GcEpoch(3), start);
+        sessions.handle_lowest_gc(SessionId(5), GcEpoch(3), start);
+        sessions.retain(&BTreeMap::new(), SessionId(5), start);
+        assert_eq!(sessions.lowest_gc_of(SessionId(4)), None);
+        assert_eq!(sessions.lowest_gc_of(SessionId(5)), Some(GcEpoch(3)));
     }
 }

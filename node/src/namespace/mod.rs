@@ -57,7 +57,7 @@ pub use moves::SETTLED_MAX;
 pub use reach::led_to;
 pub use recovery::ENDED_MAX;
 pub use row::SealedAuthority;
-pub use session::{SessionSummary, any_executed, is_mount, mount_sessions, session_list, session_owner};
+pub use session::{SessionSummary, any_executed, is_mount, mount_sessions, next_session, session_list, session_owner};
 pub use xattrs::{XATTRS_LEN_MAX, XATTRS_MAX};
 
 use edit::{Edit, Fault};

@@ -51,6 +51,12 @@ pub fn session_list(rows: &dyn KvRead) -> Result<Vec<SessionSummary>, KvError> {
     Ok(sessions)
 }
 
+/// No session that was opened so far has this number, or a higher one.
+pub fn next_session(rows: &dyn KvRead) -> Result<SessionId, KvError> {
+    let counters: Option<Counters> = row::read(rows, &table::single(table::COUNTERS))?;
+    Ok(SessionId(counters.map_or(0, |counters| counters.next_session)))
+}
+
 /// Whether one of these operations of a session has been executed, and its outcome is kept.
 pub fn any_executed(
     rows: &dyn KvRead,

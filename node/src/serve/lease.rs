@@ -182,6 +182,9 @@ async fn reclaim(
     }
     heard(node, session);
     desk.learn_mounts(deadline).await?;
+    if desk.with(|table| table.is_ending(session))? {
+        return Err(Refusal::Busy);
+    }
     desk.with(|table| {
         let (generation, refused) = table.handle_reclaim(session, (asker.peer, known), leases, more, Instant::now());
         LeaseAnswer::Reclaimed { generation, refused }

@@ -14,7 +14,7 @@ use crate::{
 
 /// Whether bytes may go into the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Journal {
+pub(in crate::fs) enum Journal {
     /// Nobody waits: their replicas get them first, and the log stays short.
     No,
     /// If they are few.

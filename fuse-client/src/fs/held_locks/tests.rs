@@ -190,3 +190,24 @@ fn a_lock_is_given_up_from_the_question_to_its_end() {
     locks.handle_unlocked(FILE, LockOwner(1), (0, u64::MAX), Fate::Done);
     assert!(!locks.is_given_up(FILE));
 }
+
+/// The owner of a lock by `flock` is an address, which the kernel uses again: a file that was closed while its locks were being
+/// returned gave up what the next to open it had locked.
+#[test]
+fn what_an_owner_is_to_give_up_it_gives_up_before_it_locks_anything_else() {
+    let now = Instant::now();
+    let (owner, other) = (LockOwner(1), LockOwner(2));
+    let mut locks = delegated(now);
+    locks.lock_here(FILE, &lock(1, 0, 9)).unwrap();
+    let Turn::Return(delegation) = locks.begin_return(FILE) else { panic!("it decides about them") };
+    locks.begin_unlock(FILE, owner);
+    locks.begin_unlock(FILE, owner);
+    locks.handle_returned(FILE, delegation, now);
+    assert_eq!(locks.turn(FILE, Wish::Lock(owner), false, now), Turn::Wait);
+    assert_eq!(locks.turn(FILE, Wish::Lock(other), false, now), Turn::Ask);
+    ask_unlock(&mut locks, owner, ALL, now);
+    locks.end_unlock(FILE, owner);
+    assert_eq!(locks.turn(FILE, Wish::Lock(owner), false, now), Turn::Wait, "it is to give up more");
+    locks.end_unlock(FILE, owner);
+    assert_eq!(locks.turn(FILE, Wish::Lock(owner), false, now), Turn::Ask);
+}

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use bytes::Bytes;
 use wire::{
     lease::{LeaseMode, LeaseNumber},
-    namespace::{Attr, Content, Cookie, Inode, Name, NewKind, Op, Query, QueryAnswer, RenameMode, WalkEnd},
+    namespace::{Attr, Content, Cookie, Inode, Name, NewKind, Op, OpAnswer, Query, QueryAnswer, RenameMode, WalkEnd},
 };
 
 use super::{Node, Table};
@@ -195,6 +195,19 @@ impl Absorb<'_> {
             && node.xattrs.iter().flat_map(|all| all.iter()).any(|xattr| xattr.name.as_bytes() == CAPABILITY)
         {
             node.xattrs = None;
+        }
+    }
+
+    /// A commit of bytes was executed: those that are written on the version that it replaced are written on its own.
+    pub(super) fn commit(table: &Table, op: &Op, done: &OpAnswer) {
+        if let Op::WriteExtents { inode, if_version: Some(before), .. }
+        | Op::WriteJournaled { inode, if_version: Some(before), .. }
+        | Op::WriteInline { inode, if_version: Some(before), .. } = op
+            && let Some(file) = table.get(*inode).and_then(|node| node.file.as_ref())
+            && let Some(base) = &mut file.state.lock().base
+            && base.version == *before
+        {
+            base.version = done.done.version;
         }
     }
 

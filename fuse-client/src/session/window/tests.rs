@@ -111,7 +111,7 @@ fn while_batches_travel_only_full_ones_are_added() {
         window.submit(op(number), ASKED, ()).unwrap();
     }
     assert!(window.poll_batch(start).is_none(), "what waits is packed together");
-    window.handle_given_up(first.ops, &[]);
+    window.handle_given_up(first.ops, &[], false);
     assert_eq!(window.poll_batch(start).unwrap().ops.len(), 198);
 }
 
@@ -149,7 +149,7 @@ fn an_operation_that_was_given_up_frees_its_place_in_the_window() {
     let mut batches: Vec<_> = std::iter::from_fn(|| window.poll_batch(start)).collect();
     let sent: usize = batches.iter().map(|batch| batch.ops.len()).sum();
     assert_eq!(sent as u64, WINDOW_LEN, "one is beyond the window");
-    let given_up = window.handle_given_up(batches.remove(0).ops, &[]);
+    let given_up = window.handle_given_up(batches.remove(0).ops, &[], false);
     assert_eq!(given_up.len(), BATCH_OPS);
     for batch in batches {
         let outcomes = batch.ops.iter().map(|_| Err(OpError::NotFound)).collect();
@@ -219,16 +219,19 @@ fn what_is_made_goes_past_what_is_asked_and_what_is_asked_waits_for_what_was_def
 }
 
 #[test]
-fn a_deferred_operation_goes_again_until_the_session_ends() {
+fn what_is_made_goes_again_until_the_session_ends_or_it_is_refused_before_its_caller_was_answered() {
     let start = Instant::now();
     let mut window: Window<u64> = Window::default();
     window.submit(op(1), Way::Deferred(made_at(1)), 1).unwrap();
     window.submit(op(2), Way::Made(made_at(2)), 2).unwrap();
-    for _ in 0..3 {
+    for refused in [false, false, true, false, true] {
         let made = window.poll_batch(start).unwrap();
         assert_eq!(made.ops[0].number, OpNumber(1));
-        let given_up = window.handle_given_up(made.ops.clone(), &made.made);
-        assert_eq!(given_up, if made.ops.len() == 2 { vec![2] } else { vec![] }, "others are told");
+        let is_told = refused && made.ops.len() == 2;
+        assert_eq!(
+            window.handle_given_up(made.ops.clone(), &made.made, refused),
+            if is_told { vec![2] } else { vec![] }
+        );
     }
     assert!(!window.has_lost_deferred());
     assert_eq!(window.drain(), [1]);
@@ -314,6 +317,6 @@ fn deferred_operations_are_gathered_until_somebody_waits() {
     assert_eq!(full.ops.len(), BATCH_OPS);
     window.submit(op(1000), deferred(), ()).unwrap();
     assert!(window.poll_batch(start).is_none(), "one batch at a time");
-    window.handle_given_up(full.ops, &full.made);
+    window.handle_given_up(full.ops, &full.made, true);
     assert_eq!(window.poll_batch(start + GATHER).unwrap().ops.len(), BATCH_OPS, "in order");
 }

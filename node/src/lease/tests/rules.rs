@@ -37,6 +37,19 @@ fn a_reclaim_in_several_messages_counts_with_the_last() {
     assert_eq!(table.leases.readiness(table.now), Readiness::Ready);
 }
 
+/// Of parts that all say that more follows, the first renewal says that there are none any more: it names the generation, so
+/// that no other leader takes a last part for all.
+#[test]
+fn a_renewal_ends_a_reclaim() {
+    let mut table = Table::with_mounts(&[A]);
+    let of_before = (CLIENT, LeaseGeneration { term: 4, life: 3 });
+    table.leases.handle_reclaim(A, of_before, &[(X, SHARED)], true, table.now);
+    table.leases.handle_reclaim(A, of_before, &[(Y, SHARED)], true, table.now);
+    assert_ne!(table.leases.readiness(table.now), Readiness::Ready);
+    table.leases.handle_renew(A, table.now);
+    assert_eq!(table.leases.readiness(table.now), Readiness::Ready);
+}
+
 #[test]
 fn the_grace_ends_without_those_who_are_silent_or_gone() {
     let mut table = Table::with_mounts(&[A]);

@@ -1,0 +1,114 @@
+//! When what is written goes out: by and by, and at the end of a mount.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{task::JoinSet, time::sleep};
+use tracing::warn;
+
+use super::{
+    FileSystem, OP_DEADLINE, Shared,
+    file::File,
+    flush::{Journal, LeaseHeld, Take},
+};
+use crate::cluster::now;
+
+/// How often dirty files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Files that are written out at once.
+const FLUSHES_MAX: usize = 64;
+
+/// A file whose bytes cannot be committed at the moment is left alone for as long.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// How often a file is tried at the end of a mount: as long as a cluster may take to choose a leader.
+const LAST_TRIES: u32 = 4;
+
+/// Looks after dirty files.
+pub(super) async fn write_out(shared: Arc<Shared>) {
+    let turns = Arc::new(tokio::sync::Semaphore::new(FLUSHES_MAX));
+    loop {
+        let pressed = tokio::select! {
+            () = shared.pressure.notified() => true,
+            () = sleep(LOOK_INTERVAL) => false,
+        };
+        for file in shared.due(pressed) {
+            let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
+            let task = Arc::clone(&shared);
+            shared.spawn(async move {
+                task.flush_deferred(file, Take::All).await;
+                drop(turn);
+            });
+        }
+    }
+}
+
+impl FileSystem {
+    /// Writes out what a file that was closed holds.
+    pub(super) fn write_out_soon(&self, file: &Arc<File>) {
+        let (shared, file) = (Arc::clone(&self.shared), Arc::clone(file));
+        self.shared.spawn(async move { shared.flush_deferred(file, Take::All).await });
+    }
+
+    /// Writes out the whole chunks of a file that is being written.
+    pub(super) fn write_out_full(&self, file: &Arc<File>) {
+        let (shared, file) = (Arc::clone(&self.shared), Arc::clone(file));
+        self.shared.spawn(async move { shared.flush_deferred(file, Take::Full).await });
+    }
+
+    /// Writes everything out (bounded); what cannot be is told of in the log.
+    pub async fn flush_everything(&self) {
+        let mut flushes = JoinSet::new();
+        for file in self.shared.due(true) {
+            let shared = Arc::clone(&self.shared);
+            flushes.spawn(async move {
+                let mut flushed = shared.flush_within(&file, OP_DEADLINE).await;
+                for _ in 1..LAST_TRIES {
+                    if flushed.is_ok() {
+                        break;
+                    }
+                    sleep(AFTER_FAILURE).await;
+                    flushed = shared.flush_within(&file, OP_DEADLINE).await;
+                }
+                (flushed, file.inode)
+            });
+        }
+        while let Some(flushed) = flushes.join_next().await {
+            if let Ok((Err(error), inode)) = flushed {
+                warn!(%inode, %error, "bytes written to a file could not be stored and are lost");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Files to be written out now.
+    fn due(&self, all: bool) -> Vec<Arc<File>> {
+        let files: Vec<Arc<File>> = {
+            let table = self.table.lock();
+            table.iter().filter_map(|(_, node)| node.file.clone()).collect()
+        };
+        let before = now().checked_sub(self.config.flush_after);
+        let due = |file: &Arc<File>| {
+            let state = file.state.lock();
+            let old = state.dirty_since.zip(before).is_some_and(|(since, before)| since <= before);
+            let left = !state.dirty.is_empty() || (!state.flushing.is_empty() && file.turn.try_lock().is_ok());
+            let rested = state.retry_at.is_none_or(|at| at <= now());
+            left && (all || ((old || state.dirty.is_empty()) && rested))
+        };
+        files.into_iter().filter(due).collect()
+    }
+
+    async fn flush_deferred(&self, file: Arc<File>, take: Take) {
+        // Whoever has the turn takes what there is.
+        let Ok(turn) = file.turn.try_lock() else { return };
+        if let Err(error) = self.flush_in_turn(&file, take, LeaseHeld::Unsure, Journal::No).await {
+            warn!(inode = %file.inode, %error, "bytes written to a file could not be stored yet");
+            file.state.lock().retry_at = Some(now() + AFTER_FAILURE);
+        }
+        drop(turn);
+        let inode = file.inode;
+        drop(file);
+        self.drop_file_if_idle(inode);
+    }
+}
