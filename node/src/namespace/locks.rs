@@ -17,8 +17,8 @@ use super::{
 };
 use crate::kv::{KvError, KvRead};
 
-/// Inodes whose locks one command of a close releases: rows of at most 40 KiB are read and written.
-const INODES_PER_CLOSE: usize = 128;
+/// Inodes whose locks one command of a close releases: rows of at most 160 KiB are read and written.
+const INODES_PER_CLOSE: usize = 32;
 
 /// All locks on `inode`.
 pub(super) fn locks_of(rows: &dyn KvRead, inode: Inode) -> Result<LockSet, KvError> {

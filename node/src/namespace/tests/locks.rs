@@ -143,9 +143,10 @@ fn an_inode_has_no_more_locks_than_it_may() {
     let mut machine = Machine::new();
     let mut client = Client::open(&mut machine, 1);
     let inode = client.touch(&mut machine, Inode::ROOT, "file");
-    for at in 0..LOCKS_MAX as u64 {
-        client.ok(&mut machine, Op::Lock { inode, lock: lock(1, 10 * at, 10 * at + 5, LockKind::Read) });
-    }
+    let delegation = LockOwner(7);
+    client.ok(&mut machine, Op::DelegateLocks { inode, delegation });
+    let many = (0..LOCKS_MAX as u64).map(|at| lock(1, 10 * at, 10 * at + 5, LockKind::Read));
+    client.ok(&mut machine, Op::ReturnLocks { inode, delegation, locks: many.collect() });
     let more = Op::Lock { inode, lock: lock(2, 3, 3, LockKind::Read) };
     assert_eq!(client.run(&mut machine, more), Err(OpError::TooManyLocks));
     let split = Op::Unlock { inode, owner: LockOwner(1), start: 2, end: 2 };
