@@ -93,7 +93,7 @@ fn a_cluster_over_several_hosts_survives_the_loss_of_one_and_takes_in_more_as_ro
 /// P3 where what was written takes longer to arrive than others like to wait.
 #[test]
 fn a_mount_on_a_slow_line_loses_nothing_to_another_that_looks_at_once_as_root() {
-    const LEN: usize = 6 << 20;
+    const LEN: usize = 8 << 20;
     // Hosts 0 to 2 are nodes; 3 has the slow line, 4 looks.
     let hosts = Hosts::make(5);
     let mut cluster = Cluster::empty(3);

@@ -24,6 +24,8 @@ enum Attempt {
     Refused(Refusal),
     /// Somebody else may serve it.
     Elsewhere,
+    /// Not now: it waits for others.
+    Busy,
 }
 
 impl Cluster {
@@ -32,6 +34,8 @@ impl Cluster {
         let until = Instant::now() + deadline;
         let mut attempts = Attempts::default();
         let mut search = LeaderSearch::default();
+        // Whether the leader was heard to say so, whatever others said since.
+        let mut is_busy = false;
         loop {
             let (members, target) = self.leader_target();
             if let Some((node, address)) = target {
@@ -39,9 +43,13 @@ impl Cluster {
                     Attempt::Answered(answer) => return Ok(answer),
                     Attempt::Refused(refusal) => return Err(ClusterError::Refused(refusal)),
                     Attempt::Elsewhere => {}
+                    Attempt::Busy => is_busy = true,
                 }
             }
             let pause = search.handle_refusal(members);
+            if Instant::now() + pause >= until && is_busy {
+                return Err(ClusterError::Refused(Refusal::Busy));
+            }
             if Instant::now() + pause >= until {
                 let tried = attempts.to_string();
                 return Err(match (attempts.is_leaderless(), attempts.is_untrusted()) {
@@ -121,9 +129,10 @@ impl Cluster {
             }
             Refusal::NoQuorum | Refusal::Busy => {
                 attempts.note_leaderless();
+                let attempt = if refusal == Refusal::Busy { Attempt::Busy } else { Attempt::Elsewhere };
                 attempts.note(address, refusal);
                 self.shared.leader.lock().handle_not_leader(node, None, now());
-                Attempt::Elsewhere
+                attempt
             }
             Refusal::NotServing | Refusal::StaleEpoch { .. } => {
                 attempts.note(address, refusal);

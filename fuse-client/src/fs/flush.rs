@@ -20,7 +20,7 @@ use wire::namespace::{
 use self::batch::{Batch, mapped, take_batch};
 pub(super) use self::journal::Journal;
 use super::{
-    FsError, SYNC_DEADLINE, Shared,
+    FsError, LOOKS_MAX, SYNC_DEADLINE, Shared,
     dirty::{Packed, pack},
     file::{Base, File, Known, KnownBody},
 };
@@ -39,6 +39,9 @@ const BATCH_RANGES: usize = EXTENTS_MAX;
 /// How often a batch is put again because epoch or stamp had passed meanwhile, or its operation is cut in halves.
 const TRIES_MAX: u32 = 12;
 
+/// How often whoever waits for a flush looks whether the cluster is silent.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
 /// What a flush takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Take {
@@ -46,6 +49,15 @@ pub(super) enum Take {
     Full,
     /// Everything.
     All,
+}
+
+/// How far a flush came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Flushed {
+    /// All that was to be taken is committed.
+    Wholly,
+    /// The lease has to be taken first.
+    LeaseMissing,
 }
 
 /// Whether the lease has to be taken first.
@@ -69,12 +81,10 @@ impl Shared {
         if !file.is_dirty() {
             return Ok(());
         }
-        let (done, flushed) = oneshot::channel();
+        let (done, mut flushed) = oneshot::channel();
         let (shared, file) = (Arc::clone(self), Arc::clone(file));
         self.spawn(async move {
-            let turn = file.turn.lock().await;
-            let flushed = shared.flush_in_turn(&file, Take::All, LeaseHeld::Unsure, Journal::IfShort).await;
-            drop(turn);
+            let flushed = shared.flush_by_turns(&file).await;
             let inode = file.inode;
             drop(file);
             if done.send(flushed).is_err() {
@@ -82,15 +92,32 @@ impl Shared {
                 shared.drop_file_if_idle(inode);
             }
         });
-        match timeout(deadline, flushed).await {
-            Ok(flushed) => flushed.unwrap_or(Err(FsError::SessionEnded)),
-            Err(_) => Err(FsError::Deadline),
+        let until = now() + deadline;
+        loop {
+            match timeout(LOOK_INTERVAL, &mut flushed).await {
+                Ok(flushed) => return flushed.unwrap_or(Err(FsError::SessionEnded)),
+                Err(_) if now() >= until || self.silence.lock().is_long(now()) => return Err(FsError::Deadline),
+                Err(_) => {}
+            }
         }
     }
 
-    /// As [`Shared::flush`], by somebody whose turn it is.
-    pub(super) async fn flush_whose_turn_it_is(&self, file: &Arc<File>) -> Result<(), FsError> {
-        self.flush_in_turn(file, Take::All, LeaseHeld::Unsure, Journal::No).await
+    async fn flush_by_turns(&self, file: &Arc<File>) -> Result<(), FsError> {
+        for _ in 0..LOOKS_MAX {
+            let turn = file.turn.lock().await;
+            let flushed = self.flush_in_turn(file, Take::All, LeaseHeld::Unsure, Journal::IfShort).await?;
+            drop(turn);
+            if flushed == Flushed::Wholly {
+                return Ok(());
+            }
+            self.make_exclusive_to_flush(file).await?;
+        }
+        Err(FsError::Deadline)
+    }
+
+    /// As [`Shared::make_exclusive`], without the turn: whoever gives the lease back may be waiting for it.
+    pub(super) async fn make_exclusive_to_flush(&self, file: &Arc<File>) -> Result<(), FsError> {
+        self.make_exclusive(file.inode).await.inspect_err(|error| self.give_up_if_gone(file, error))
     }
 
     /// Commits what is written to a file whose lease is about to go.
@@ -98,21 +125,22 @@ impl Shared {
         let file = self.table.lock().get(inode).and_then(|node| node.file.clone());
         let Some(file) = file.filter(|file| file.is_dirty()) else { return Ok(()) };
         let _turn = file.turn.lock().await;
-        self.flush_in_turn(&file, Take::All, LeaseHeld::Yes, Journal::No).await
+        self.flush_in_turn(&file, Take::All, LeaseHeld::Yes, Journal::No).await.map(drop)
     }
 
+    /// Commits what is written to a file, by somebody whose turn it is, as far as that can be without asking for a lease.
     pub(super) async fn flush_in_turn(
         &self,
         file: &Arc<File>,
         take: Take,
         lease: LeaseHeld,
         journal: Journal,
-    ) -> Result<(), FsError> {
+    ) -> Result<Flushed, FsError> {
         loop {
-            if lease == LeaseHeld::Unsure && file.is_dirty() && !self.holds_exclusive(file.inode) {
-                self.make_exclusive(file.inode).await.inspect_err(|error| self.give_up_if_gone(file, error))?;
+            if lease == LeaseHeld::Unsure && file.is_dirty() && !self.may_commit(file.inode) {
+                return Ok(Flushed::LeaseMissing);
             }
-            let Some(batch) = take_batch(file, take) else { return Ok(()) };
+            let Some(batch) = take_batch(file, take) else { return Ok(Flushed::Wholly) };
             match self.commit(file, batch, journal).await {
                 Ok(()) => file.state.lock().retry_at = None,
                 Err(error) => return Err(error),

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, sync::Weak, time::Duration};
 
+use futures::{StreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
@@ -12,7 +13,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use wire::{
     Answer, Refusal, Request,
-    lease::{LEASES_PER_MESSAGE_MAX, LeaseAnswer, LeaseGeneration, LeaseMode, LeaseRequest, TERM},
+    lease::{
+        LEASES_PER_MESSAGE_MAX, LeaseAnswer, LeaseGeneration, LeaseMode, LeaseNumber, LeaseRequest, Release, TERM,
+    },
     namespace::{Inode, NamespaceAnswer, NamespaceRequest},
 };
 
@@ -29,6 +32,9 @@ const RENEW_INTERVAL: Duration = Duration::from_millis(900);
 
 /// How long a renewal may take: what comes later is of no use.
 const RENEW_DEADLINE: Duration = Duration::from_secs(4);
+
+/// Of how many lost inodes the kernel is told at once.
+const LOSSES_MAX: usize = 64;
 
 /// Before another try when the cluster cannot be asked.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -255,6 +261,10 @@ async fn reclaim(shared: &Arc<Shared>) -> Word {
     leasing.begin(begun);
     shared.extend(sent);
     shared.settle();
+    if is_late {
+        let task = Arc::clone(shared);
+        shared.spawn(async move { task.disown(held, begun).await });
+    }
     Word::Kept
 }
 
@@ -290,6 +300,16 @@ impl Shared {
         term.until = term.until.max(sent + TERM);
     }
 
+    /// What this leader has leased and was dropped here: it is to know.
+    async fn disown(&self, held: Vec<(Inode, LeaseMode)>, generation: LeaseGeneration) {
+        for part in held.chunks(LEASES_PER_MESSAGE_MAX) {
+            // What was granted since has a higher number.
+            let release =
+                |(inode, _): &(Inode, LeaseMode)| Release { number: LeaseNumber::default(), inode: *inode, keep: None };
+            self.release(part.iter().map(release).collect(), generation).await;
+        }
+    }
+
     /// Leases that are gone: what rested on them is dropped, here and in the kernel.
     pub(super) async fn lose(self: &Arc<Self>, inodes: &[Inode]) {
         let lost = self.lose_here(inodes);
@@ -314,25 +334,22 @@ impl Shared {
 
     /// What rested on leases that are gone is dropped in the kernel.
     async fn lose_in_kernel(self: &Arc<Self>, lost: Vec<(Inode, Forgotten)>) {
-        let inodes: Vec<Inode> = lost.iter().map(|(inode, _)| *inode).collect();
-        let mut told = Vec::new();
-        for (inode, forgotten) in lost {
+        // One for which the kernel waits does not keep the others.
+        let lose = |(inode, forgotten): (Inode, Forgotten)| async move {
             if forgotten.pages {
                 if !self.forget_pages(inode, Duration::from_millis(20)).await {
                     self.note_stale_pages(inode);
                 }
-                told.push(inode);
+                self.tell_kernel_of_attributes(vec![inode]).await;
             }
             self.tell_kernel_of_names(inode, forgotten.names).await;
-        }
-        self.tell_kernel_of_attributes(told).await;
-        {
-            let mut table = self.table.lock();
-            for inode in &inodes {
-                table.entry(*inode).revoking -= 1;
-                table.drop_if_idle(*inode);
+            {
+                let mut table = self.table.lock();
+                table.entry(inode).revoking -= 1;
+                table.drop_if_idle(inode);
             }
-        }
-        self.settle();
+            self.settle();
+        };
+        stream::iter(lost).for_each_concurrent(LOSSES_MAX, lose).await;
     }
 }

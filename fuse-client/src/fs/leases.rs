@@ -119,6 +119,12 @@ impl Shared {
         self.ttl().is_some() && self.table.lock().get(inode).is_some_and(held)
     }
 
+    /// Whether bytes of `inode` that lie here may be committed: its attributes need not be known.
+    pub(super) fn may_commit(&self, inode: Inode) -> bool {
+        let held = |node: &super::table::Node| node.lease == Some(LeaseMode::Exclusive);
+        self.ttl().is_some() && self.table.lock().get(inode).is_some_and(held)
+    }
+
     /// Makes sure that bytes of `inode` may be changed here: an exclusive lease, whose term runs.
     pub(super) async fn make_exclusive(&self, inode: Inode) -> Result<(), FsError> {
         let until = Instant::now() + OP_DEADLINE;

@@ -9,7 +9,8 @@
 //! - A name that is forgotten is looked up anew; whoever looks a new one up holds its directory's lock until the answer is
 //!   taken in, and a notice waits for that lock.
 //! - Names of directories are only taken for expired, so that who works in one still finds out where that is. A late answer
-//!   to somebody who asked whether such a name still stands can undo that, which is why they are told more than once.
+//!   to somebody who asked whether such a name still stands can undo that, which is why they are told more than once. Where
+//!   the directory's lock is not to be had, all names are gone, unless something is mounted on one of them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -98,8 +99,12 @@ impl Shared {
         }
         let directories: Vec<OldName> = names.iter().filter(|name| name.is_directory).cloned().collect();
         let mut told = std::pin::pin!(self.tell_of_names(OldNames { dir, names }));
-        if timeout(UNDISTURBED, &mut told).await.is_err() && !self.forget_all_names().await {
-            let _in_time = timeout(KERNEL_DEADLINE, told).await.is_ok();
+        match timeout(UNDISTURBED, &mut told).await {
+            Ok(true) => {}
+            // There are too many.
+            Ok(false) => drop(self.forget_all_names().await),
+            Err(_) if self.forget_all_names().await => {}
+            Err(_) => drop(timeout(KERNEL_DEADLINE, told).await),
         }
         if !directories.is_empty() {
             let shared = Arc::clone(self);
@@ -113,13 +118,10 @@ impl Shared {
         }
     }
 
-    /// Tells the kernel once. It may wait for others.
-    async fn tell_of_names(&self, names: OldNames) {
+    /// Tells the kernel once, which may wait for others; false if there are too many to tell, or the mount is gone.
+    async fn tell_of_names(&self, names: OldNames) -> bool {
         let (done, told) = oneshot::channel();
-        if self.forgets.send(Forget::Names(names, done)).await.is_ok() {
-            // If it could not be told, the mount is gone, or whoever is told of too many is.
-            let _told = told.await.is_ok();
-        }
+        self.forgets.send(Forget::Names(names, done)).await.is_ok() && told.await.is_ok()
     }
 
     /// Makes the kernel look up all names anew; false if it cannot do that (before Linux 6.16).

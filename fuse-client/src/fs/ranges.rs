@@ -7,7 +7,12 @@ use wire::namespace::{
     Attr, FILE_LEN_MAX, INLINE_LEN_MAX, Inode, NewExtent, Op, OpAnswer, OpError, PunchMode, SetAttr, SetId, SetTime,
 };
 
-use super::{FileSystem, FsError, Shared, file::File, open_files::HandleId};
+use super::{
+    FileSystem, FsError, LOOKS_MAX, Shared,
+    file::File,
+    flush::{Flushed, Journal, LeaseHeld, Take},
+    open_files::HandleId,
+};
 use crate::{
     cluster::pool_units,
     upload::{PutError, Sealed, put_chunk},
@@ -121,7 +126,7 @@ impl FileSystem {
 
 impl Shared {
     /// Cuts or extends a file, with other attributes in the same step.
-    pub(super) async fn set_len(&self, inode: Inode, size: u64, set: SetAttr) -> Result<Attr, FsError> {
+    pub(super) async fn set_len(self: &Arc<Self>, inode: Inode, size: u64, set: SetAttr) -> Result<Attr, FsError> {
         if size > FILE_LEN_MAX {
             return Err(OpError::FileTooLarge.into());
         }
@@ -142,13 +147,18 @@ impl Shared {
     }
 
     /// The turn to change what is committed of a file, with an exclusive lease and everything written committed.
-    async fn turn<'a>(&self, file: &'a Arc<File>) -> Result<tokio::sync::MutexGuard<'a, ()>, FsError> {
-        for _ in 0..super::LOOKS_MAX {
+    async fn turn<'a>(self: &Arc<Self>, file: &'a Arc<File>) -> Result<tokio::sync::MutexGuard<'a, ()>, FsError> {
+        for look in 0..LOOKS_MAX {
             self.make_exclusive(file.inode).await?;
+            // Not by somebody who may be given up half way.
+            self.flush(file).await?;
             let turn = file.turn.lock().await;
             // Whoever gives the lease back may be waiting for the turn: it is not held while a lease is asked for.
-            if self.holds_exclusive(file.inode) {
-                self.flush_whose_turn_it_is(file).await?;
+            if !self.holds_exclusive(file.inode) || (file.is_dirty() && look < LOOKS_MAX / 2) {
+                continue;
+            }
+            // Somebody writes all the time.
+            if self.flush_in_turn(file, Take::All, LeaseHeld::Unsure, Journal::No).await? == Flushed::Wholly {
                 return Ok(turn);
             }
         }

@@ -198,7 +198,7 @@ impl Shared {
     }
 
     /// Tells the leader, as long as the generation lasts.
-    async fn release(&self, releases: Vec<Release>, generation: LeaseGeneration) {
+    pub(super) async fn release(&self, releases: Vec<Release>, generation: LeaseGeneration) {
         for _ in 0..RELEASES_MAX {
             let session = self.session();
             if session.leasing().is_none_or(|leasing| leasing.generation() != generation) {

@@ -13,6 +13,9 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(4);
 /// How long an operation waits at least: the cluster may be back.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
+/// Silence for longer than a leader is chosen in.
+const LONG: Duration = Duration::from_secs(10);
+
 /// What is kept for operations that come after those that wait already: a second for each of five.
 const LATER_ONES: Duration = Duration::from_secs(5);
 
@@ -43,6 +46,11 @@ impl Silence {
     fn len(&self, now: Instant) -> Duration {
         let trying = self.trying_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         self.before.saturating_add(trying.min(ATTEMPT_MAX))
+    }
+
+    /// Whether it lasts so long that nobody should wait for its end.
+    pub(crate) fn is_long(&self, now: Instant) -> bool {
+        self.len(now) >= LONG
     }
 
     /// How long an operation that begins now may take.

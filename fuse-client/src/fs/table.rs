@@ -405,9 +405,11 @@ impl Table {
 impl Node {
     /// What a page rests on that comes back from the kernel: nothing newer than what was known while it could be read.
     pub(crate) fn base(&self) -> Option<Base> {
-        match self.attr.filter(|_| self.lease.is_some()) {
-            Some(attr) => Some(Base { version: attr.data_version, losses: self.losses }),
-            None => self.lost_version.map(|version| Base { version, losses: u64::MAX }),
+        match (self.lease, self.attr) {
+            (Some(_), Some(attr)) => Some(Base { version: attr.data_version, losses: self.losses }),
+            // It may have been changed here since.
+            (Some(_), None) => None,
+            (None, _) => self.lost_version.map(|version| Base { version, losses: u64::MAX }),
         }
     }
 

@@ -6,9 +6,9 @@ use tokio::{task::JoinSet, time::sleep};
 use tracing::warn;
 
 use super::{
-    FileSystem, OP_DEADLINE, Shared,
+    FileSystem, FsError, LOOKS_MAX, OP_DEADLINE, Shared,
     file::File,
-    flush::{Journal, LeaseHeld, Take},
+    flush::{Flushed, Journal, LeaseHeld, Take},
 };
 use crate::cluster::now;
 
@@ -21,8 +21,8 @@ const FLUSHES_MAX: usize = 64;
 /// A file whose bytes cannot be committed at the moment is left alone for as long.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
-/// How often a file is tried at the end of a mount: as long as a cluster may take to choose a leader.
-const LAST_TRIES: u32 = 4;
+/// How long a file is tried at the end of a mount: longer than a cluster may take to choose a leader.
+const LAST_DEADLINE: Duration = Duration::from_secs(40);
 
 /// Looks after dirty files.
 pub(super) async fn write_out(shared: Arc<Shared>) {
@@ -62,11 +62,9 @@ impl FileSystem {
         for file in self.shared.due(true) {
             let shared = Arc::clone(&self.shared);
             flushes.spawn(async move {
+                let until = now() + LAST_DEADLINE;
                 let mut flushed = shared.flush_within(&file, OP_DEADLINE).await;
-                for _ in 1..LAST_TRIES {
-                    if flushed.is_ok() {
-                        break;
-                    }
+                while flushed.is_err() && now() < until {
                     sleep(AFTER_FAILURE).await;
                     flushed = shared.flush_within(&file, OP_DEADLINE).await;
                 }
@@ -100,15 +98,26 @@ impl Shared {
     }
 
     async fn flush_deferred(&self, file: Arc<File>, take: Take) {
-        // Whoever has the turn takes what there is.
-        let Ok(turn) = file.turn.try_lock() else { return };
-        if let Err(error) = self.flush_in_turn(&file, take, LeaseHeld::Unsure, Journal::No).await {
+        if let Err(error) = self.flush_if_free(&file, take).await {
             warn!(inode = %file.inode, %error, "bytes written to a file could not be stored yet");
             file.state.lock().retry_at = Some(now() + AFTER_FAILURE);
         }
-        drop(turn);
         let inode = file.inode;
         drop(file);
         self.drop_file_if_idle(inode);
+    }
+
+    async fn flush_if_free(&self, file: &Arc<File>, take: Take) -> Result<(), FsError> {
+        for _ in 0..LOOKS_MAX {
+            // Whoever has the turn takes what there is.
+            let Ok(turn) = file.turn.try_lock() else { return Ok(()) };
+            let flushed = self.flush_in_turn(file, take, LeaseHeld::Unsure, Journal::No).await?;
+            drop(turn);
+            if flushed == Flushed::Wholly {
+                return Ok(());
+            }
+            self.make_exclusive_to_flush(file).await?;
+        }
+        Err(FsError::Deadline)
     }
 }

@@ -97,7 +97,7 @@ impl Mount {
             }
             Err(error) => return Err(MountError::Refused(io::Error::other(error))),
         };
-        notices::start(forgets, &session, numbers).map_err(MountError::Refused)?;
+        notices::start(forgets, &session, (path, numbers)).map_err(MountError::Refused)?;
         let threads = std::thread::Builder::new().name("dfs-mount".into());
         let kernel = threads.spawn(move || session.run()).map_err(MountError::Refused)?;
         read_further_ahead(path);

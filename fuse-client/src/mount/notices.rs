@@ -5,7 +5,8 @@
 use std::{
     fs::File,
     io::{self, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::Path,
     sync::{Arc, mpsc as std_mpsc},
 };
 
@@ -41,7 +42,11 @@ type Pages = (Inode, oneshot::Sender<()>);
 type Names = (OldNames, oneshot::Sender<()>);
 
 /// Starts the threads; they end when nobody makes notices any more.
-pub(super) fn start(forgets: mpsc::Receiver<Forget>, session: &Session<Kernel>, numbers: Numbers) -> io::Result<()> {
+pub(super) fn start(
+    forgets: mpsc::Receiver<Forget>,
+    session: &Session<Kernel>,
+    (path, numbers): (&Path, Numbers),
+) -> io::Result<()> {
     let device = Arc::new(File::from(session.as_fd().try_clone_to_owned()?));
     let notifier = session.notifier();
     let pages = pool("dfs-pages", PAGE_THREADS, move |(inode, done): Pages| {
@@ -55,7 +60,8 @@ pub(super) fn start(forgets: mpsc::Receiver<Forget>, session: &Session<Kernel>, 
         tell(done, ());
     })?;
     let thread = std::thread::Builder::new().name("dfs-notices".into());
-    thread.spawn(move || send(forgets, (&pages, &names), &device, numbers))?;
+    let path = path.to_owned();
+    thread.spawn(move || send(forgets, (&pages, &names), &device, (&path, numbers)))?;
     Ok(())
 }
 
@@ -84,7 +90,7 @@ fn send(
     mut forgets: mpsc::Receiver<Forget>,
     (pages, names): (&std_mpsc::SyncSender<Pages>, &std_mpsc::SyncSender<Names>),
     device: &File,
-    numbers: Numbers,
+    (path, numbers): (&Path, Numbers),
 ) {
     while let Some(forget) = forgets.blocking_recv() {
         match forget {
@@ -94,12 +100,27 @@ fn send(
                 let is_unknown = sent.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
                 tell(done, if is_unknown { Known::No } else { Known::Yes });
             }
-            Forget::AllNames(done) => tell(done, send_notice(device, INC_EPOCH, &[]).is_ok()),
+            Forget::AllNames(done) => {
+                let told = !has_mounts_below(path) && send_notice(device, INC_EPOCH, &[]).is_ok();
+                tell(done, told);
+            }
             // Whoever waits for it, and finds that it is dropped, does without.
             Forget::Pages(inode, done) => drop(pages.try_send((inode, done))),
             Forget::Names(old, done) => drop(names.try_send((old, done))),
         }
     }
+}
+
+/// Whether something is mounted on a directory of this mount: it would be unmounted with the name that leads to it.
+fn has_mounts_below(path: &Path) -> bool {
+    // What cannot be read is taken for the worse.
+    let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return true };
+    let path = path.as_os_str().as_bytes();
+    let is_below = |line: &[u8]| {
+        let point = line.split(|byte| *byte == b' ').nth(4).unwrap_or_default();
+        point.strip_prefix(path).is_some_and(|rest| rest.first() == Some(&b'/'))
+    };
+    mounts.split(|byte| *byte == b'\n').any(is_below)
 }
 
 fn forget_pages(notifier: &Notifier, inode: INodeNo) {

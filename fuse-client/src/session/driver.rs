@@ -28,6 +28,9 @@ use crate::cluster::{ClusterError, now};
 /// A session lives 60 s of silence, and the cluster wants a word each 20 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
+/// How long changes wait for others to let go of what they change: longer than one question to the leader may take.
+const PATIENCE: Duration = Duration::from_secs(18);
+
 /// Before operations that came too early are sent again: about a round trip with a sync.
 const PUT_BACK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -114,6 +117,7 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch,
     let lowest = batch.lowest_unanswered;
     let deadline = shared.cluster.config().deadline;
     let until = Instant::now() + deadline;
+    let patience = Instant::now() + PATIENCE;
     loop {
         let generation = leasing.generation();
         if generation.term == 0 {
@@ -148,6 +152,11 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch,
                 let changed = Changed { generation, number, made, touched, unleased };
                 leasing.tell(&ops, Told::Changed(&changed, &outcomes));
                 Ok(outcomes)
+            }
+            // Others have yet to let go of what it changes.
+            Err(ClusterError::Refused(Refusal::Busy)) if Instant::now() + deadline / 2 < patience => {
+                batch = Batch { session: shared.id, lowest_unanswered: lowest, ops, want: Want::Outcome };
+                continue;
             }
             Ok(_) => Err(ClusterError::Confused),
             Err(error) => Err(error),
@@ -210,8 +219,9 @@ fn take_in(shared: &Shared, returned: Returned) -> Option<Duration> {
 
 /// Whether the leader looked at a batch and will not have it.
 fn is_final(error: &ClusterError) -> bool {
-    use Refusal::{DiskFull, Malformed, NotAllowed, ReadOnly};
-    matches!(error, ClusterError::Refused(DiskFull | Malformed | NotAllowed | ReadOnly))
+    use Refusal::{DiskFull, Malformed, NotAllowed, OtherCluster, ReadOnly, UnknownPeer, Version};
+    let ClusterError::Refused(refusal) = error else { return false };
+    matches!(refusal, DiskFull | Malformed | NotAllowed | ReadOnly | UnknownPeer | OtherCluster | Version { .. })
 }
 
 impl Shared {

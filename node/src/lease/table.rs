@@ -152,6 +152,10 @@ impl Leases {
         now: Instant,
     ) -> (LeaseGeneration, Vec<Inode>) {
         let in_grace = !matches!(self.readiness(now), Readiness::Ready);
+        if self.holders.get(&session).is_some_and(|holder| holder.until <= now) {
+            // It rests on nothing of that any more.
+            self.end_life(session);
+        }
         let is_known = self.is_current(session, client, known);
         let holder = self.holders.entry(session).or_insert_with(|| Holder::new(client, now));
         holder.until = holder.until.max(now + TERM + GRACE);

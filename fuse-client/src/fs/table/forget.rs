@@ -14,15 +14,21 @@ impl Table {
     /// Nothing is known any more of what operations named: they may or may not have been executed. Those deferred go
     /// again.
     pub(crate) fn forget_named(&mut self, ops: &[NumberedOp]) {
-        for numbered in ops.iter().filter(|numbered| !self.deferred.contains_key(&numbered.number.0)) {
-            let led_to = self.led_to(&numbered.op);
-            for inode in numbered.op.named().chain(led_to.into_iter().flatten()) {
-                if let Some(node) = self.nodes.get_mut(&inode) {
-                    node.attr = None;
-                    node.xattrs = None;
-                    node.content = None;
-                    node.children.forget();
-                }
+        let again = |numbered: &&NumberedOp| self.deferred.contains_key(&numbered.number.0);
+        let ops: Vec<&Op> = ops.iter().filter(|op| !again(op)).map(|numbered| &numbered.op).collect();
+        // Before any name is forgotten.
+        let led_to: Vec<Inode> = ops.iter().flat_map(|op| self.led_to(op)).flatten().collect();
+        for inode in led_to {
+            if let Some(node) = self.nodes.get_mut(&inode).filter(|node| node.deferred == 0) {
+                node.attr = None;
+            }
+        }
+        for inode in ops.into_iter().flat_map(Op::named) {
+            if let Some(node) = self.nodes.get_mut(&inode) {
+                node.attr = None;
+                node.xattrs = None;
+                node.content = None;
+                node.children.forget();
             }
         }
     }
@@ -81,5 +87,77 @@ impl Table {
             self.alone = 0;
         }
         holds_more
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, time::Instant};
+
+    use wire::{
+        lease::{LeaseMode, LeaseNumber},
+        namespace::{Attr, FileType, Inode, Mode, Name, NumberedOp, Op, OpNumber, Timestamp},
+    };
+
+    use super::Table;
+    use crate::fs::file::Base;
+
+    const DIR: Inode = Inode(1);
+
+    fn attr(inode: Inode) -> Attr {
+        let time = Timestamp::default();
+        Attr {
+            inode,
+            file_type: FileType::File,
+            mode: Mode::new(0o600),
+            uid: 0,
+            gid: 0,
+            links: 2,
+            size: 0,
+            allocated: 0,
+            device: 0,
+            accessed: time,
+            modified: time,
+            changed: time,
+            born: time,
+            change: 3,
+            data_version: 5,
+        }
+    }
+
+    /// Its answer was lost: what the second of two names led to has changed as well as what the first did.
+    #[test]
+    fn what_the_names_of_changes_led_to_is_not_known_either() {
+        let name = |text: &str| Name::new(text.as_bytes()).unwrap();
+        let mut table = Table::default();
+        for inode in [DIR, Inode(7), Inode(8), Inode(9)] {
+            assert!(table.grant(inode, LeaseMode::Shared, LeaseNumber(1)));
+            table.entry(inode).attr = Some(attr(inode));
+        }
+        for (text, inode) in [("a", 7), ("b", 8), ("c", 9)] {
+            table.entry(DIR).children.insert(&name(text), Some(Inode(inode)));
+        }
+        let op = |number, text| {
+            let op = Op::Unlink { dir: DIR, name: name(text) };
+            NumberedOp { number: OpNumber(number), after: None, op }
+        };
+        table.forget_named(&[op(1, "a"), op(2, "b")]);
+        let known: HashSet<Inode> =
+            table.iter().filter(|(_, node)| node.attr.is_some()).map(|(inode, _)| inode).collect();
+        assert_eq!(known, HashSet::from([Inode(9)]));
+    }
+
+    #[test]
+    fn a_page_that_comes_back_rests_on_what_was_known_when_the_lease_was_lost() {
+        let mut table = Table::default();
+        assert!(table.grant(DIR, LeaseMode::Exclusive, LeaseNumber(1)));
+        assert_eq!(table.entry(DIR).base(), None);
+        let version = attr(DIR).data_version;
+        table.entry(DIR).attr = Some(attr(DIR));
+        assert_eq!(table.entry(DIR).base(), Some(Base { version, losses: 0 }));
+        table.lose(DIR, None, Instant::now());
+        assert_eq!(table.entry(DIR).base(), Some(Base { version, losses: u64::MAX }));
+        assert!(table.grant(DIR, LeaseMode::Exclusive, LeaseNumber(9)));
+        assert_eq!(table.entry(DIR).base(), None, "it may have been changed here since");
     }
 }
