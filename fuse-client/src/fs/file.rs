@@ -26,6 +26,8 @@ pub(crate) struct File {
     pub(crate) state: Mutex<FileState>,
     /// Whose turn it is to change what is committed.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Who writes out by and by what is written; taken before the turn, and held while a lease is asked for.
+    pub(crate) writing_out: tokio::sync::Mutex<()>,
 }
 
 /// What [`File`] guards.
@@ -96,7 +98,8 @@ pub(crate) enum Plan {
 
 impl File {
     pub(crate) fn new(inode: Inode) -> Arc<Self> {
-        Arc::new(Self { inode, state: Mutex::default(), turn: tokio::sync::Mutex::new(()) })
+        let [turn, writing_out] = [(), ()].map(tokio::sync::Mutex::new);
+        Arc::new(Self { inode, state: Mutex::default(), turn, writing_out })
     }
 
     /// The lease is gone: somebody else may change the bytes now.

@@ -300,8 +300,10 @@ impl Shared {
         term.until = term.until.max(sent + TERM);
     }
 
-    /// What this leader has leased and was dropped here: it is to know.
-    async fn disown(&self, held: Vec<(Inode, LeaseMode)>, generation: LeaseGeneration) {
+    /// What this leader has leased and was dropped here: it is to know. What something here rests on that it has not heard of
+    /// is returned with that, when it is recalled.
+    async fn disown(&self, mut held: Vec<(Inode, LeaseMode)>, generation: LeaseGeneration) {
+        held.retain(|(inode, _)| !self.is_behind(*inode));
         for part in held.chunks(LEASES_PER_MESSAGE_MAX) {
             // What was granted since has a higher number.
             let release =

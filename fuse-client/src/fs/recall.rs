@@ -187,7 +187,7 @@ impl Shared {
     }
 
     /// Whether something of an inode is here that the leader has not heard of.
-    fn is_behind(&self, inode: Inode) -> bool {
+    pub(super) fn is_behind(&self, inode: Inode) -> bool {
         let table = self.table.lock();
         let file = table.get(inode).and_then(|node| node.file.as_ref());
         file.is_some_and(|file| file.is_dirty()) || table.is_ahead(std::iter::once(inode))

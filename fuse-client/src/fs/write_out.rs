@@ -24,6 +24,9 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// How long a file is tried at the end of a mount: longer than a cluster may take to choose a leader.
 const LAST_DEADLINE: Duration = Duration::from_secs(40);
 
+/// How often room is looked for at the end of a mount.
+const REFUSALS_MAX: u32 = 4;
+
 /// Looks after dirty files.
 pub(super) async fn write_out(shared: Arc<Shared>) {
     let turns = Arc::new(tokio::sync::Semaphore::new(FLUSHES_MAX));
@@ -64,7 +67,12 @@ impl FileSystem {
             flushes.spawn(async move {
                 let until = now() + LAST_DEADLINE;
                 let mut flushed = shared.flush_within(&file, OP_DEADLINE).await;
-                while flushed.is_err() && now() < until {
+                let mut tries = 1;
+                while let Err(error) = &flushed
+                    && now() < until
+                    && (tries < REFUSALS_MAX || !error.is_no_room())
+                {
+                    tries += 1;
                     sleep(AFTER_FAILURE).await;
                     flushed = shared.flush_within(&file, OP_DEADLINE).await;
                 }
@@ -108,6 +116,8 @@ impl Shared {
     }
 
     async fn flush_if_free(&self, file: &Arc<File>, take: Take) -> Result<(), FsError> {
+        // One at a time waits for a lease: others have files of their own to see to.
+        let Ok(_writing_out) = file.writing_out.try_lock() else { return Ok(()) };
         for _ in 0..LOOKS_MAX {
             // Whoever has the turn takes what there is.
             let Ok(turn) = file.turn.try_lock() else { return Ok(()) };

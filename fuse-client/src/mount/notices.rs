@@ -115,12 +115,20 @@ fn send(
 fn has_mounts_below(path: &Path) -> bool {
     // What cannot be read is taken for the worse.
     let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return true };
-    let path = path.as_os_str().as_bytes();
+    // As that file has it: blanks, tabs, line feeds and backslashes in octal.
+    let path: Vec<u8> = path.as_os_str().as_bytes().iter().flat_map(|byte| escaped(*byte)).collect();
     let is_below = |line: &[u8]| {
         let point = line.split(|byte| *byte == b' ').nth(4).unwrap_or_default();
-        point.strip_prefix(path).is_some_and(|rest| rest.first() == Some(&b'/'))
+        point.strip_prefix(path.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'))
     };
     mounts.split(|byte| *byte == b'\n').any(is_below)
+}
+
+fn escaped(byte: u8) -> Vec<u8> {
+    match byte {
+        b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+        other => vec![other],
+    }
 }
 
 fn forget_pages(notifier: &Notifier, inode: INodeNo) {

@@ -125,6 +125,8 @@ async fn send_under_leases(shared: &Shared, leasing: &Leasing, mut batch: Batch,
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || !leasing.renewed_since(generation, left).await {
                 let outcome = Err(ClusterError::Refused(Refusal::Busy));
+                // An attempt before this one may have come to something.
+                leasing.tell(&batch.ops, Told::FateUnknown);
                 return Returned { ops: batch.ops, made: made_at, outcome };
             }
             continue;
