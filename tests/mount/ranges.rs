@@ -159,3 +159,30 @@ fn the_size_of_the_file_system_and_what_is_free_are_told() {
     assert!(space.f_ffree > 1_000_000, "{}", space.f_ffree);
     assert_eq!(space.f_namemax, 255);
 }
+
+/// As a program leaves one that writes records here and there.
+#[test]
+fn a_file_in_thousands_of_pieces_is_read_whole() {
+    const LEN: usize = 64 << 10;
+    let cluster = Cluster::start();
+    let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    let mut expected = tree::bytes(1, LEN);
+    fs::write(one.path("file"), &expected).unwrap();
+    let file = File::options().write(true).open(one.path("file")).unwrap();
+    file.sync_all().unwrap();
+    for at in (0..LEN).step_by(16) {
+        let piece = tree::bytes(at as u64, 8);
+        file.write_all_at(&piece, at as u64).unwrap();
+        expected[at..at + 8].copy_from_slice(&piece);
+    }
+    file.sync_all().unwrap();
+    // In one piece: nothing is read ahead by and by.
+    let read = |mount: &Mount| {
+        let file =
+            File::options().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(mount.path("file")).unwrap();
+        let mut seen = vec![0; LEN];
+        file.read_exact_at(&mut seen, 0).unwrap();
+        seen
+    };
+    assert!(read(&two) == expected && read(&one) == expected);
+}

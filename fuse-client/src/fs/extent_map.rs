@@ -49,6 +49,11 @@ impl ExtentMap {
         }
     }
 
+    /// The first offset from `start` on of which nothing is known.
+    pub(crate) fn next_unknown(&self, start: u64) -> u64 {
+        if self.known.contains(&start) { self.known.end } else { start }
+    }
+
     /// The extents that touch `range`, if all of it is known.
     pub(crate) fn find(&self, range: Range<u64>) -> Option<Vec<Extent>> {
         if range.start < self.known.start || range.end > self.known.end {
@@ -148,6 +153,15 @@ mod tests {
         let found: Vec<(u64, u64)> =
             map.find(0..200).unwrap().iter().map(|extent| (extent.offset, extent.end())).collect();
         assert_eq!(found, [(0, 30), (30, 120)]);
+    }
+
+    /// One answer tells of a thousand extents; a range that has more is learnt bit by bit.
+    #[test]
+    fn what_is_asked_for_next_is_what_is_not_known_yet() {
+        let mut map = ExtentMap::new(10..20, vec![chunk(10, 10, 1)]);
+        assert_eq!([0, 10, 19, 20, 25].map(|start| map.next_unknown(start)), [0, 20, 20, 20, 25]);
+        map.learn(20..30, vec![chunk(20, 10, 2)]);
+        assert_eq!(map.next_unknown(10), 30);
     }
 
     #[test]

@@ -9,10 +9,14 @@ use wire::namespace::{Attr, ChunkSlice, Content, ExtentBody, Inode, Query, Query
 use super::{
     FileSystem, FsError, Gate, LOOKS_MAX, Shared,
     dirty::lay_over,
-    file::{File, Plan},
+    file::{File, Known, KnownBody, Plan},
     open_files::HandleId,
 };
 use crate::{cluster::ClusterError, download::Piece};
+
+/// Questions where the bytes of one read are, beyond those that find out that something has changed meanwhile: each is answered
+/// with a thousand extents.
+const LEARNT_MAX: u32 = 20;
 
 /// Slices of one read on their way at once.
 const FETCHES: usize = 8;
@@ -172,7 +176,7 @@ fn assemble(range: &Range<u64>, parts: &[(u64, Bytes)], over: &[(u64, Bytes)]) -
 impl Shared {
     pub(super) async fn read(&self, file: &Arc<File>, offset: u64, len: u32) -> Result<(Bytes, Stand), FsError> {
         let (mut gone, mut asked): (Option<(Vec<Piece>, FsError)>, bool) = (None, false);
-        for _ in 0..LOOKS_MAX {
+        for _ in 0..LOOKS_MAX + LEARNT_MAX {
             let stand = self.stand(file.inode).await?;
             let planned = {
                 let looked = self.look(file, |node| node.attr.filter(|_| node.is_leased()));
@@ -269,14 +273,23 @@ impl Shared {
     /// Asks where the bytes of a range are.
     async fn learn(&self, file: &Arc<File>, range: Range<u64>) -> Result<(), FsError> {
         // A little before and much after: who reads here reads on.
-        let query = Query::Content { inode: file.inode, offset: range.start, len: u64::MAX - range.start };
+        let start = {
+            let state = file.state.lock();
+            match &state.content {
+                Some(Known { body: KnownBody::Extents(map), .. }) => map.next_unknown(range.start),
+                _ => range.start,
+            }
+        };
+        // All of it is known of another version, or was a moment ago.
+        let start = if start < range.end { start } else { range.start };
+        let query = Query::Content { inode: file.inode, offset: start, len: u64::MAX - start };
         let told = crate::cluster::now();
         let QueryAnswer::Content { attr, content } = self.ask_one(query).await? else {
             return Err(ClusterError::Confused.into());
         };
         let asked = match content {
             Content::Inline(_) => 0..u64::MAX,
-            _ => range.start..u64::MAX,
+            _ => start..u64::MAX,
         };
         file.state.lock().learn(attr.data_version, asked, &content, Some(told));
         Ok(())
