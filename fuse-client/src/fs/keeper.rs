@@ -342,7 +342,7 @@ impl Shared {
                 if !self.forget_pages(inode, Duration::from_millis(20)).await {
                     self.note_stale_pages(inode);
                 }
-                self.tell_kernel_of_attributes(vec![inode]).await;
+                self.tell_kernel_of_attributes(inode).await;
             }
             self.tell_kernel_of_names(inode, forgotten.names).await;
             {

@@ -41,12 +41,12 @@ const UNKNOWN_PAUSE_MAX: Duration = Duration::from_millis(50);
 const EXPIRE_AGAIN: [Duration; 3] = [Duration::from_millis(30), Duration::from_millis(300), Duration::from_secs(2)];
 
 impl Shared {
-    /// Makes the kernel forget attributes of inodes.
-    pub(super) async fn tell_kernel_of_attributes(self: &Arc<Self>, inodes: Vec<Inode>) {
+    /// Makes the kernel forget attributes of an inode.
+    pub(super) async fn tell_kernel_of_attributes(self: &Arc<Self>, inode: Inode) {
         let (done, told) = oneshot::channel();
         let shared = Arc::clone(self);
         self.spawn(async move {
-            shared.tell_until_known(inodes).await;
+            shared.tell_until_known(inode).await;
             // Whoever has waited too long has gone on.
             let _heard = done.send(()).is_ok();
         });
@@ -54,42 +54,20 @@ impl Shared {
     }
 
     /// Tells the kernel to forget attributes until there is no answer left that it could take in afterwards.
-    async fn tell_until_known(&self, mut inodes: Vec<Inode>) {
+    async fn tell_until_known(&self, inode: Inode) {
         let (until, mut pause) = (Instant::now() + OP_DEADLINE, UNKNOWN_PAUSE);
-        loop {
-            inodes = self.tell_of_attributes(inodes).await;
-            if inodes.is_empty() {
-                return;
-            }
-            if Instant::now() >= until {
-                debug!(count = inodes.len(), "the kernel has not taken in what it was told of inodes");
+        while Instant::now() < until {
+            let (done, known) = oneshot::channel();
+            // If nobody listens any more, the mount is gone.
+            let told = self.forgets.send(Forget::Attributes(inode, done)).await.is_ok();
+            let is_unknown = told && known.await == Ok(Known::No);
+            if !is_unknown || self.table.lock().get(inode).is_none_or(|node| node.lookups == 0) {
                 return;
             }
             sleep(pause).await;
             pause = (pause * 2).min(UNKNOWN_PAUSE_MAX);
         }
-    }
-
-    /// Tells the kernel once; which inodes it may come to know by an answer on its way.
-    async fn tell_of_attributes(&self, inodes: Vec<Inode>) -> Vec<Inode> {
-        let mut told = Vec::with_capacity(inodes.len());
-        for inode in inodes {
-            let (done, known) = oneshot::channel();
-            if self.forgets.send(Forget::Attributes(inode, done)).await.is_err() {
-                // Nobody listens any more: the mount is gone.
-                return Vec::new();
-            }
-            told.push((inode, known));
-        }
-        let mut unknown = Vec::new();
-        for (inode, known) in told {
-            if known.await == Ok(Known::No) {
-                unknown.push(inode);
-            }
-        }
-        let table = self.table.lock();
-        unknown.retain(|inode| table.get(*inode).is_some_and(|node| node.lookups > 0));
-        unknown
+        debug!(%inode, "the kernel has not taken in what it was told of an inode");
     }
 
     /// Makes the kernel forget names of a directory.
@@ -110,7 +88,9 @@ impl Shared {
             let shared = Arc::clone(self);
             self.spawn(async move {
                 for pause in EXPIRE_AGAIN {
-                    sleep(pause).await;
+                    if timeout(pause, shared.stop.cancelled()).await.is_ok() {
+                        return;
+                    }
                     let again = shared.tell_of_names(OldNames { dir, names: directories.clone() });
                     let _in_time = timeout(KERNEL_DEADLINE, again).await.is_ok();
                 }

@@ -146,9 +146,12 @@ impl Shared {
             self.note_stale_pages(inode);
         }
         // Asked to forget pages once more, the kernel might wait for a write that waits for the lease.
-        let attributes = if keep.is_none() { vec![inode] } else { Vec::new() };
-        let names = self.tell_kernel_of_names(inode, forgotten.names);
-        tokio::join!(self.tell_kernel_of_attributes(attributes), names);
+        let attributes = async {
+            if keep.is_none() {
+                self.tell_kernel_of_attributes(inode).await;
+            }
+        };
+        tokio::join!(attributes, self.tell_kernel_of_names(inode, forgotten.names));
         true
     }
 

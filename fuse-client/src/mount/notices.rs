@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, mpsc as std_mpsc},
 };
 
-use fuser::{INodeNo, Notifier, Session};
+use fuser::{INodeNo, Session};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
@@ -48,9 +48,9 @@ pub(super) fn start(
     (path, numbers): (&Path, Numbers),
 ) -> io::Result<()> {
     let device = Arc::new(File::from(session.as_fd().try_clone_to_owned()?));
-    let notifier = session.notifier();
+    let of_pages = Arc::clone(&device);
     let pages = pool("dfs-pages", PAGE_THREADS, move |(inode, done): Pages| {
-        forget_pages(&notifier, numbers.number(inode));
+        note(&send_inode(&of_pages, numbers.number(inode), 0));
         tell(done, ());
     })?;
     let of_names = Arc::clone(&device);
@@ -95,7 +95,7 @@ fn send(
     while let Some(forget) = forgets.blocking_recv() {
         match forget {
             Forget::Attributes(inode, done) => {
-                let sent = send_attributes(device, numbers.number(inode));
+                let sent = send_inode(device, numbers.number(inode), -1);
                 note(&sent);
                 let is_unknown = sent.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
                 tell(done, if is_unknown { Known::No } else { Known::Yes });
@@ -131,14 +131,11 @@ fn escaped(byte: u8) -> Vec<u8> {
     }
 }
 
-fn forget_pages(notifier: &Notifier, inode: INodeNo) {
-    note(&notifier.inval_inode(inode, 0, 0));
-}
-
-/// Attributes alone are old. Unlike [`Notifier::inval_inode`] it says so if the kernel does not know the inode.
-fn send_attributes(device: &File, inode: INodeNo) -> io::Result<()> {
-    // `fuse_notify_inval_inode_out`: the inode, a negative offset for no pages, their length.
-    send_notice(device, INVAL_INODE, &[&inode.0.to_ne_bytes(), &(-1_i64).to_ne_bytes(), &0_i64.to_ne_bytes()])
+/// Attributes of an inode are old, and its pages from `offset` on: a negative one means none. Unlike fuser's own it says so if
+/// the kernel does not know the inode.
+fn send_inode(device: &File, inode: INodeNo, offset: i64) -> io::Result<()> {
+    // `fuse_notify_inval_inode_out`: the inode, an offset, a length, which is none.
+    send_notice(device, INVAL_INODE, &[&inode.0.to_ne_bytes(), &offset.to_ne_bytes(), &0_i64.to_ne_bytes()])
 }
 
 fn send_name(device: &File, dir: INodeNo, OldName { name, is_directory }: &OldName) -> io::Result<()> {
