@@ -31,13 +31,14 @@ pub(crate) enum Command {
     Join(JoinArguments),
     /// Serve until SIGTERM or SIGINT.
     #[command(after_help = "\
-An address given here is told to the cluster, and counts until the node is
-started without it.
+An address, zone or capacity given here is told to the cluster, and counts
+until the node is started without it; chunks move accordingly.
 
 Examples:
   dfs-node run --data /srv/dfs
   dfs-node run --data /srv/dfs --listen 10.0.9.1:7400              it was moved
-  dfs-node run --data /srv/dfs --listen 0.0.0.0:7400 --advertise 10.0.9.1:7400")]
+  dfs-node run --data /srv/dfs --listen 0.0.0.0:7400 --advertise 10.0.9.1:7400
+  dfs-node run --data /srv/dfs --zone rack-2 --capacity 8TiB")]
     Run(RunArguments),
     /// Say what this node has, when a majority of the voting nodes is gone for good; with --force, go on from it.
     #[command(after_help = "\
@@ -100,6 +101,12 @@ pub(crate) struct RunArguments {
     /// Another address under which others reach this node than the one given to init or join.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) advertise: Option<SocketAddr>,
+    /// Another failure domain than the one given to init or join.
+    #[arg(long, value_parser = parse_zone)]
+    pub(crate) zone: Option<Zone>,
+    /// Other bytes that chunks may take than those given to init or join, such as 500GiB.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<ByteSize>,
     /// Silence after which the replicas of a node are made on others, if this node leads: 90s, 10m, 2h.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_time)]
     pub(crate) out_after: Duration,

@@ -1,11 +1,11 @@
 //! What a cluster begins with, on the node that was made by `init`: handed to the node, and taken away once it has worked.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use node::{
     disk::data_dir::{DataDir, NodeFile},
     membership::Founding,
-    node::Node,
+    node::{Node, Site},
 };
 use ring::NodeId;
 use tracing::info;
@@ -53,12 +53,7 @@ async fn forget(node: &Node, dir: &DataDir, client: Option<(ClientId, KeyFingerp
 }
 
 /// What the cluster begins with, on the node that was made by `init`.
-pub(crate) async fn founding(
-    dir: &DataDir,
-    file: &NodeFile,
-    id: NodeId,
-    advertise: SocketAddr,
-) -> anyhow::Result<Option<Founding>> {
+pub(crate) fn founding(dir: &DataDir, file: &NodeFile, id: NodeId, site: &Site) -> anyhow::Result<Option<Founding>> {
     let Some(sealed_key) = dir.founding()? else { return Ok(None) };
     let client = match (dir.admin_key()?, dir.admin_file("certificate.der")?) {
         (Some(key), Some(certificate)) => {
@@ -75,9 +70,9 @@ pub(crate) async fn founding(
         replicas: file.replicas,
         node: NodeRow {
             id,
-            address: advertise,
-            zone: file.zone.clone(),
-            weight: crate::weight(dir.path(), file.capacity).await?,
+            address: site.advertise,
+            zone: site.zone.clone(),
+            weight: site.weight.weight(),
             key: dir.key()?.fingerprint(),
         },
         authority: dir.authority()?.certificate,

@@ -1,6 +1,6 @@
 //! `dfs-node`: one storage daemon. Arguments → data directory → serve until signalled.
 
-use std::{io::Write, net::SocketAddr, num::NonZeroU32, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
@@ -19,7 +19,7 @@ use node::{
     recover::{self, Report, Scene},
 };
 use rand::Rng;
-use ring::{NodeId, Weight};
+use ring::NodeId;
 use tracing::info;
 use wire::{
     cluster::{Access, ClientId, ClusterId, Newcomer, Peer, Redeem, SealKey, TokenPurpose},
@@ -29,9 +29,11 @@ use wire::{
 
 mod arguments;
 mod founding;
+mod place;
 mod room;
 
-use arguments::{Arguments, Command, InitArguments, JoinArguments, Place, RecoverArguments, RunArguments};
+use arguments::{Arguments, Command, InitArguments, JoinArguments, RecoverArguments, RunArguments};
+use place::{advertised, check_place, disk_len, weight};
 
 /// How long a redemption may take at one seed.
 const REDEEM_DEADLINE: Duration = Duration::from_secs(15);
@@ -239,42 +241,6 @@ fn node_id_of(key: &KeyPair) -> NodeId {
     NodeId::from_bytes(id)
 }
 
-fn check_place(place: &Place) -> anyhow::Result<()> {
-    check_reachable(place.advertise.unwrap_or(place.listen))
-}
-
-fn check_reachable(advertise: SocketAddr) -> anyhow::Result<()> {
-    if advertise.ip().is_unspecified() || advertise.port() == 0 {
-        let line = format!("{advertise} is no address that others can reach; give one with --advertise IP:PORT");
-        return Err(WrongUsage(line).into());
-    }
-    Ok(())
-}
-
-/// Where others reach a node that is told to listen elsewhere: there, unless it was told where it is reached.
-fn advertised(file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<SocketAddr> {
-    let moved = arguments.listen.filter(|_| file.advertise == file.listen);
-    let advertise = arguments.advertise.or(moved).unwrap_or(file.advertise);
-    check_reachable(advertise)?;
-    Ok(advertise)
-}
-
-/// Capacity in GiB, as the solver counts it.
-async fn weight(path: &Path, capacity: Option<u64>) -> anyhow::Result<Weight> {
-    let bytes = match capacity {
-        Some(bytes) => bytes,
-        None => disk_len(path).await?,
-    };
-    let gib = u32::try_from(bytes >> 30).unwrap_or(u32::MAX);
-    Ok(Weight(NonZeroU32::new(gib).unwrap_or(NonZeroU32::MIN)))
-}
-
-/// Size of the file system that a directory is on, in bytes.
-async fn disk_len(path: &Path) -> anyhow::Result<u64> {
-    let space = disk("space")?.space(path).await;
-    Ok(space.with_context(|| format!("cannot ask for the size of {}", path.display()))?.total)
-}
-
 async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let levels = tracing_subscriber::EnvFilter::try_new(&arguments.log)
         .map_err(|error| WrongUsage(format!("--log {}: {error}", arguments.log)))?;
@@ -436,11 +402,11 @@ async fn recover(RecoverArguments { data, force, follow }: RecoverArguments) -> 
 async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> anyhow::Result<(Parts, Config)> {
     let id = file.node_id().ok_or_else(|| anyhow!("node.toml names no node"))?;
     let cluster = file.cluster_id().ok_or_else(|| anyhow!("node.toml names no cluster"))?;
-    let advertise = advertised(file, arguments)?;
+    let site = place::site(dir, file, arguments).await?;
     let listen = arguments.listen.unwrap_or(file.listen);
     let socket = bind_udp(listen, UdpSocketConfig::default()).with_context(|| format!("cannot listen on {listen}"))?;
     let credentials = Arc::new(dir.credentials()?);
-    let founding = founding::founding(dir, file, id, advertise).await?;
+    let founding = founding::founding(dir, file, id, &site)?;
     let path = dir.path();
     let state = Arc::new(
         FjallKv::open(&path.join("state"), FjallConfig::default())
@@ -457,7 +423,7 @@ async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> a
         id,
         cluster,
         replicas: file.replicas,
-        advertise,
+        site,
         seeds: file.seeds.iter().copied().chain(dir.addresses()?.into_values()).collect(),
         addresses: dir.addresses()?,
         keep_addresses: Box::new(move |addresses| keeper.write_addresses(addresses).map_err(Into::into)),
@@ -471,7 +437,7 @@ async fn assemble(dir: &DataDir, file: &NodeFile, arguments: &RunArguments) -> a
         index,
         clock: Arc::new(SystemClock),
         seed: rand::rng().random(),
-        chunk_store: ChunkStoreConfig::for_disk(total, file.capacity),
+        chunk_store: ChunkStoreConfig::for_disk(total, place::capacity(file, arguments)),
         seal: dir.seal()?,
         keep_seal: Box::new(move |seal| sealer.write_seal(seal).map_err(Into::into)),
         founding,

@@ -9,6 +9,7 @@
 
 mod addresses;
 mod seal;
+mod site;
 mod transport;
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -30,6 +31,7 @@ use wire::{
 
 use self::addresses::note_addresses;
 pub use self::addresses::{Addresses, KeepAddresses};
+pub use self::site::{Site, WeightSource};
 use self::transport::{PeerTransport, no_answer};
 
 use crate::{
@@ -56,8 +58,8 @@ pub struct Parts {
     pub cluster: ClusterId,
     /// Replicas that the cluster keeps.
     pub replicas: ReplicaCount,
-    /// Where others reach it.
-    pub advertise: SocketAddr,
+    /// Where it stands.
+    pub site: Site,
     /// Members to start from.
     pub seeds: Vec<SocketAddr>,
     /// Where the nodes were reached when it last ran: a node without its rows has no other way to the others.
@@ -117,8 +119,8 @@ pub struct Node {
     pub id: NodeId,
     /// Of which cluster.
     pub cluster: ClusterId,
-    /// Where others reach it.
-    pub advertise: SocketAddr,
+    /// Where it stands.
+    pub site: Site,
     /// Limits.
     pub config: Config,
     /// Its chunks.
@@ -238,7 +240,7 @@ impl Node {
         let node = Arc::new(Self {
             id: parts.id,
             cluster: parts.cluster,
-            advertise: parts.advertise,
+            site: parts.site,
             chunks,
             consensus,
             peers,
@@ -365,7 +367,7 @@ impl Node {
     async fn ask_anybody(&self, request: &Request, deadline: Duration) -> Result<Answer, Refusal> {
         let members = self.map().map(|map| map.nodes.iter().map(|row| row.address).collect::<Vec<_>>());
         let addresses = members.unwrap_or_default().into_iter().chain(self.seeds.iter().copied());
-        let mut asked = BTreeSet::from([self.advertise]);
+        let mut asked = BTreeSet::from([self.site.advertise]);
         for address in addresses {
             if !asked.insert(address) {
                 continue;

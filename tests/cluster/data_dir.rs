@@ -177,6 +177,50 @@ fn a_node_that_listens_everywhere_tells_the_cluster_where_it_is_reached_now() {
     cluster.dfs(["upload", file.to_str().unwrap(), "/"]).ok();
 }
 
+/// "An address, zone or capacity given here is told to the cluster, and counts until the node is started without it; chunks
+/// move accordingly."
+#[test]
+fn a_node_that_is_started_with_another_zone_and_capacity_gets_the_share_that_fits_them() {
+    let mut cluster = Cluster::empty(2);
+    for _node in 0..3 {
+        cluster.add_node();
+    }
+    cluster.wait_healthy();
+    let third =
+        |cluster: &Cluster| cluster.status()["nodes"].as_array().and_then(|nodes| nodes.get(2).cloned()).unwrap();
+    let before = third(&cluster);
+    until("it has its share", Duration::from_secs(60), || third(&cluster)["partitions"].as_u64() > Some(2000));
+    let file = cluster.path("file");
+    fs::write(&file, vec![7; 5_000_000]).unwrap();
+    cluster.dfs(["upload", file.to_str().unwrap(), "/"]).ok();
+
+    let has = |node: &serde_json::Value, zone: &serde_json::Value, weight: &serde_json::Value| {
+        node["zone"] == *zone && node["weight"] == *weight && node["state"] == "up"
+    };
+    cluster.nodes[2].stop();
+    cluster.nodes[2].arguments = ["--zone", "rack-2", "--capacity", "1GiB"].map(str::to_owned).to_vec();
+    cluster.nodes[2].start();
+    until("its chunks have gone", Duration::from_secs(60), || {
+        let node = third(&cluster);
+        has(&node, &"rack-2".into(), &1.into()) && node["partitions"].as_u64() < Some(200)
+    });
+    cluster.dfs(["cat", "/file"]).ok();
+
+    // The leader, too; and without a word it is as it was.
+    cluster.nodes[2].stop();
+    cluster.nodes[2].arguments = Vec::new();
+    cluster.nodes[2].start();
+    cluster.nodes[0].stop();
+    cluster.nodes[0].arguments = ["--zone", "rack-1"].map(str::to_owned).to_vec();
+    cluster.nodes[0].start();
+    until("all is as they said", Duration::from_secs(60), || {
+        let node = third(&cluster);
+        let first = cluster.status()["nodes"][0]["zone"] == "rack-1";
+        has(&node, &before["zone"], &before["weight"]) && node["partitions"].as_u64() > Some(2000) && first
+    });
+    cluster.dfs(["cat", "/file"]).ok();
+}
+
 #[test]
 fn what_a_node_is_asked_to_do_that_cannot_be_is_wrong_usage() {
     let cluster = Cluster::empty(1);

@@ -82,8 +82,28 @@ pub struct MayHold {
 pub struct PutRow {
     /// Which, in order of preference. Those that were removed are not among them.
     pub nodes: Vec<NodeId>,
+    /// The failure domain of each of them: equal numbers are one zone. A node without a zone is one of its own.
+    pub zones: Vec<usize>,
     /// How many.
     pub quorum: usize,
+}
+
+impl PutRow {
+    /// Nodes without zones.
+    pub fn apart(nodes: Vec<NodeId>, quorum: usize) -> Self {
+        Self { zones: (0..nodes.len()).collect(), nodes, quorum }
+    }
+
+    /// Zones of those of its nodes that are `of_these`.
+    pub fn zones(&self, of_these: impl Fn(NodeId) -> bool) -> usize {
+        let zones = || self.nodes.iter().zip(&self.zones).filter(|(node, _)| of_these(**node)).map(|(_, zone)| *zone);
+        zones().enumerate().filter(|(place, zone)| !zones().take(*place).any(|other| other == *zone)).count()
+    }
+
+    /// Zones that a write quorum is to lie in: as many as it has nodes, if the row has so many.
+    pub fn spread(&self) -> usize {
+        self.quorum.min(self.zones(|_| true))
+    }
 }
 
 /// Members and ring at one epoch. Replicated; the same epoch is the same map everywhere.
@@ -130,11 +150,21 @@ impl ClusterMap {
         let quorum = placement.replicas().write_quorum();
         let acting = |row: Vec<NodeId>| -> Option<PutRow> {
             let nodes = self.acting(partition, &row);
-            (!nodes.is_empty()).then(|| PutRow { quorum: quorum.min(nodes.len()), nodes })
+            (!nodes.is_empty()).then(|| PutRow { quorum: quorum.min(nodes.len()), zones: self.zones_of(&nodes), nodes })
         };
         let owners = acting(placement.owners(partition).collect());
         let next = placement.next_owners(partition).and_then(|next| acting(next.collect()));
         owners.into_iter().chain(next).collect()
+    }
+
+    /// The zone of each of `nodes`, by the place of the first of them that is in it.
+    fn zones_of(&self, nodes: &[NodeId]) -> Vec<usize> {
+        let zone = |node: &NodeId| self.node(*node).and_then(|row| row.zone.as_ref());
+        let first = |place: usize, node: &NodeId| {
+            let own = zone(node)?;
+            nodes.iter().take(place).position(|other| zone(other) == Some(own))
+        };
+        nodes.iter().enumerate().map(|(place, node)| first(place, node).unwrap_or(place)).collect()
     }
 
     /// Nodes beside the owners of `partition` that may hold chunks of it: those that are to own it, and those of
@@ -316,6 +346,13 @@ pub enum ClusterRequest {
     Moves(MovesRequest),
     /// Leader: about how nodes are.
     Health(HealthRequest),
+    /// Leader, from nodes only: the sender stands elsewhere, or has another share, than the map says.
+    Placed {
+        /// Its failure domain.
+        zone: Option<Zone>,
+        /// Its share of the chunks.
+        weight: Weight,
+    },
 }
 
 /// Key under which the authority's private key is sealed in the replicated state. Never printed.
@@ -375,7 +412,7 @@ pub enum ClusterAnswer {
     Redeemed(Box<Redeemed>),
     /// To the seal: it is on stable storage.
     SealTaken,
-    /// To a new address: it is in the map.
+    /// To a new address or place: it is in the map.
     MoveNoted,
     /// About garbage.
     Garbage(GarbageAnswer),

@@ -149,7 +149,7 @@ fn every_variant_has_its_line() {
 
 const CHUNK_REQUESTS: u8 = 8;
 const NAMESPACE_REQUESTS: u8 = 8;
-const CLUSTER_REQUESTS: u8 = 11;
+const CLUSTER_REQUESTS: u8 = 12;
 const CHUNK_ANSWERS: u8 = 8;
 const NAMESPACE_ANSWERS: u8 = 7;
 const CLUSTER_ANSWERS: u8 = 11;
@@ -183,6 +183,7 @@ fn counted(
     match asked.2 {
         KR::Map { .. } | KR::Heartbeat { .. } | KR::Status | KR::CreateToken { .. } => {}
         KR::Identify { .. } | KR::ForwardRedeem(_) | KR::TakeSeal { .. } | KR::Moved { .. } => {}
+        KR::Placed { .. } => {}
         KR::Garbage(request) => match request {
             GR::Dead { .. } | GR::Judge { .. } | GR::Status => {}
         },

@@ -11,6 +11,17 @@ use ring::NodeId;
 /// connection may take to stand.
 const SUSPECT_FOR: Duration = Duration::from_secs(2);
 
+/// Whether a node is asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Admission {
+    /// Nothing speaks against it.
+    Trusted,
+    /// It failed last: this request finds out whether it still does.
+    Trial,
+    /// It failed a moment ago.
+    Spared,
+}
+
 /// Memory of failures and load, by node.
 #[derive(Debug, Default)]
 pub(crate) struct PeerHealth {
@@ -27,15 +38,15 @@ struct Peer {
 
 impl PeerHealth {
     /// Whether to ask `node` at once. Of a node that failed, one request each [`SUSPECT_FOR`] finds out.
-    pub(crate) fn admit(&mut self, node: NodeId, now: Instant) -> bool {
+    pub(crate) fn admit(&mut self, node: NodeId, now: Instant) -> Admission {
         let peer = self.nodes.entry(node).or_default();
         match peer.retry_at {
-            Some(at) if now < at => false,
+            Some(at) if now < at => Admission::Spared,
             Some(_) => {
                 peer.retry_at = Some(now + SUSPECT_FOR);
-                true
+                Admission::Trial
             }
-            None => true,
+            None => Admission::Trusted,
         }
     }
 
@@ -87,21 +98,22 @@ mod tests {
 
     use ring::NodeId;
 
-    use super::{PeerHealth, SUSPECT_FOR};
+    use super::{Admission, PeerHealth, SUSPECT_FOR};
 
     #[test]
     fn a_node_that_failed_costs_one_request_each_two_seconds_until_it_answers() {
         let node = NodeId::from_bytes([1; 16]);
         let start = Instant::now();
         let mut health = PeerHealth::default();
-        assert!(health.admit(node, start));
+        assert_eq!(health.admit(node, start), Admission::Trusted);
         health.handle_failure(node, start);
-        assert!(!health.admit(node, start) && health.is_suspect(node, start));
+        assert_eq!(health.admit(node, start), Admission::Spared);
+        assert!(health.is_suspect(node, start));
         let later = start + SUSPECT_FOR;
-        assert!(health.admit(node, later), "one finds out");
-        assert!(!health.admit(node, later), "the others do not wait for it");
+        assert_eq!(health.admit(node, later), Admission::Trial, "one finds out");
+        assert_eq!(health.admit(node, later), Admission::Spared, "the others do not wait for it");
         health.handle_success(node, later);
-        assert!(health.admit(node, later) && health.admit(node, later));
+        assert_eq!([health.admit(node, later), health.admit(node, later)], [Admission::Trusted; 2]);
         assert!(health.answered_within(node, Duration::from_secs(1), later));
     }
 }

@@ -46,6 +46,7 @@ use wire::{
 
 pub use config::{ClusterConfig, ClusterError};
 pub(crate) use flusher::{FlushError, Flusher};
+pub(crate) use health::Admission;
 use health::PeerHealth;
 use leader::LeaderTracker;
 

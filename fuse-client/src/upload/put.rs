@@ -17,7 +17,7 @@ use wire::{
 
 use super::quorum_write::{Durable, PutFailure, QuorumWrite, Subject, Turn};
 use crate::{
-    cluster::{ChunkCallError, Cluster, ClusterError, FlushError, now, pool_units},
+    cluster::{Admission, ChunkCallError, Cluster, ClusterError, FlushError, now, pool_units},
     session::{ChangeError, GcStamp, Session},
 };
 
@@ -205,8 +205,9 @@ impl Put {
         let placement = map.placement().expect("a put begins with a solved ring");
         let subject = Subject { key: chunk.key, chunk_len: chunk.chunk_len(), epoch: map.epoch, gc: stamp.gc() };
         let turn = |node| match cluster.with_health(|health| health.admit(node, now())) {
-            true if map.is_in(node) => Turn::First,
-            true | false => Turn::Reserve,
+            Admission::Trusted if map.is_in(node) => Turn::First,
+            Admission::Trial if map.is_in(node) => Turn::Trial,
+            Admission::Trusted | Admission::Trial | Admission::Spared => Turn::Reserve,
         };
         let rows = map.put_rows(placement.bits().partition_of(&chunk.key));
         let write = QuorumWrite::new(subject, rows.clone(), turn, now(), until.into_std());

@@ -2,6 +2,9 @@
 //!
 //! While a partition moves, enough is a write quorum of its old row and one of its new row; a node of both counts twice.
 //!
+//! A quorum lies in as many zones as it can: one within a single zone is not enough while a replica of another zone, which
+//! is not known to be in trouble, may still answer, for [`ZONES_PATIENCE`].
+//!
 //! A put is *accepted* by a store of some incarnation, and *stable* by a sync of the same incarnation. If the store
 //! answers the sync as another, it may have lost the put, which is sent again. A store that was asked to sync with the put says
 //! both at once.
@@ -27,6 +30,10 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 
 /// As long as a node is spared after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// How long a write whose quorum crowds a zone waits for a replica of another: as long as a node may be silent before it
+/// counts as in trouble, whereupon nobody waits for it.
+const ZONES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Proof that a chunk is stable on its write quorum. Made only by a [`QuorumWrite`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,6 +72,8 @@ pub(crate) struct Subject {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Turn {
     First,
+    /// At once, to find out whether it is out of trouble; nobody waits for it without need.
+    Trial,
     Reserve,
 }
 
@@ -107,6 +116,8 @@ struct Replica {
     state: State,
     attempts: u32,
     last_failure: PutFailure,
+    /// Was not in trouble when the write began.
+    is_trusted: bool,
 }
 
 /// A write of one chunk to the rows of its partition.
@@ -116,6 +127,9 @@ pub(crate) struct QuorumWrite {
     rows: Vec<PutRow>,
     replicas: Vec<Replica>,
     deadline: Instant,
+    /// Until when a quorum that crowds a zone is not enough.
+    spread_until: Instant,
+    is_spread_wanted: bool,
     told: bool,
 }
 
@@ -137,14 +151,18 @@ impl QuorumWrite {
         now: Instant,
         deadline: Instant,
     ) -> Self {
-        let replica = |node| Replica {
-            node,
-            state: match turn(node) {
-                Turn::First => State::Waiting { not_before: now },
-                Turn::Reserve => State::Reserve,
-            },
-            attempts: 0,
-            last_failure: PutFailure::Transient,
+        let replica = |node| {
+            let turn = turn(node);
+            Replica {
+                node,
+                state: match turn {
+                    Turn::First | Turn::Trial => State::Waiting { not_before: now },
+                    Turn::Reserve => State::Reserve,
+                },
+                attempts: 0,
+                last_failure: PutFailure::Transient,
+                is_trusted: turn == Turn::First,
+            }
         };
         let mut nodes: Vec<NodeId> = Vec::new();
         for node in rows.iter().flat_map(|row| row.nodes.iter().copied()) {
@@ -155,7 +173,9 @@ impl QuorumWrite {
         for row in &rows {
             assert!((1..=row.nodes.len()).contains(&row.quorum), "a quorum is a part of its row");
         }
-        Self { subject, rows, replicas: nodes.into_iter().map(replica).collect(), deadline, told: false }
+        let replicas = nodes.into_iter().map(replica).collect();
+        let spread_until = now + ZONES_PATIENCE;
+        Self { subject, rows, replicas, deadline, spread_until, is_spread_wanted: true, told: false }
     }
 
     /// Whom to send the chunk to now.
@@ -246,6 +266,7 @@ impl QuorumWrite {
 
     /// Time has passed: at the deadline, what is not stable is lost.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.is_spread_wanted &= now < self.spread_until;
         if now >= self.deadline {
             for replica in self.replicas.iter_mut().filter(|replica| replica.state != State::Stable) {
                 replica.state = State::Lost { failure: replica.last_failure };
@@ -259,7 +280,9 @@ impl QuorumWrite {
             State::Waiting { not_before } => Some(not_before),
             _ => None,
         });
-        retries.fold(self.deadline, Instant::min)
+        let waits_for_zones = self.is_spread_wanted && !self.told && !self.rows.iter().any(|row| self.lacks(row));
+        let spread = waits_for_zones.then_some(self.spread_until);
+        retries.chain(spread).fold(self.deadline, Instant::min)
     }
 
     /// The outcome, once: as soon as a quorum is stable, or none can be any more.
@@ -268,11 +291,11 @@ impl QuorumWrite {
             return None;
         }
         let lost = self.rows.iter().find_map(|row| self.lost(row));
-        let lacks = |row: &PutRow| self.count(row, |state| state == State::Stable) < row.quorum;
         let outcome = match lost {
             Some(lost) => Err(lost),
             None if self.rows.is_empty() => Err(QuorumLost { stable: 0, quorum: 1, disk_full: false }),
-            None if self.rows.iter().any(lacks) => return None,
+            None if self.rows.iter().any(|row| self.lacks(row)) => return None,
+            None if self.is_spread_wanted && self.rows.iter().any(|row| self.may_spread(row)) => return None,
             None => {
                 let Subject { key, chunk_len, epoch, gc } = self.subject;
                 Ok(Durable { key, chunk_len, epoch, gc })
@@ -285,6 +308,23 @@ impl QuorumWrite {
     /// Whether the outcome was told.
     pub(crate) fn is_decided(&self) -> bool {
         self.told
+    }
+
+    fn lacks(&self, row: &PutRow) -> bool {
+        self.count(row, |state| state == State::Stable) < row.quorum
+    }
+
+    /// Whether the stable replicas of a row crowd a zone, and one of another zone may come to them.
+    fn may_spread(&self, row: &PutRow) -> bool {
+        let is = |node: NodeId, is: &dyn Fn(&Replica) -> bool| {
+            self.replicas.iter().any(|replica| replica.node == node && is(replica))
+        };
+        let is_stable = |replica: &Replica| replica.state == State::Stable;
+        let may_come = |replica: &Replica| {
+            is_stable(replica) || (replica.is_trusted && !matches!(replica.state, State::Lost { .. } | State::Reserve))
+        };
+        let now = row.zones(|node| is(node, &is_stable));
+        now < row.spread() && now < row.zones(|node| is(node, &may_come))
     }
 
     /// That a row can have no quorum any more.

@@ -15,6 +15,7 @@ mod moves;
 mod reports;
 mod sessions;
 mod silent;
+mod site;
 mod stand_ins;
 mod voters;
 
@@ -151,8 +152,8 @@ async fn beat_always(node: &Arc<Node>, behind: &Notify) {
     }
 }
 
-/// Fetches the map when a heartbeat found out that this node is behind, that nobody leads, or that the map says a wrong
-/// address of this node: then the leader is told.
+/// Fetches the map when a heartbeat found out that this node is behind, that nobody leads, or that the map says wrongly
+/// where this node stands: then the leader is told.
 async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
     let deadline = node.config.membership.heartbeat * 2;
     let mut told = false;
@@ -166,12 +167,8 @@ async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
                 "the cluster was recovered without this node: stop it and run dfs-node recover --data {data} --follow"
             );
         }
-        if has_moved(node) && !node.is_leader() {
-            let request = Request::Cluster(ClusterRequest::Moved { address: node.advertise });
-            match node.ask_leader(&request, deadline).await {
-                Ok(_) => info!(address = %node.advertise, "the leader knows where this node is reached now"),
-                Err(refusal) => debug!(%refusal, "the leader cannot be told where this node is reached"),
-            }
+        if !node.is_leader() {
+            site::tell(node, deadline).await;
         }
     }
 }
@@ -183,12 +180,6 @@ fn is_left_behind(node: &Node) -> bool {
     let view = node.consensus.watch().borrow().clone();
     let has_part = view.last_log > 0 || view.applied > 0;
     has_part && Generation::of_term(view.term) < Generation::of_epoch(map.epoch)
-}
-
-/// Whether the map says another address of this node than it is reached at.
-fn has_moved(node: &Node) -> bool {
-    let map = node.map();
-    map.as_ref().and_then(|map| map.node(node.id)).is_some_and(|row| row.address != node.advertise)
 }
 
 /// Makes the cluster, unless an earlier start has made it.
@@ -271,7 +262,7 @@ async fn beat(node: &Arc<Node>, behind: &Notify) -> Result<(), Refusal> {
                 info!(%leader, "heard by the leader");
                 node.repair.compare_again();
             }
-            if leaders > epoch || has_moved(node) {
+            if leaders > epoch || site::is_elsewhere(node) {
                 behind.notify_one();
             }
             Ok(())
@@ -299,7 +290,7 @@ async fn keep_house(
         info!("the ring is solved");
     }
     move_partitions(node).await?;
-    follow_address(node).await?;
+    site::follow(node).await?;
     silent::end_silent_sessions(node).await?;
     garbage::keep(node, walk).await?;
     finish_work(node).await
@@ -337,15 +328,6 @@ async fn move_partitions(node: &Node) -> Result<(), Refusal> {
         node.refresh_local_map();
     }
     Ok(())
-}
-
-/// A leader that listens elsewhere than the map says; other nodes tell it with a request.
-async fn follow_address(node: &Node) -> Result<(), Refusal> {
-    if !has_moved(node) {
-        return Ok(());
-    }
-    let command = ClusterCommand::MoveNode { node: node.id, address: node.advertise };
-    propose(node, CommandBody::Cluster(command)).await.map(drop)
 }
 
 /// Takes the next step to the voters that the cluster should have: one at a time, and beside the rest of the housekeeping,

@@ -10,7 +10,7 @@
 
 use std::net::SocketAddr;
 
-use ring::{Epoch, GcEpoch, Member, NodeId, PartitionBits, solver};
+use ring::{Epoch, GcEpoch, Member, NodeId, PartitionBits, Weight, Zone, solver};
 use wire::{
     Refusal,
     cluster::{ClusterId, ClusterMap, KeyFingerprint, Newcomer, NodeRow, Peer, PeerAccess, TokenPurpose},
@@ -133,6 +133,9 @@ impl Edit<'_> {
             (ClusterCommand::Recover { generation }, Some(meta)) => Ok(self.recover(meta, *generation)?),
             (ClusterCommand::SolveRing, Some(meta)) => Ok(self.solve_ring(meta)?),
             (ClusterCommand::MoveNode { node, address }, Some(meta)) => self.move_node(meta, *node, *address)?,
+            (ClusterCommand::PlaceNode { node, zone, weight }, Some(meta)) => {
+                self.place_node(meta, *node, zone.as_ref(), *weight)?
+            }
             (
                 ClusterCommand::Rebalance { .. }
                 | ClusterCommand::Settle { .. }
@@ -321,6 +324,24 @@ impl Edit<'_> {
             return Ok(Err(Refusal::Taken));
         }
         member.node.address = address;
+        self.put(key, &member)?;
+        Ok(Ok(self.next_map(meta)?))
+    }
+
+    /// The ring follows by a command of its own ([`ClusterCommand::Rebalance`]).
+    fn place_node(
+        &mut self,
+        meta: MetaRow,
+        node: NodeId,
+        zone: Option<&Zone>,
+        weight: Weight,
+    ) -> Result<Result<Epoch, Refusal>, Fault> {
+        let key = table::node(node);
+        let Some(mut member) = self.read::<MemberRow>(&key)? else { return Ok(Err(Refusal::UnknownPeer)) };
+        if member.node.zone.as_ref() == zone && member.node.weight == weight {
+            return Ok(Ok(meta.epoch));
+        }
+        (member.node.zone, member.node.weight) = (zone.cloned(), weight);
         self.put(key, &member)?;
         Ok(Ok(self.next_map(meta)?))
     }

@@ -224,6 +224,15 @@ pub enum ClusterCommand {
         /// At most [`super::SETTLED_MAX`]; more are left for the next command.
         partitions: Vec<Partition>,
     },
+    /// A node stands in another zone, or has another share, than the map says.
+    PlaceNode {
+        /// Which.
+        node: NodeId,
+        /// Its failure domain.
+        zone: Option<ring::Zone>,
+        /// Its share of the chunks.
+        weight: ring::Weight,
+    },
 }
 
 /// What a command came to.

@@ -56,6 +56,7 @@ impl Edit<'_> {
             | ClusterCommand::RedeemToken { .. }
             | ClusterCommand::SolveRing
             | ClusterCommand::MoveNode { .. }
+            | ClusterCommand::PlaceNode { .. }
             | ClusterCommand::Away { .. }
             | ClusterCommand::Back { .. }
             | ClusterCommand::Clean { .. }

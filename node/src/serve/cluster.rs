@@ -69,6 +69,12 @@ pub(super) async fn handle(
             node.refresh_local_map();
             ClusterAnswer::MoveNoted
         }
+        ClusterRequest::Placed { zone, weight } => {
+            let command = ClusterCommand::PlaceNode { node: asker.must_be_node()?, zone, weight };
+            propose(node, CommandBody::Cluster(command), deadline).await?;
+            node.refresh_local_map();
+            ClusterAnswer::MoveNoted
+        }
         ClusterRequest::Garbage(request) => {
             ClusterAnswer::Garbage(garbage::handle(node, asker, request, deadline).await?)
         }
@@ -161,7 +167,7 @@ async fn create_token(
     let map = node.map().ok_or(Refusal::NotServing)?;
     // This node first: the asker has just reached it.
     let others = map.nodes.iter().filter(|row| row.id != node.id).map(|row| row.address);
-    let seeds = std::iter::once(node.advertise).chain(others).take(TOKEN_SEEDS_MAX).collect();
+    let seeds = std::iter::once(node.site.advertise).chain(others).take(TOKEN_SEEDS_MAX).collect();
     Ok(Token { purpose, authority: authority.fingerprint(), secret, seeds }.to_string())
 }
 

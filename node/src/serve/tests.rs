@@ -24,7 +24,7 @@ use crate::{
     kv::MemoryKv,
     membership::Founding,
     namespace::{self, ClusterCommand, CommandBody, CommandOutcome},
-    node::{Addresses, Node, Parts},
+    node::{Addresses, Node, Parts, Site},
 };
 
 const CLIENT: Peer = Peer::Client(ClientId([3; 16]));
@@ -105,7 +105,7 @@ impl Rig {
             id,
             cluster: self.cluster,
             replicas: ReplicaCount::new(3).unwrap(),
-            advertise: address,
+            site: Site::of(&machine.row()),
             seeds: machine.seeds.clone(),
             addresses: machine.addresses.clone(),
             keep_addresses: Box::new(|_| Ok(())),
@@ -154,7 +154,7 @@ impl Rig {
         let NodeRow { id, address, zone, weight, key } = machine.row();
         let newcomer = Newcomer::Node { id, address, zone, weight };
         propose(leader, ClusterCommand::RedeemToken { hash, key, newcomer }).await;
-        machine.seeds = vec![leader.advertise];
+        machine.seeds = vec![leader.site.advertise];
         let node = self.start(machine).await;
         for node in [leader, &*node] {
             let votes = || node.consensus.watch().borrow().voters.len() == usize::from(machine.number);
@@ -217,8 +217,8 @@ async fn a_node_that_lost_its_rows_behind_a_purged_log_finds_the_others_by_seeds
     let mut follower = rig.join(&leader, &mut machine).await;
     futures::future::join_all((0..6000).map(|nonce| open_session(&leader, nonce))).await;
     until("the log is purged", || follower.consensus.log_size().0 <= 5625).await;
-    let others = Addresses::from([(leader.id, leader.advertise)]);
-    for (seeds, addresses) in [(vec![leader.advertise], Addresses::new()), (Vec::new(), others)] {
+    let others = Addresses::from([(leader.id, leader.site.advertise)]);
+    for (seeds, addresses) in [(vec![leader.site.advertise], Addresses::new()), (Vec::new(), others)] {
         follower.shut_down().await;
         drop(follower);
         (machine.state, machine.seeds, machine.addresses) = (MemoryKv::new(), seeds, addresses);

@@ -18,7 +18,7 @@ use node::{
     kv::MemoryKv,
     membership::Founding,
     namespace,
-    node::{Node, Parts},
+    node::{Node, Parts, Site},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ring::{NodeId, ReplicaCount, Weight};
@@ -128,7 +128,7 @@ impl World {
             id: node.id,
             cluster: self.cluster,
             replicas: ReplicaCount::new(3).unwrap(),
-            advertise: address(&node.host),
+            site: Site::of(&node.row()),
             seeds: self.nodes.iter().map(|node| address(&node.host)).collect(),
             addresses: BTreeMap::new(),
             keep_addresses: Box::new(|_| Ok(())),

@@ -123,3 +123,19 @@ proptest! {
         }
     }
 }
+
+/// What a write quorum is spread over (P2: "in distinct zones where there are zones").
+#[test]
+fn rows_know_their_zones_and_a_node_without_one_is_a_zone_of_its_own() {
+    let mut map = map(4, 4);
+    for (number, zone) in [(1, "a"), (2, "a"), (3, "b")] {
+        map.nodes[number - 1].zone = Some(zone.to_owned().try_into().unwrap());
+    }
+    for partition in map.placement().unwrap().bits().partitions() {
+        let [row] = map.put_rows(partition).try_into().unwrap();
+        let crowd = row.nodes.iter().filter(|node| [id(1), id(2)].contains(node)).count();
+        assert_eq!(row.zones(|_| true), row.nodes.len() + 1 - crowd.max(1), "{row:?}");
+        assert_eq!(row.spread(), 2, "two zones at least, and a quorum of two");
+        assert_eq!(row.zones(|node| [id(1), id(2)].contains(&node)), crowd.min(1), "{row:?}");
+    }
+}

@@ -413,6 +413,7 @@ fn cluster_requests() -> Vec<(&'static str, ClusterRequest)> {
         ("request.cluster.redeem.client", ClusterRequest::ForwardRedeem(redeem(client_newcomer))),
         ("request.cluster.take_seal", ClusterRequest::TakeSeal { seal: SealKey([0x5a; 32]) }),
         ("request.cluster.moved", ClusterRequest::Moved { address: row(1).address }),
+        ("request.cluster.placed", ClusterRequest::Placed { zone: row(1).zone, weight: row(1).weight }),
         ("request.cluster.garbage.dead", garbage(GarbageRequest::Dead { after: None, claim: CLAIM })),
         ("request.cluster.garbage.dead.after", garbage(GarbageRequest::Dead { after: Some(KEY), claim: CLAIM })),
         ("request.cluster.garbage.judge", garbage(GarbageRequest::Judge { copies: vec![(KEY, GcEpoch(300))] })),

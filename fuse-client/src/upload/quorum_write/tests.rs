@@ -20,7 +20,7 @@ fn subject() -> Subject {
 }
 
 fn write(turns: &[Turn], quorum: usize, now: Instant) -> QuorumWrite {
-    let row = PutRow { nodes: (0..turns.len()).map(node).collect(), quorum };
+    let row = PutRow::apart((0..turns.len()).map(node).collect(), quorum);
     let turn = |of: NodeId| turns[usize::from(of.as_bytes()[0])];
     QuorumWrite::new(subject(), vec![row], turn, now, now + Duration::from_secs(15))
 }
@@ -182,7 +182,7 @@ fn full_disks_are_named_only_if_they_are_what_is_missing() {
 fn a_store_that_fails_for_a_while_is_tried_again_with_growing_pauses_and_not_for_ever() {
     let start = Instant::now();
     let mut now = start;
-    let row = PutRow { nodes: vec![node(0)], quorum: 1 };
+    let row = PutRow::apart(vec![node(0)], 1);
     let mut write = QuorumWrite::new(subject(), vec![row], |_| Turn::First, now, now + Duration::from_secs(3600));
     let mut sent = 0;
     while !write.is_settled() {
@@ -203,7 +203,7 @@ fn a_store_that_fails_for_a_while_is_tried_again_with_growing_pauses_and_not_for
 #[test]
 fn while_a_partition_moves_a_put_needs_a_quorum_of_the_old_row_and_one_of_the_new() {
     let now = Instant::now();
-    let row = |nodes: [usize; 3]| PutRow { nodes: nodes.map(node).to_vec(), quorum: 2 };
+    let row = |nodes: [usize; 3]| PutRow::apart(nodes.map(node).to_vec(), 2);
     let outcome = |stable: &[usize], failed: &[usize]| {
         let rows = vec![row([0, 1, 2]), row([0, 3, 4])];
         let mut write = QuorumWrite::new(subject(), rows, |_| Turn::First, now, now + Duration::from_secs(15));
@@ -242,4 +242,40 @@ fn once_the_quorum_stands_those_in_reserve_get_the_chunk_too() {
     assert_eq!(write.overdue().collect::<Vec<_>>(), [node(3)]);
     write.handle_stable(node(3));
     assert!(write.is_settled());
+}
+
+/// "On the write quorum of its replicas (2 of 3), in distinct zones where there are zones" (P2): two of one zone are no quorum
+/// while the third, of another, may still answer; one that is known to be in trouble nobody waits for.
+#[test]
+fn a_quorum_lies_in_distinct_zones_while_a_replica_of_another_zone_may_answer() {
+    let start = Instant::now();
+    let row = PutRow { nodes: (0..3).map(node).collect(), zones: vec![0, 0, 2], quorum: 2 };
+    let crowded = |turn: Turn| {
+        let turns = move |of: NodeId| if of == node(2) { turn } else { Turn::First };
+        let mut write = QuorumWrite::new(subject(), vec![row.clone()], turns, start, start + Duration::from_secs(15));
+        while write.poll_send(start).is_some() {}
+        for number in [0, 1] {
+            write.handle_stable(node(number));
+        }
+        write
+    };
+    let mut write = crowded(Turn::First);
+    assert_eq!(write.poll_outcome(), None, "both are of one zone");
+    write.handle_stable(node(2));
+    assert!(matches!(write.poll_outcome(), Some(Ok(_))));
+
+    let mut write = crowded(Turn::First);
+    write.handle_failure(node(2), PutFailure::Transient, start);
+    write.handle_timeout(start + Duration::from_millis(1900));
+    assert_eq!(write.poll_outcome(), None, "it is tried again");
+    assert!(write.poll_timeout() <= start + Duration::from_secs(2), "somebody wakes up in time");
+    write.handle_timeout(start + Duration::from_secs(2));
+    assert!(matches!(write.poll_outcome(), Some(Ok(_))), "the loss of one machine stops nothing");
+
+    let mut write = crowded(Turn::First);
+    write.handle_failure(node(2), PutFailure::DiskFull, start);
+    assert!(matches!(write.poll_outcome(), Some(Ok(_))), "nothing can come of it");
+    for turn in [Turn::Trial, Turn::Reserve] {
+        assert!(matches!(crowded(turn).poll_outcome(), Some(Ok(_))), "{turn:?}: it was in trouble before");
+    }
 }

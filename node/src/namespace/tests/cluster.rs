@@ -1,6 +1,6 @@
 //! Members, tokens, clients and the ring.
 
-use ring::{Epoch, NodeId, ReplicaCount};
+use ring::{Epoch, NodeId, ReplicaCount, Weight, Zone};
 use wire::{
     Refusal,
     cluster::{Access, ClientId, ClusterId, KeyFingerprint, Newcomer, Peer, PeerAccess, TokenPurpose},
@@ -167,6 +167,20 @@ fn a_node_that_moves_gets_a_new_map_and_no_address_of_another() {
     assert_eq!(propose(&mut machine, taken), refused(Refusal::Taken));
     let unknown = ClusterCommand::MoveNode { node: node_row(8).id, address };
     assert_eq!(propose(&mut machine, unknown), refused(Refusal::UnknownPeer));
+}
+
+#[test]
+fn a_node_that_stands_elsewhere_or_has_another_share_gets_a_new_map() {
+    let mut machine = founded();
+    join(&mut machine, 2);
+    let (node, zone, weight) = (node_row(2).id, "rack-2".to_owned().try_into().ok(), Weight(77.try_into().unwrap()));
+    let place = |node, zone: &Option<Zone>| ClusterCommand::PlaceNode { node, zone: zone.clone(), weight };
+    assert_eq!(propose(&mut machine, place(node, &zone)), done(3));
+    assert_eq!(propose(&mut machine, place(node, &zone)), done(3), "the same again is no change");
+    let row = cluster_map(&machine.rows).unwrap().unwrap().node(node).cloned().unwrap();
+    assert_eq!(row, wire::cluster::NodeRow { zone, weight, ..node_row(2) });
+    assert_eq!(propose(&mut machine, place(node, &None)), done(4));
+    assert_eq!(propose(&mut machine, place(node_row(8).id, &None)), refused(Refusal::UnknownPeer));
 }
 
 #[test]

@@ -291,6 +291,7 @@ fn cluster_commands() -> Vec<(&'static str, ClusterCommand)> {
         ("recover", ClusterCommand::Recover { generation: 1 }),
         ("away", ClusterCommand::Away { nodes: vec![id(1), id(2)] }),
         ("back", ClusterCommand::Back { node: id(1) }),
+        ("place_node", ClusterCommand::PlaceNode { node: id(1), zone: node(1).zone, weight: node(1).weight }),
         ("clean", ClusterCommand::Clean { acting: Epoch(7), partitions: vec![Partition(300)] }),
     ]
 }
@@ -331,6 +332,6 @@ fn counted(body: &CommandBody, command: &ClusterCommand) {
         CC::Found { .. } | CC::CreateToken { .. } | CC::RedeemToken { .. } | CC::SolveRing => {}
         CC::MoveNode { .. } | CC::Rebalance { .. } | CC::Settle { .. } | CC::SetLeaving { .. } => {}
         CC::RemoveNode { .. } | CC::Recover { .. } | CC::Away { .. } => {}
-        CC::Back { .. } | CC::Clean { .. } => {}
+        CC::Back { .. } | CC::Clean { .. } | CC::PlaceNode { .. } => {}
     }
 }
