@@ -12,6 +12,7 @@ mod leader;
 mod lost_files;
 mod moves;
 mod one_node;
+mod open_files;
 mod quorum;
 mod recover;
 mod rot;

@@ -104,4 +104,7 @@ pub enum Refusal {
     /// The address or identity is already taken by another node.
     #[error("another node of the cluster has this address or identity")]
     Taken,
+    /// The node needs another file for chunks and may open none: the put failed; reads go on.
+    #[error("the node may open no more files: raise its limit (LimitNOFILE, ulimit -n) and start it again")]
+    TooManyFiles,
 }

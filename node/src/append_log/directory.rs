@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use rustix::io::Errno;
 use tracing::warn;
 
 use super::file_header::FileHeader;
@@ -26,6 +27,7 @@ pub(super) struct Directory {
 /// Why no file was made.
 pub(super) enum CreateError {
     NoRoom { free: u64, needed: u64 },
+    TooManyFiles,
     Disk(io::Error),
 }
 
@@ -80,6 +82,7 @@ impl Directory {
                 let free = self.disk.space(&self.path).await?.free;
                 Err(CreateError::NoRoom { free, needed: self.config.file_len })
             }
+            Err(error) if is_out_of_files(&error) => Err(CreateError::TooManyFiles),
             Err(error) => Err(error.into()),
         }
     }
@@ -225,4 +228,9 @@ impl Directory {
 /// Whether the medium is full, rather than broken.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether this process, or the system, may open no more files.
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }

@@ -48,6 +48,9 @@ pub enum AppendError {
         /// What a new file takes.
         needed: u64,
     },
+    /// Another file is needed and may not be opened. Nothing is lost; the log goes on when it may.
+    #[error("this process may open no more files")]
+    TooManyFiles,
     /// A write or sync failed: [`super::AppendLog::reopen`] first.
     #[error("the log has failed and must be reopened")]
     Failed {

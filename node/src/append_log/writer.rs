@@ -214,6 +214,7 @@ impl Writer {
         match created {
             Ok(done) => Ok(done),
             Err(CreateError::NoRoom { free, needed }) => Err(AppendError::NoRoom { free, needed }),
+            Err(CreateError::TooManyFiles) => Err(AppendError::TooManyFiles),
             Err(CreateError::Disk(error)) => Err(AppendError::Failed { source: self.fail(error) }),
         }
     }

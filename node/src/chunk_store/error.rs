@@ -52,6 +52,9 @@ pub enum PutError {
         /// What an ordinary put may still use.
         free: u64,
     },
+    /// Another segment is needed and may not be opened.
+    #[error("this process may open no more files: raise its limit (LimitNOFILE, ulimit -n)")]
+    TooManyFiles,
     /// The chunk is longer than a segment: a mistake of configuration.
     #[error("a chunk does not fit into a segment")]
     TooLarge,
@@ -209,6 +212,7 @@ impl From<append_log::AppendError> for PutError {
     fn from(error: append_log::AppendError) -> Self {
         match error {
             append_log::AppendError::NoRoom { free, .. } => Self::Full { free },
+            append_log::AppendError::TooManyFiles => Self::TooManyFiles,
             append_log::AppendError::TooLarge { .. } => Self::TooLarge,
             append_log::AppendError::Failed { source } => Self::Failed { source },
             append_log::AppendError::Closed => Self::Closed,

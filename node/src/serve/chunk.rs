@@ -277,6 +277,10 @@ pub(crate) fn list_refusal(error: &ListError) -> Refusal {
 pub(crate) fn put_refusal(error: &PutError) -> Refusal {
     match error {
         PutError::Full { .. } => Refusal::DiskFull,
+        PutError::TooManyFiles => {
+            warn!(%error, "a chunk cannot be kept");
+            Refusal::TooManyFiles
+        }
         error => {
             warn!(%error, "a chunk cannot be kept");
             Refusal::DiskFailed

@@ -660,6 +660,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::Malformed,
         Refusal::Internal,
         Refusal::Taken,
+        Refusal::TooManyFiles,
     ]
 }
 
