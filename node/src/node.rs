@@ -386,9 +386,13 @@ impl Node {
 
     /// Who leads, as far as this node knows.
     pub fn leader_id(&self) -> Option<NodeId> {
-        let view = self.consensus.watch().borrow().clone();
-        match view.role {
-            RaftRole::Leader | RaftRole::Voter | RaftRole::Learner => view.leader,
+        let (role, leader) = {
+            let view = self.consensus.watch();
+            let view = view.borrow();
+            (view.role, view.leader)
+        };
+        match role {
+            RaftRole::Leader | RaftRole::Voter | RaftRole::Learner => leader,
             RaftRole::None => *self.told_leader.lock(),
         }
     }

@@ -260,8 +260,11 @@ impl Put {
             let (cluster, bytes) = (self.cluster.clone(), self.chunk.bytes.clone());
             let Subject { key, epoch, gc, .. } = self.subject;
             let request = ChunkRequest::Put { key, epoch, gc, durability };
+            let is_buffered = durability == Durability::Buffered;
+            let under_way = is_buffered.then(|| self.cluster.flusher(node).begin_put());
             self.events.push(Box::pin(async move {
                 let put = cluster.chunk(node, request, &[bytes], PUT_CALL_DEADLINE).await;
+                drop(under_way);
                 Event::Put(
                     node,
                     put.and_then(|(answer, _)| match answer {

@@ -248,7 +248,7 @@ impl Consensus {
         Arc::clone(&self.inner.kv)
     }
 
-    /// What this node knows of the group, now and whenever it changes.
+    /// What this node knows of the group, now and whenever it changes. That its indices have grown wakes nobody: look.
     pub fn watch(&self) -> watch::Receiver<View> {
         self.inner.view.clone()
     }

@@ -9,7 +9,9 @@ use ring::NodeId;
 use tokio::sync::watch;
 use wire::cluster::RaftRole;
 
-use super::raft_types::{Raft, RaftId};
+use super::raft_types::{Raft, RaftId, Types};
+
+type Metrics = openraft::RaftMetrics<Types>;
 
 /// What this node knows of the group at the moment.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -49,15 +51,35 @@ pub enum Health {
 impl View {
     pub(super) fn of(raft: &Raft) -> Self {
         let metrics = raft.metrics();
+        let mut view = Self {
+            leader: None,
+            term: 0,
+            role: RaftRole::None,
+            voters: BTreeSet::new(),
+            learners: BTreeSet::new(),
+            applied: 0,
+            last_log: 0,
+            health: Health::Running,
+        };
         let metrics = metrics.borrow_watched();
+        view.take_in_members(&metrics);
+        view.take_in(&metrics);
+        view
+    }
+
+    fn take_in_members(&mut self, metrics: &Metrics) {
         let membership = metrics.membership_config.membership();
-        let voters: BTreeSet<NodeId> = membership.voter_ids().map(|id| id.0).collect();
-        let learners: BTreeSet<NodeId> = membership.learner_ids().map(|id| id.0).collect();
+        self.voters = membership.voter_ids().map(|id| id.0).collect();
+        self.learners = membership.learner_ids().map(|id| id.0).collect();
+    }
+
+    /// Takes in all but the members. Whether more than the indices has changed: these are for whoever looks.
+    fn take_in(&mut self, metrics: &Metrics) -> bool {
         let RaftId(node) = metrics.id;
         let role = match metrics.state {
             ServerState::Leader => RaftRole::Leader,
-            _ if voters.contains(&node) => RaftRole::Voter,
-            _ if learners.contains(&node) => RaftRole::Learner,
+            _ if self.voters.contains(&node) => RaftRole::Voter,
+            _ if self.learners.contains(&node) => RaftRole::Learner,
             _ => RaftRole::None,
         };
         let health = match &metrics.running_state {
@@ -65,32 +87,38 @@ impl View {
             Err(Fatal::Stopped) => Health::Stopped,
             Err(error) => Health::Failed { reason: error.to_string() },
         };
-        Self {
-            leader: metrics.current_leader.map(|id| id.0),
-            term: metrics.current_term,
-            role,
-            voters,
-            learners,
-            applied: metrics.last_applied.map_or(0, |id| id.index),
-            last_log: metrics.last_log_index.unwrap_or(0),
-            health,
-        }
+        let leader = metrics.current_leader.map(|id| id.0);
+        let term = metrics.current_term;
+        self.applied = metrics.last_applied.map_or(0, |id| id.index);
+        self.last_log = metrics.last_log_index.unwrap_or(0);
+        let changed = (self.leader, self.term, self.role) != (leader, term, role) || self.health != health;
+        (self.leader, self.term, self.role, self.health) = (leader, term, role, health);
+        changed
     }
 }
 
-/// Keeps `view` up to date until the library stops.
+/// Keeps `view` up to date until the library stops. Most of what the library tells is that indices have grown: nobody is
+/// woken for that.
 pub(super) async fn follow(raft: Raft, view: watch::Sender<View>) {
     let mut metrics = raft.metrics();
+    let mut members = None;
     loop {
-        // A failure that we have noticed before the library is not taken back.
-        let now = View::of(&raft);
-        view.send_if_modified(|view| {
-            let changed = *view != now && !matches!(view.health, Health::Failed { .. });
-            if changed {
-                *view = now;
-            }
-            changed
-        });
+        {
+            let now = metrics.borrow_watched();
+            view.send_if_modified(|view| {
+                // A failure that we have noticed before the library is not taken back.
+                if matches!(view.health, Health::Failed { .. }) {
+                    return false;
+                }
+                let of = Some(*now.membership_config.log_id());
+                let are_other = members != of;
+                if are_other {
+                    members = of;
+                    view.take_in_members(&now);
+                }
+                view.take_in(&now) | are_other
+            });
+        }
         if metrics.changed().await.is_err() {
             return;
         }
