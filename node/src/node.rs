@@ -386,11 +386,7 @@ impl Node {
 
     /// Who leads, as far as this node knows.
     pub fn leader_id(&self) -> Option<NodeId> {
-        let (role, leader) = {
-            let view = self.consensus.watch();
-            let view = view.borrow();
-            (view.role, view.leader)
-        };
+        let (role, _, leader) = self.consensus.standing();
         match role {
             RaftRole::Leader | RaftRole::Voter | RaftRole::Learner => leader,
             RaftRole::None => *self.told_leader.lock(),
@@ -399,16 +395,12 @@ impl Node {
 
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
-        self.consensus.watch().borrow().role == RaftRole::Leader
+        self.consensus.standing().0 == RaftRole::Leader
     }
 
     /// Runs `f` on the soft state of the term that this node leads; none if it does not lead.
     pub fn with_leader_state<T>(&self, f: impl FnOnce(&mut LeaderState) -> T) -> Option<T> {
-        let (role, term) = {
-            let view = self.consensus.watch();
-            let view = view.borrow();
-            (view.role, view.term)
-        };
+        let (role, term, _) = self.consensus.standing();
         let mut state = self.leader.lock();
         if role != RaftRole::Leader {
             *state = None;

@@ -253,6 +253,12 @@ impl Consensus {
         self.inner.view.clone()
     }
 
+    /// This node's part at the moment, the highest term it has seen, and who leads, as far as it knows.
+    pub fn standing(&self) -> (RaftRole, u64, Option<NodeId>) {
+        let view = self.inner.view.borrow();
+        (view.role, view.term, view.leader)
+    }
+
     /// A word of another node has come, whatever it is about.
     pub fn note_heard(&self, node: NodeId) {
         self.inner.ears.note(node);
