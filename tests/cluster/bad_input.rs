@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Cluster, cluster::run, node::program, tree};
+use harness::{Cluster, Mount, cluster::run, node::program, tree};
 
 /// The user `nobody`.
 const NOBODY: u32 = 65534;
@@ -122,6 +122,32 @@ fn nobody(dfs: &Path, profile: &Path) -> Command {
     let mut command = Command::new(dfs);
     command.uid(NOBODY).gid(NOBODY).current_dir("/").arg("--profile").arg(profile);
     command
+}
+
+/// A copy of a program has its rights only if who copies may give them; how long the program is makes no difference.
+#[test]
+fn copies_keep_the_capabilities_of_a_program_for_root_alone_as_root() {
+    let cluster = Cluster::start();
+    // cap_net_raw, permitted and effective: version 2 of the format.
+    let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    cluster.dfs(["mkdir", "-m", "1777", "/open"]).ok();
+    let (dfs, profile) = for_everybody(&cluster);
+    let mount = Mount::new(&cluster, "mnt");
+    for (name, len) in [("short", 1000), ("long", 100_000)] {
+        fs::write(mount.path(name), vec![7; len]).unwrap();
+        fs::set_permissions(mount.path(name), Permissions::from_mode(0o755)).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(mount.path(name), "security.capability", &capability, flags).unwrap();
+        rustix::fs::setxattr(mount.path(name), "user.origin", b"here", flags).unwrap();
+        cluster.dfs(["cp", &format!("/{name}"), &format!("/{name}-of-root")]).ok();
+        run(nobody(&dfs, &profile).args(["cp", &format!("/{name}"), &format!("/open/{name}")])).ok();
+        for (copy, is_kept) in [(format!("{name}-of-root"), true), (format!("open/{name}"), false)] {
+            let mut value = [0; 64];
+            let found = rustix::fs::getxattr(mount.path(&copy), "security.capability", &mut value[..]).ok();
+            assert_eq!(found.map(|len| value[..len].to_vec()), is_kept.then(|| capability.to_vec()), "{copy}");
+            assert!(rustix::fs::getxattr(mount.path(&copy), "user.origin", &mut value[..]).is_ok(), "{copy}");
+        }
+    }
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::{
     os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
     process::Command,
+    time::{Duration, Instant},
 };
 
-use harness::{Cluster, Mount, cluster::run};
+use harness::{Cluster, Mount, cluster::run, wait::until};
 use rustix::io::Errno;
 
 fn assert_errno<T: std::fmt::Debug>(result: io::Result<T>, errno: Errno) {
@@ -119,6 +120,30 @@ fn nothing_can_be_changed_with_a_profile_that_may_only_read() {
     let written = written.and_then(|file| file.write_all_at(b"x", 0).and_then(|()| file.sync_all()));
     assert_errno(written, Errno::ROFS);
     assert_eq!(fs::read(writable.path("file")).unwrap(), b"bytes");
+}
+
+/// Programs that only read lock too, a database for one; and others must know.
+#[test]
+fn with_a_profile_that_may_only_read_locks_are_had_and_given_up() {
+    let cluster = Cluster::start();
+    let writable = Mount::new(&cluster, "writable");
+    fs::write(writable.path("file"), b"bytes").unwrap();
+    let token = cluster.dfs(["token", "create", "--for", "client", "--read-only"]).ok();
+    let profile = cluster.path("reader");
+    run(cluster.command().arg("login").arg(token.trim()).arg("--profile").arg(&profile)).ok();
+    let mount = Mount::with(&cluster, "mnt", &[&format!("profile={}", profile.display())]);
+    let theirs = OpenOptions::new().read(true).write(true).open(writable.path("file")).unwrap();
+    for _round in 0..3 {
+        let ours = File::open(mount.path("file")).unwrap();
+        ours.try_lock_shared().unwrap();
+        assert!(matches!(theirs.try_lock(), Err(fs::TryLockError::WouldBlock)));
+        // Closing gives it up, at once.
+        let begun = Instant::now();
+        drop(ours);
+        until("the lock is free", Duration::from_secs(5), || theirs.try_lock().is_ok());
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        theirs.unlock().unwrap();
+    }
 }
 
 #[test]

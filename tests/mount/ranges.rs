@@ -162,7 +162,7 @@ fn the_size_of_the_file_system_and_what_is_free_are_told() {
 
 /// As a program leaves one that writes records here and there.
 #[test]
-fn a_file_in_thousands_of_pieces_is_read_whole() {
+fn a_file_in_thousands_of_pieces_is_read_and_written_over_whole() {
     const LEN: usize = 64 << 10;
     let cluster = Cluster::start();
     let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
@@ -185,4 +185,9 @@ fn a_file_in_thousands_of_pieces_is_read_whole() {
         seen
     };
     assert!(read(&two) == expected && read(&one) == expected);
+    // Over all the pieces at once: more than one command may replace.
+    let whole = tree::bytes(2, LEN);
+    file.write_all_at(&whole, 0).unwrap();
+    file.sync_all().unwrap();
+    assert!(read(&two) == whole && read(&one) == whole);
 }

@@ -68,3 +68,12 @@ pub enum ClusterError {
     #[error("a node gave an answer to another question; do client and nodes have the same version?")]
     Confused,
 }
+
+impl ClusterError {
+    /// Whether the leader looked at a change and will not have it.
+    pub(crate) fn is_final(&self) -> bool {
+        use Refusal::{DiskFull, Malformed, NotAllowed, OtherCluster, ReadOnly, UnknownPeer, Version};
+        let Self::Refused(refusal) = self else { return false };
+        matches!(refusal, DiskFull | Malformed | NotAllowed | ReadOnly | UnknownPeer | OtherCluster | Version { .. })
+    }
+}

@@ -13,8 +13,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use wire::namespace::{
-    Attr, Content, EXTENTS_MAX, INLINE_LEN_MAX, InlineData, NewExtent, Op, OpAnswer, OpError, Query, QueryAnswer,
-    SetId, SetTime,
+    Attr, ChunkSlice, Content, EXTENTS_MAX, INLINE_LEN_MAX, InlineData, NewExtent, Op, OpAnswer, OpError, Query,
+    QueryAnswer, SetId, SetTime,
 };
 
 use self::batch::{Batch, mapped, take_batch};
@@ -37,7 +37,7 @@ const BATCH_LEN: u64 = 32 << 20;
 const BATCH_RANGES: usize = EXTENTS_MAX;
 
 /// How often a batch is put again because epoch or stamp had passed meanwhile, or its operation is cut in halves.
-const TRIES_MAX: u32 = 12;
+pub(super) const TRIES_MAX: u32 = 12;
 
 /// How often whoever waits for a flush looks whether the cluster is silent.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -322,18 +322,15 @@ impl Shared {
                 Ok(answer) => answer,
                 Err(FsError::Op(OpError::StaleEpoch | OpError::StaleGc)) if tries < TRIES_MAX => {
                     tries += 1;
-                    await_newer_map(tries).await;
-                    self.cluster.refresh().await?;
-                    self.session().refresh_stamp().await?;
+                    self.catch_up(tries).await?;
                     waiting.clear();
                     stamps.clear();
                     self.put_all(&packed, &mut waiting, &mut stamps).await?;
                     continue;
                 }
-                Err(FsError::Op(OpError::TooLarge)) if extents.len() > 1 => {
-                    let (first, second) = extents.split_at(extents.len() / 2);
-                    waiting.push_front(second.to_vec());
-                    waiting.push_front(first.to_vec());
+                Err(FsError::Op(OpError::TooLarge)) if let Some([first, second]) = halves(&extents) => {
+                    waiting.push_front(second);
+                    waiting.push_front(first);
                     continue;
                 }
                 Err(FsError::Op(OpError::VersionChanged)) => return Err(FsError::Overtaken),
@@ -345,6 +342,14 @@ impl Shared {
             attr = self.attr_of(file).await?.0;
             attr.data_version = answer.done.version;
         }
+        Ok(())
+    }
+
+    /// Epoch or stamp of what was put had passed when it was committed, for the `turn`th time: before it is put again.
+    pub(super) async fn catch_up(&self, turn: u32) -> Result<(), FsError> {
+        await_newer_map(turn).await;
+        self.cluster.refresh().await?;
+        self.session().refresh_stamp().await?;
         Ok(())
     }
 
@@ -381,7 +386,7 @@ impl Shared {
                 self.chunks.keep(whole.slice.key, bytes.clone());
             }
             all.extend(parts.iter().map(|part| {
-                let slice = wire::namespace::ChunkSlice { offset: part.chunk_offset, len: part.len, ..whole.slice };
+                let slice = ChunkSlice { offset: part.chunk_offset, len: part.len, ..whole.slice };
                 NewExtent { offset: part.offset, slice, ..whole }
             }));
         }
@@ -410,6 +415,19 @@ impl Shared {
 /// Chunks up to this length are kept in memory after they were written: they are small files and pages of databases,
 /// which are read again soon.
 const KEEP_LEN_MAX: usize = 256 << 10;
+
+/// Extents that replace more than one command may change, as two lists; one alone is cut in two. None if it cannot be cut.
+fn halves(extents: &[NewExtent]) -> Option<[Vec<NewExtent>; 2]> {
+    if let [one] = extents {
+        let middle = one.slice.len / 2;
+        let (first, second) = (ChunkSlice { len: middle, ..one.slice }, one.slice.len - middle);
+        let second = ChunkSlice { offset: one.slice.offset + middle, len: second, ..one.slice };
+        let after = NewExtent { offset: one.offset + u64::from(middle), slice: second, ..*one };
+        return (middle > 0).then(|| [vec![NewExtent { slice: first, ..*one }], vec![after]]);
+    }
+    let (first, second) = extents.split_at_checked(extents.len() / 2)?;
+    (!first.is_empty()).then(|| [first.to_vec(), second.to_vec()])
+}
 
 /// Adds what inline bytes hold and `ranges` do not: extents must cover all of it.
 fn add_below(ranges: &mut Vec<(u64, Bytes)>, whole: &[u8]) {

@@ -262,6 +262,7 @@ fn fate(outcome: &Result<OpAnswer, ChangeError>) -> Fate {
     match outcome {
         Ok(_) => Fate::Done,
         Err(ChangeError::Op(_)) => Fate::Refused,
+        Err(ChangeError::Cluster(error)) if error.is_final() => Fate::Refused,
         Err(ChangeError::Cluster(_) | ChangeError::SessionEnded) => Fate::Unknown,
     }
 }
@@ -318,6 +319,12 @@ impl Shared {
                 Err(error) => Err(error),
             };
             match unlocked {
+                // Nothing was held that could be given up. But for want of room: there may be some later.
+                Err(FsError::Cluster(error))
+                    if error.is_final() && !FsError::Cluster(Arc::clone(&error)).is_no_room() =>
+                {
+                    return Err(FsError::Cluster(error));
+                }
                 // What it must follow may not have arrived yet.
                 Err(FsError::Cluster(_) | FsError::Deadline | FsError::Op(OpError::OutOfOrder))
                     if !self.stop.is_cancelled() =>

@@ -10,7 +10,7 @@ use wire::namespace::{
 use super::{
     FileSystem, FsError, LOOKS_MAX, Shared,
     file::File,
-    flush::{Flushed, Journal, LeaseHeld, Take},
+    flush::{Flushed, Journal, LeaseHeld, TRIES_MAX, Take},
     open_files::HandleId,
 };
 use crate::{
@@ -50,7 +50,7 @@ impl FileSystem {
         }
         offset.checked_add(len).filter(|end| *end <= FILE_LEN_MAX).ok_or(OpError::FileTooLarge)?;
         let file = self.shared.file_of(handle)?.file;
-        let allocates = matches!(mode, PunchMode::Allocate | PunchMode::AllocateKeepSize);
+        let allocates = mode != PunchMode::Hole;
         // Nothing is kept free for it, but what there cannot be is not promised.
         if allocates && len >= PROBED_MIN {
             let missing = len.saturating_sub(self.load_attr(file.inode).await?.allocated);
@@ -191,6 +191,18 @@ impl Shared {
 
     /// What lies inline becomes a chunk, for a file that grows beyond what may lie inline.
     async fn move_out(&self, file: &Arc<File>) -> Result<(), FsError> {
+        let mut tries = 0;
+        loop {
+            let moved = self.try_to_move_out(file).await;
+            if tries == TRIES_MAX || !matches!(moved, Err(FsError::Op(OpError::StaleEpoch | OpError::StaleGc))) {
+                return moved;
+            }
+            tries += 1;
+            self.catch_up(tries).await?;
+        }
+    }
+
+    async fn try_to_move_out(&self, file: &Arc<File>) -> Result<(), FsError> {
         let attr = self.ask_attr(file.inode).await?;
         let Some(bytes) = self.inline_bytes(file, &attr).await? else { return Ok(()) };
         if bytes.is_empty() || bytes.len() > INLINE_LEN_MAX {

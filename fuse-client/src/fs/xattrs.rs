@@ -2,7 +2,9 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use wire::namespace::{Content, ExtentBody, Inode, Op, OpError, Query, QueryAnswer, Xattr, XattrMode, XattrName};
+use wire::namespace::{
+    CAPABILITY_XATTR, Content, ExtentBody, Inode, Op, OpError, Query, QueryAnswer, Xattr, XattrMode, XattrName,
+};
 
 use super::{FileSystem, FsError, Shared};
 use crate::cluster::ClusterError;
@@ -16,15 +18,12 @@ const CHUNKS: &[u8] = b"user.dfs.chunks";
 /// Kinds of attributes that are kept; of the system's own, access control lists are not built.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
-/// Rights of a program, which the namespace takes away when bytes are committed.
-pub(super) const CAPABILITY: &[u8] = b"security.capability";
-
 impl FileSystem {
     /// All extended attributes of an inode, as they are when what is written here is committed.
     pub async fn xattrs(&self, inode: Inode) -> Result<Arc<Vec<Xattr>>, FsError> {
         let xattrs = self.committed_xattrs(inode).await?;
-        if xattrs.iter().any(|xattr| xattr.name.as_bytes() == CAPABILITY) && self.shared.is_ahead(inode) {
-            let left = xattrs.iter().filter(|xattr| xattr.name.as_bytes() != CAPABILITY);
+        if xattrs.iter().any(|xattr| xattr.name.as_bytes() == CAPABILITY_XATTR) && self.shared.is_ahead(inode) {
+            let left = xattrs.iter().filter(|xattr| xattr.name.as_bytes() != CAPABILITY_XATTR);
             return Ok(Arc::new(left.cloned().collect()));
         }
         Ok(xattrs)

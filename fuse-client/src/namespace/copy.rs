@@ -2,8 +2,8 @@
 
 use futures::{StreamExt, TryStreamExt, stream};
 use wire::namespace::{
-    Attr, Content, Entry, FileType, Inode, ListWant, Mode, NewContent, NewGroup, NewInode, NewKind, Op, OpDone,
-    OpError, Query, QueryAnswer, Replace, SetAttr, SetId, SetTime, Times, Xattr,
+    Attr, CAPABILITY_XATTR, Content, Entry, FileType, Inode, ListWant, Mode, NewContent, NewGroup, NewInode, NewKind,
+    Op, OpDone, OpError, Query, QueryAnswer, Replace, SetAttr, SetId, SetTime, Times, Xattr, XattrMode,
 };
 
 use super::{Follow, Listing, Namespace, NamespaceError, Permission, Place, is_directory};
@@ -174,8 +174,12 @@ impl Namespace {
     }
 
     /// A new inode that is as much like `attr` as the caller may make it.
-    fn like(&self, attr: &Attr, inode: Inode, kind: NewKind, xattrs: Vec<Xattr>) -> NewInode {
+    fn like(&self, attr: &Attr, inode: Inode, kind: NewKind, mut xattrs: Vec<Xattr>) -> NewInode {
         let caller = self.caller();
+        if !caller.is_root() {
+            // The others are given by the administrator: capabilities of a program, say.
+            xattrs.retain(|xattr| xattr.name.as_bytes().starts_with(b"user."));
+        }
         let (mode, uid, gid) = if caller.is_root() {
             (attr.mode, attr.uid, NewGroup::Exactly(attr.gid))
         } else {
@@ -194,6 +198,8 @@ impl Namespace {
         to: &FilePath,
     ) -> Result<(), NamespaceError> {
         let target = new.inode;
+        // Whatever writes to a program takes its capabilities away, and so do clones.
+        let capability = new.xattrs.iter().find(|xattr| xattr.name.as_bytes() == CAPABILITY_XATTR).cloned();
         self.change(to, Op::CreateUnnamed { new }).await?;
         let mut offset = 0;
         while offset < attr.size {
@@ -217,7 +223,11 @@ impl Namespace {
             }
             offset += cloned;
         }
-        self.restore_times(to, target, attr).await
+        self.restore_times(to, target, attr).await?;
+        if let Some(xattr) = capability {
+            self.change(to, Op::SetXattr { inode: target, xattr, mode: XattrMode::Set }).await?;
+        }
+        Ok(())
     }
 
     /// Gives the copy the times of its source, and a file its length, which ends in a hole perhaps.

@@ -202,7 +202,7 @@ fn take_in(shared: &Shared, returned: Returned) -> Option<Duration> {
         Err(error) => {
             let error = Arc::new(error);
             let count = ops.len();
-            let waiters = shared.window.lock().handle_given_up(ops, &made, is_final(&error));
+            let waiters = shared.window.lock().handle_given_up(ops, &made, error.is_final());
             let put_back = waiters.len() < count;
             for waiter in waiters {
                 waiter.answer(Err(ChangeError::Cluster(Arc::clone(&error))));
@@ -217,13 +217,6 @@ fn take_in(shared: &Shared, returned: Returned) -> Option<Duration> {
             }
         }
     }
-}
-
-/// Whether the leader looked at a batch and will not have it.
-fn is_final(error: &ClusterError) -> bool {
-    use Refusal::{DiskFull, Malformed, NotAllowed, OtherCluster, ReadOnly, UnknownPeer, Version};
-    let ClusterError::Refused(refusal) = error else { return false };
-    matches!(refusal, DiskFull | Malformed | NotAllowed | ReadOnly | UnknownPeer | OtherCluster | Version { .. })
 }
 
 impl Shared {

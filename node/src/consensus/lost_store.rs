@@ -22,6 +22,9 @@ use crate::kv::KvStore;
 const PAGE_DEADLINE: Duration = Duration::from_secs(10);
 const ROUND_REST: Duration = Duration::from_millis(500);
 
+/// A view that nobody has read on for so long is given up: as long as it is there, the store keeps every row that it shows.
+const LENT_MAX: Duration = Duration::from_secs(60);
+
 /// After this without a member that gives its rows, the start fails and says so; whoever starts nodes tries again.
 const SEARCH_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -37,11 +40,13 @@ struct Lent {
     state: StateWords,
     pages: Pages,
     next: u64,
+    /// When the last page was asked for.
+    asked: Instant,
 }
 
 impl Lender {
     /// Page `number` for `to`.
-    pub(super) fn page(&self, to: NodeId, number: u64, kv: &dyn KvStore) -> Answer {
+    pub(super) fn page(&self, to: NodeId, number: u64, kv: &dyn KvStore, now: Instant) -> Answer {
         let mut lent = self.lent.lock();
         if number == 0 {
             let rows = kv.snapshot();
@@ -50,12 +55,12 @@ impl Lender {
             if state.last_log_id.is_none() {
                 return Answer::PagesLost;
             }
-            *lent = Some(Lent { to, state: (&state).into(), pages: Pages::new(rows), next: 0 });
+            *lent = Some(Lent { to, state: (&state).into(), pages: Pages::new(rows), next: 0, asked: now });
         }
         let Some(current) = lent.as_mut().filter(|lent| lent.to == to && lent.next == number) else {
             return Answer::PagesLost;
         };
-        current.next += 1;
+        (current.next, current.asked) = (current.next + 1, now);
         let state = current.state.clone();
         match current.pages.next_page() {
             Ok(Some(page)) => Answer::Page { state, page: page.into() },
@@ -67,6 +72,16 @@ impl Lender {
                 tracing::error!(%error, "the rows cannot be read for another member");
                 Answer::PagesLost
             }
+        }
+    }
+}
+
+impl Lender {
+    /// Takes back what whoever wanted it has left.
+    pub(super) fn handle_time(&self, now: Instant) {
+        let mut lent = self.lent.lock();
+        if lent.as_ref().is_some_and(|lent| now.saturating_duration_since(lent.asked) >= LENT_MAX) {
+            *lent = None;
         }
     }
 }
@@ -123,4 +138,36 @@ async fn fetch_from(
         incoming.push(page.into()).await?;
     }
     unreachable!("the loop counts to more pages than there can be")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        consensus::{
+            raft_types::SnapshotMeta,
+            state_machine::{STATE_KEY, encode_state},
+            words::LogIdWords,
+        },
+        kv::{MemoryKv, WriteBatch},
+    };
+
+    #[test]
+    fn a_view_that_nobody_reads_on_is_taken_back_after_a_while() {
+        let kv = MemoryKv::new();
+        let last_log_id = Some(LogIdWords { term: 1, node: NodeId::from_bytes([1; 16]), index: 7 }.into());
+        let mut batch = WriteBatch::default();
+        batch.put(STATE_KEY, encode_state(&SnapshotMeta { last_log_id, ..SnapshotMeta::default() }));
+        batch.put(*b"a row", *b"its value");
+        kv.commit(batch).unwrap();
+        let (lender, to, now) = (Lender::default(), NodeId::from_bytes([2; 16]), Instant::now());
+        let is_page = |answer: Answer| matches!(answer, Answer::Page { .. });
+        assert!(is_page(lender.page(to, 0, &kv, now)));
+        lender.handle_time(now + LENT_MAX / 2);
+        assert!(is_page(lender.page(to, 1, &kv, now + LENT_MAX / 2)), "it is read on");
+        assert!(is_page(lender.page(to, 0, &kv, now)));
+        lender.handle_time(now + LENT_MAX);
+        assert!(lender.lent.lock().is_none());
+        assert!(!is_page(lender.page(to, 1, &kv, now + LENT_MAX)), "it begins again");
+    }
 }

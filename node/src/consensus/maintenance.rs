@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::log_store::LogStore;
+use super::lost_store::Lender;
 use super::raft_types::Raft;
 use super::state_machine::StateMachine;
 use crate::kv::{KvError, KvStore};
@@ -39,6 +40,7 @@ pub(super) struct Maintenance {
     pub(super) store: LogStore,
     pub(super) machine: StateMachine,
     pub(super) kv: Arc<dyn KvStore>,
+    pub(super) lender: Arc<Lender>,
     pub(super) retention: Retention,
 }
 
@@ -59,6 +61,7 @@ impl Maintenance {
                 self.kv.persist().await?;
                 persisted = applied;
             }
+            self.lender.handle_time(Instant::now());
             self.shorten_log().await;
         }
     }

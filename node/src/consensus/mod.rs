@@ -113,7 +113,7 @@ struct Inner {
     clock: Arc<dyn WallClock>,
     inbox: Arc<Inbox>,
     ears: Arc<deafness::Ears>,
-    lender: Lender,
+    lender: Arc<Lender>,
     admission: Admission,
     view: watch::Receiver<View>,
     tasks: TaskTracker,
@@ -313,7 +313,7 @@ impl Consensus {
                 Ok(inbox.end((from, transfer), end, raft, &self.inner.tasks).await)
             }
             Message::PagesStatus { transfer } => Ok(self.inner.inbox.status((from, transfer)).await),
-            Message::Want { number } => Ok(self.inner.lender.page(from, number, &*self.inner.kv)),
+            Message::Want { number } => Ok(self.inner.lender.page(from, number, &*self.inner.kv, Instant::now())),
         }
     }
 

@@ -156,8 +156,15 @@ impl Consensus {
         let (view_sender, view) = watch::channel(View::of(&raft));
         tasks.spawn(follow(raft.clone(), view_sender.clone()));
         tasks.spawn(deafness::watch(config.node, raft.clone(), Arc::clone(&ears), cancel.clone()));
-        let maintenance =
-            Maintenance { raft: raft.clone(), store, machine, kv: Arc::clone(&kv), retention: config.retention };
+        let lender = Arc::new(Lender::default());
+        let maintenance = Maintenance {
+            raft: raft.clone(),
+            store,
+            machine,
+            kv: Arc::clone(&kv),
+            lender: Arc::clone(&lender),
+            retention: config.retention,
+        };
         tasks.spawn(maintain(maintenance, cancel.clone(), view_sender));
         let inbox = Arc::new(Inbox::new(spool));
         let admission = Admission::new();
@@ -171,7 +178,7 @@ impl Consensus {
                 clock,
                 inbox,
                 ears,
-                lender: Lender::default(),
+                lender,
                 admission,
                 view,
                 tasks,

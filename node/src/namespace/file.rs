@@ -93,7 +93,9 @@ impl Edit<'_> {
     pub(super) fn settle(&mut self, file: OpenFile) -> Result<InodeRow, Fault> {
         let OpenFile { inode, row, allocated_before } = file;
         if row.allocated != allocated_before {
-            self.count_usage(|usage| usage.bytes = usage.bytes - allocated_before + row.allocated)?;
+            // Files that are allocated up to the largest length may together be more than can be counted.
+            let more = row.allocated.wrapping_sub(allocated_before);
+            self.count_usage(|usage| usage.bytes = usage.bytes.wrapping_add(more))?;
         }
         self.put_inode(inode, &row)?;
         Ok(row)

@@ -128,7 +128,7 @@ impl Edit<'_> {
         }
         self.count_usage(|usage| {
             usage.inodes -= 1;
-            usage.bytes -= row.allocated;
+            usage.bytes = usage.bytes.wrapping_sub(row.allocated);
         })?;
         self.remove(table::inode(inode))
     }

@@ -12,8 +12,9 @@ use super::{
     table,
 };
 
-/// Seconds that a client's clock may be ahead of the leader's before its times are no times of writes.
-const CLOCK_AHEAD_MAX: i64 = 60;
+/// Seconds that a client's clock may be ahead of the leader's before its times are no times of writes: ctime never goes
+/// back, so that what others change meanwhile would seem to change at the same time.
+const CLOCK_AHEAD_MAX: i64 = 1;
 
 impl Edit<'_> {
     /// The inode, unless it does not exist or is being released.
@@ -119,7 +120,7 @@ impl Edit<'_> {
         self.create_xattrs(new)?;
         self.count_usage(|usage| {
             usage.inodes += 1;
-            usage.bytes += row.allocated;
+            usage.bytes = usage.bytes.wrapping_add(row.allocated);
         })?;
         Ok(row)
     }

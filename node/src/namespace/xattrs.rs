@@ -1,6 +1,6 @@
 //! Extended attributes.
 
-use wire::namespace::{Inode, NewInode, OpError, XATTR_VALUE_LEN_MAX, Xattr, XattrMode, XattrName};
+use wire::namespace::{CAPABILITY_XATTR, Inode, NewInode, OpError, XATTR_VALUE_LEN_MAX, Xattr, XattrMode, XattrName};
 
 use super::{
     edit::{Edit, Fault},
@@ -14,9 +14,6 @@ pub const XATTRS_MAX: usize = 1024;
 
 /// Bytes of all names of one inode, each with the byte that ends it: what the kernel lists at most (`XATTR_LIST_MAX`).
 const NAMES_LEN_MAX: usize = 64 << 10;
-
-/// Rights of a program, which it loses when its bytes change, whoever changes them: capabilities(7).
-const CAPABILITY: &[u8] = b"security.capability";
 
 /// Bytes of all names and values of one inode: they travel in one answer, and one value may be 64 KiB long.
 pub const XATTRS_LEN_MAX: usize = 128 << 10;
@@ -74,7 +71,7 @@ impl Edit<'_> {
 
     /// The bytes of a file change.
     pub(super) fn remove_capability(&mut self, inode: Inode) -> Result<(), Fault> {
-        let name = XattrName::new(CAPABILITY).expect("it is neither empty nor too long");
+        let name = XattrName::new(CAPABILITY_XATTR).expect("it is neither empty nor too long");
         let key = table::xattr(inode, &name);
         if self.exists(&key)? { self.remove(key) } else { Ok(()) }
     }

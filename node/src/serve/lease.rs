@@ -119,7 +119,7 @@ async fn change(
     (batch, made_at): (Batch, Vec<MadeAt>),
     deadline: Instant,
 ) -> Result<LeaseAnswer, Refusal> {
-    asker.may_write()?;
+    asker.may_change(&batch)?;
     change::check(&batch)?;
     let desk = Desk::open(node, deadline).await?;
     room::check_made(node, &batch, &made_at)?;

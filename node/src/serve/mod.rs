@@ -36,7 +36,7 @@ use wire::{
     Refusal, Reply, Request,
     cluster::{Access, Peer, PeerAccess},
     lease::LeaseRequest,
-    namespace::NamespaceRequest,
+    namespace::{Batch, NamespaceRequest, NumberedOp, Op},
     quic::{Accepted, Connection, Endpoint, Exchange},
 };
 
@@ -149,6 +149,12 @@ impl Asker {
             PeerAccess::Node | PeerAccess::Client(Access::ReadWrite) => Ok(()),
             PeerAccess::Client(Access::ReadOnly) => Err(Refusal::ReadOnly),
         }
+    }
+
+    /// Refuses a client that may only read, unless all it wants to change are locks, which those who read need as well.
+    pub(crate) fn may_change(&self, batch: &Batch) -> Result<(), Refusal> {
+        let is_lock = |op: &NumberedOp| matches!(op.op, Op::Lock { .. } | Op::Unlock { .. });
+        if batch.ops.iter().all(is_lock) { Ok(()) } else { self.may_write() }
     }
 
     /// Refuses whoever is no node.

@@ -69,7 +69,7 @@ pub(super) async fn handle(
             }
         }
         NamespaceRequest::Batch(batch) => {
-            asker.may_write()?;
+            asker.may_change(&batch)?;
             // Nobody keeps another's session alive. These rows suffice: a session that is not in them is new.
             let owner = namespace::session_owner(&*node.consensus.local(), batch.session);
             if owner.map_err(|error| broken(&error))? == Some(asker.peer) {

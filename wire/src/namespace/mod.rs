@@ -19,7 +19,7 @@ pub use content::{
 };
 pub use inode::{INODE_RANGE_LEN, Inode, InodeRange};
 pub use lock::{FileLock, HeldLock, LOCKS_MAX, LockKind, LockOwner, LockSet};
-pub use name::{Name, NameError, SYMLINK_LEN_MAX, XATTR_VALUE_LEN_MAX, XattrName};
+pub use name::{CAPABILITY_XATTR, Name, NameError, SYMLINK_LEN_MAX, XATTR_VALUE_LEN_MAX, XattrName};
 pub use op::{
     AppendData, JournaledPart, NewContent, NewGroup, NewInode, NewKind, Op, OpAnswer, OpDone, OpError, PunchMode,
     RenameMode, Replace, Xattr, XattrMode,

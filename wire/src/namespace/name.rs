@@ -10,6 +10,9 @@ pub const SYMLINK_LEN_MAX: usize = 4095;
 /// Longest value of an extended attribute, in bytes, as the kernel's `XATTR_SIZE_MAX`.
 pub const XATTR_VALUE_LEN_MAX: usize = 65_536;
 
+/// The attribute that gives a program rights of the administrator's (`capabilities(7)`): it goes when the bytes change.
+pub const CAPABILITY_XATTR: &[u8] = b"security.capability";
+
 /// Name of a directory entry: 1 to 255 bytes, no `/`, no NUL, not `.` or `..`.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "Vec<u8>", into = "Vec<u8>")]

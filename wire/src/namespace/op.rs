@@ -251,7 +251,7 @@ pub enum Op {
         /// Refuse with [`OpError::VersionChanged`] if the data version is another.
         if_version: Option<u64>,
         /// mtime. With [`super::SetTime::To`] it is also when the bytes were written, which a mount tells some time
-        /// after: ctime becomes it, unless ctime is later already, or it lies more than a minute ahead of the leader's
+        /// after: ctime becomes it, unless ctime is later already, or it lies more than a second ahead of the leader's
         /// clock; otherwise ctime becomes the leader's time, as with every other change.
         modified: super::SetTime,
         /// Set-id bits.

@@ -5,11 +5,13 @@ use std::{collections::HashSet, sync::Arc};
 use bytes::Bytes;
 use wire::{
     lease::{LeaseMode, LeaseNumber},
-    namespace::{Attr, Content, Cookie, Inode, Name, NewKind, Op, OpAnswer, Query, QueryAnswer, RenameMode, WalkEnd},
+    namespace::{
+        Attr, CAPABILITY_XATTR, Content, Cookie, Inode, Name, NewKind, Op, OpAnswer, Query, QueryAnswer, RenameMode,
+        WalkEnd,
+    },
 };
 
 use super::{Node, Table};
-use crate::fs::xattrs::CAPABILITY;
 
 /// Takes in answers under one number.
 pub(super) struct Absorb<'a> {
@@ -192,7 +194,7 @@ impl Absorb<'_> {
             return;
         };
         if let Some(node) = self.table.get_mut(*inode)
-            && node.xattrs.iter().flat_map(|all| all.iter()).any(|xattr| xattr.name.as_bytes() == CAPABILITY)
+            && node.xattrs.iter().flat_map(|all| all.iter()).any(|xattr| xattr.name.as_bytes() == CAPABILITY_XATTR)
         {
             node.xattrs = None;
         }

@@ -551,7 +551,7 @@ impl Model {
             SetTime::Now => node.modified = node.changed,
             SetTime::To(time) => {
                 node.modified = time;
-                if time.seconds() <= now.seconds() + 60 - i64::from(time.nanoseconds() > now.nanoseconds()) {
+                if time.seconds() <= now.seconds() + 1 - i64::from(time.nanoseconds() > now.nanoseconds()) {
                     node.changed = before.max(time);
                 }
             }
