@@ -46,6 +46,16 @@ fn wait_moved(cluster: &Cluster, holders: usize) {
     });
 }
 
+/// Waits until the fourth node stands in `zone`, and has the largest share there is: a replica of everything.
+fn wait_placed(cluster: &Cluster, zone: &str) {
+    until("its share fits its place", MOVED_MAX, || {
+        let status = cluster.status();
+        let node = &status["nodes"][3];
+        let is_settled = status["moves"]["transition"].is_null() && status["moves"]["endangered"] == 0;
+        node["zone"] == zone && node["partitions"] == PLACES / 3 && is_settled
+    });
+}
+
 fn chunks_of(status: &Value) -> u64 {
     status["nodes"].as_array().unwrap().iter().filter_map(|node| node["store"]["chunks"].as_u64()).sum()
 }
@@ -180,7 +190,16 @@ fn the_commands_of_the_readme_add_drain_and_remove_machines() {
                 run(&mut join).ok();
                 cluster.nodes.push(node);
             }
-            ["dfs-node", "run", ..] => {
+            ["dfs-node", "run", "--data", _, place @ ..] => {
+                if let ["--zone", zone, "--capacity", _] = place {
+                    cluster.nodes[3].stop();
+                    cluster.nodes[3].arguments = place.iter().map(|word| (*word).to_owned()).collect();
+                    cluster.nodes[3].start();
+                    wait_placed(&cluster, zone);
+                    // Until it is started without.
+                    cluster.nodes[3].stop();
+                    cluster.nodes[3].arguments.clear();
+                }
                 cluster.nodes[3].start();
                 wait_moved(&cluster, 4);
             }
@@ -188,7 +207,7 @@ fn the_commands_of_the_readme_add_drain_and_remove_machines() {
             other => panic!("{other:?} is not run by this test"),
         }
     }
-    assert_eq!(ran, 10, "commands of the section");
+    assert_eq!(ran, 11, "commands of the section");
     // Two of the four nodes are no members any more.
     cluster.nodes[2].kill();
     cluster.nodes[1].kill();
