@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn every_row_needs_its_quorum_or_everyone() {
         let node = |number: u8| NodeId::from_bytes([number; 16]);
-        let row = |nodes: [u8; 3]| PutRow::apart(nodes.map(node).to_vec(), 2);
+        let row = |nodes: [u8; 3]| PutRow { nodes: nodes.map(node).to_vec(), zones: vec![0, 1, 2], quorum: 2 };
         let rows = [row([1, 2, 3]), row([2, 3, 4])];
         let quorum = |stable: &[NodeId]| is_reached(&rows, stable, Reach::Quorum);
         assert!(!quorum(&[node(1), node(2)]));

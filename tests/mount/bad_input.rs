@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use harness::{Cluster, Mount, cluster::run, wait::until};
@@ -103,15 +103,21 @@ fn nothing_can_be_changed_through_a_mount_that_is_read_only() {
     assert_eq!(fs::read(mount.path("file")).unwrap(), b"changed");
 }
 
-#[test]
-fn nothing_can_be_changed_with_a_profile_that_may_only_read() {
-    let cluster = Cluster::start();
-    let writable = Mount::new(&cluster, "writable");
+/// A mount with a file, and one by a profile that may only read.
+fn writer_and_reader(cluster: &Cluster) -> (Mount, Mount) {
+    let writable = Mount::new(cluster, "writable");
     fs::write(writable.path("file"), b"bytes").unwrap();
     let token = cluster.dfs(["token", "create", "--for", "client", "--read-only"]).ok();
     let profile = cluster.path("reader");
     run(cluster.command().arg("login").arg(token.trim()).arg("--profile").arg(&profile)).ok();
-    let mount = Mount::with(&cluster, "mnt", &[&format!("profile={}", profile.display())]);
+    let reader = Mount::with(cluster, "mnt", &[&format!("profile={}", profile.display())]);
+    (writable, reader)
+}
+
+#[test]
+fn nothing_can_be_changed_with_a_profile_that_may_only_read() {
+    let cluster = Cluster::start();
+    let (writable, mount) = writer_and_reader(&cluster);
     assert_eq!(fs::read(mount.path("file")).unwrap(), b"bytes");
     assert_errno(fs::create_dir(mount.path("dir")), Errno::ROFS);
     assert_errno(File::create(mount.path("new")).map(drop), Errno::ROFS);
@@ -126,22 +132,14 @@ fn nothing_can_be_changed_with_a_profile_that_may_only_read() {
 #[test]
 fn with_a_profile_that_may_only_read_locks_are_had_and_given_up() {
     let cluster = Cluster::start();
-    let writable = Mount::new(&cluster, "writable");
-    fs::write(writable.path("file"), b"bytes").unwrap();
-    let token = cluster.dfs(["token", "create", "--for", "client", "--read-only"]).ok();
-    let profile = cluster.path("reader");
-    run(cluster.command().arg("login").arg(token.trim()).arg("--profile").arg(&profile)).ok();
-    let mount = Mount::with(&cluster, "mnt", &[&format!("profile={}", profile.display())]);
+    let (writable, mount) = writer_and_reader(&cluster);
     let theirs = OpenOptions::new().read(true).write(true).open(writable.path("file")).unwrap();
     for _round in 0..3 {
         let ours = File::open(mount.path("file")).unwrap();
         ours.try_lock_shared().unwrap();
         assert!(matches!(theirs.try_lock(), Err(fs::TryLockError::WouldBlock)));
-        // Closing gives it up, at once.
-        let begun = Instant::now();
         drop(ours);
         until("the lock is free", Duration::from_secs(5), || theirs.try_lock().is_ok());
-        assert!(begun.elapsed() < Duration::from_secs(5));
         theirs.unlock().unwrap();
     }
 }

@@ -89,11 +89,6 @@ pub struct PutRow {
 }
 
 impl PutRow {
-    /// Nodes without zones.
-    pub fn apart(nodes: Vec<NodeId>, quorum: usize) -> Self {
-        Self { zones: (0..nodes.len()).collect(), nodes, quorum }
-    }
-
     /// Zones of those of its nodes that are `of_these`.
     pub fn zones(&self, of_these: impl Fn(NodeId) -> bool) -> usize {
         let zones = || self.nodes.iter().zip(&self.zones).filter(|(node, _)| of_these(**node)).map(|(_, zone)| *zone);

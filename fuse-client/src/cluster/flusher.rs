@@ -95,9 +95,7 @@ impl Flusher {
         counts.outcome = Some(outcome.clone());
         outcome
     }
-}
 
-impl Flusher {
     /// A buffered put begins.
     pub(crate) fn begin_put(self: &Arc<Self>) -> PutUnderWay {
         self.counts.lock().puts += 1;
@@ -125,5 +123,29 @@ impl From<ChunkCallError> for FlushError {
             _ => (false, false),
         };
         Self { disk, stale, reason: error.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{pin::pin, sync::Arc};
+
+    use futures::FutureExt;
+
+    use super::Flusher;
+
+    #[tokio::test]
+    async fn a_sync_waits_for_puts_that_are_under_way_and_for_no_others() {
+        let flusher = Arc::new(Flusher::default());
+        assert!(flusher.gather().now_or_never().is_some(), "nothing is under way");
+        let (first, second) = (flusher.begin_put(), flusher.begin_put());
+        let mut gathering = pin!(flusher.gather());
+        assert!((&mut gathering).now_or_never().is_none());
+        drop(first);
+        assert!((&mut gathering).now_or_never().is_none(), "another is");
+        drop(second);
+        assert!((&mut gathering).now_or_never().is_some());
+        let _stuck = flusher.begin_put();
+        flusher.gather().await;
     }
 }

@@ -57,6 +57,11 @@ pub enum FsError {
 }
 
 impl FsError {
+    /// Whether the leader looked at the change and will not have it.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Self::Cluster(error) if error.is_final())
+    }
+
     /// Whether the cluster has no room: there may be some later.
     pub(crate) fn is_no_room(&self) -> bool {
         match self {

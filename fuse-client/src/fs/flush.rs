@@ -36,7 +36,7 @@ const BATCH_LEN: u64 = 32 << 20;
 /// Ranges of one batch: what one operation may commit.
 const BATCH_RANGES: usize = EXTENTS_MAX;
 
-/// How often a batch is put again because epoch or stamp had passed meanwhile, or its operation is cut in halves.
+/// How often chunks are put again because epoch or stamp had passed meanwhile.
 pub(super) const TRIES_MAX: u32 = 12;
 
 /// How often whoever waits for a flush looks whether the cluster is silent.

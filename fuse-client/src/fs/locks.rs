@@ -320,11 +320,7 @@ impl Shared {
             };
             match unlocked {
                 // Nothing was held that could be given up. But for want of room: there may be some later.
-                Err(FsError::Cluster(error))
-                    if error.is_final() && !FsError::Cluster(Arc::clone(&error)).is_no_room() =>
-                {
-                    return Err(FsError::Cluster(error));
-                }
+                Err(error) if error.is_refused() && !error.is_no_room() => return Err(error),
                 // What it must follow may not have arrived yet.
                 Err(FsError::Cluster(_) | FsError::Deadline | FsError::Op(OpError::OutOfOrder))
                     if !self.stop.is_cancelled() =>

@@ -74,9 +74,7 @@ impl Lender {
             }
         }
     }
-}
 
-impl Lender {
     /// Takes back what whoever wanted it has left.
     pub(super) fn handle_time(&self, now: Instant) {
         let mut lent = self.lent.lock();

@@ -114,13 +114,14 @@ pub async fn run(node: Arc<Node>, founding: Option<Founding>) {
 async fn keep_house_always(node: &Arc<Node>) {
     let mut tick = tokio::time::interval(node.config.membership.housekeeping);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut step, mut walk) = (None, None);
+    let (mut step, mut walk, mut told) = (None, None, false);
     loop {
         tick.tick().await;
         node.refresh_local_map();
         if !node.is_leader() {
             continue;
         }
+        site::follow(node, &mut told).await;
         match keep_house(node, &mut step, &mut walk).await {
             Ok(Work::Done) => {}
             // A large truncation, or a folder of many files that was removed: no pause before the rest of it.
@@ -156,7 +157,7 @@ async fn beat_always(node: &Arc<Node>, behind: &Notify) {
 /// where this node stands: then the leader is told.
 async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
     let deadline = node.config.membership.heartbeat * 2;
-    let mut told = false;
+    let (mut told, mut told_site) = (false, false);
     loop {
         behind.notified().await;
         node.fetch_map(deadline).await;
@@ -168,7 +169,7 @@ async fn catch_up_always(node: &Arc<Node>, behind: &Notify) {
             );
         }
         if !node.is_leader() {
-            site::tell(node, deadline).await;
+            site::tell(node, deadline, &mut told_site).await;
         }
     }
 }
@@ -290,7 +291,7 @@ async fn keep_house(
         info!("the ring is solved");
     }
     move_partitions(node).await?;
-    site::follow(node).await?;
+
     silent::end_silent_sessions(node).await?;
     garbage::keep(node, walk).await?;
     finish_work(node).await

@@ -15,12 +15,18 @@ fn node(number: usize) -> NodeId {
     NodeId::from_bytes([number as u8; 16])
 }
 
+/// Nodes without zones.
+fn row(nodes: impl IntoIterator<Item = usize>, quorum: usize) -> PutRow {
+    let nodes: Vec<NodeId> = nodes.into_iter().map(node).collect();
+    PutRow { zones: (0..nodes.len()).collect(), nodes, quorum }
+}
+
 fn subject() -> Subject {
     Subject { key: ChunkKey::of(b"x"), chunk_len: 1, epoch: Epoch(3), gc: GcEpoch(4) }
 }
 
 fn write(turns: &[Turn], quorum: usize, now: Instant) -> QuorumWrite {
-    let row = PutRow::apart((0..turns.len()).map(node).collect(), quorum);
+    let row = row(0..turns.len(), quorum);
     let turn = |of: NodeId| turns[usize::from(of.as_bytes()[0])];
     QuorumWrite::new(subject(), vec![row], turn, now, now + Duration::from_secs(15))
 }
@@ -182,7 +188,7 @@ fn full_disks_are_named_only_if_they_are_what_is_missing() {
 fn a_store_that_fails_for_a_while_is_tried_again_with_growing_pauses_and_not_for_ever() {
     let start = Instant::now();
     let mut now = start;
-    let row = PutRow::apart(vec![node(0)], 1);
+    let row = row([0], 1);
     let mut write = QuorumWrite::new(subject(), vec![row], |_| Turn::First, now, now + Duration::from_secs(3600));
     let mut sent = 0;
     while !write.is_settled() {
@@ -203,9 +209,8 @@ fn a_store_that_fails_for_a_while_is_tried_again_with_growing_pauses_and_not_for
 #[test]
 fn while_a_partition_moves_a_put_needs_a_quorum_of_the_old_row_and_one_of_the_new() {
     let now = Instant::now();
-    let row = |nodes: [usize; 3]| PutRow::apart(nodes.map(node).to_vec(), 2);
     let outcome = |stable: &[usize], failed: &[usize]| {
-        let rows = vec![row([0, 1, 2]), row([0, 3, 4])];
+        let rows = vec![row([0, 1, 2], 2), row([0, 3, 4], 2)];
         let mut write = QuorumWrite::new(subject(), rows, |_| Turn::First, now, now + Duration::from_secs(15));
         while write.poll_send(now).is_some() {}
         for number in stable {
