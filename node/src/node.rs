@@ -322,7 +322,8 @@ impl Node {
 
     /// Takes the map of the local state machine into use, if this node has one and it is newer.
     pub fn refresh_local_map(&self) {
-        match namespace::cluster_map(&*self.consensus.local()) {
+        let read = || self.consensus.local_rows()?.map_or(Ok(None), |rows| namespace::cluster_map(&*rows));
+        match read() {
             Ok(Some(map)) => self.offer_map(map),
             Ok(None) => {}
             Err(error) => warn!(%error, "the cluster map cannot be read"),

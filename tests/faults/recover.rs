@@ -1,12 +1,15 @@
 //! A majority of the voters is gone for good: `dfs-node recover`.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use harness::{Cluster, NodeProcess, Ran, cluster::run, node::free_address, wait::until};
+use harness::{Cluster, NodeProcess, Ran, cluster::run, node::free_address, tree, wait::until};
+use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::store::{Files, assert_all_there, find_in_segments, put, put_some, try_get};
 
@@ -181,6 +184,83 @@ fn assert_only_what_is_inline_is_read(cluster: &Cluster, files: &Files) {
     }
     let refused = try_get(cluster, "/file-5").unwrap_err();
     assert!(refused.stderr.contains("/file-5: no replica of chunk"), "{}", refused.stderr);
+}
+
+/// By the survivor's map a partition lies with others than those that have it by now, and these are told of that map.
+#[test]
+fn what_has_moved_since_the_survivor_fell_silent_is_not_taken_for_left_over() {
+    let mut cluster = Cluster::with(5, 3);
+    let files = put_many(&cluster, 100);
+    cluster.wait_healthy();
+    until("everything has its replicas", SOON, || {
+        let held = |node: &Value| node["store"]["chunks"].as_u64().unwrap_or_default();
+        cluster.status()["nodes"].as_array().is_some_and(|nodes| nodes.iter().map(held).sum::<u64>() == 300)
+    });
+    let leader = cluster.leader();
+    let votes = |index: &usize| *index != leader && cluster.node_status(*index)["role"] == "voter";
+    let survivor = (1..5).find(votes).unwrap();
+    // The first has the client's profile.
+    let [drained, heir, first, second] =
+        (0..5).filter(|index| *index != survivor).collect::<Vec<_>>().try_into().unwrap();
+    cluster.nodes[survivor].kill();
+    let held = || cluster.node_status(drained)["store"]["chunks"].as_u64().unwrap();
+    let (held_before, before) = (held(), rows(&cluster, &files));
+    let row = |nodes: [usize; 3]| nodes.map(|index| id(&cluster, index)).into_iter().collect::<BTreeSet<_>>();
+    let (old, new, gone) = (row([first, second, drained]), row([first, second, heir]), id(&cluster, drained));
+    cluster.dfs(["drain", &cluster.nodes[drained].address.to_string()]).ok();
+    until("something that only its heir is to have has gone over, and what is left over is dropped", SOON, || {
+        let now = rows(&cluster, &files);
+        let has_left = |path: &&String| before[*path].contains(&gone) && !now[*path].contains(&gone);
+        let left = files.keys().filter(has_left).count() as u64;
+        files.keys().any(|path| before[path] == old && now[path] == new) && held() == held_before - left
+    });
+
+    kill_all(&mut cluster);
+    for lost in [first, second] {
+        fs::remove_dir_all(&cluster.nodes[lost].data).unwrap();
+    }
+    recover(&cluster.nodes[survivor], &["--force"]).ok();
+    cluster.nodes[survivor].start();
+    wait_serving(&cluster);
+    for other in [drained, heir] {
+        recover(&cluster.nodes[other], &["--follow"]).ok();
+        cluster.nodes[other].start();
+    }
+    let heir = id(&cluster, heir);
+    assert!(rows(&cluster, &files).values().all(|holders| holders.contains(&heir)), "what it has counts");
+    assert_all_there(&cluster, &files);
+    for lost in [first, second] {
+        cluster.dfs(["remove", &cluster.nodes[lost].address.to_string(), "--force"]).ok();
+    }
+    until("everything has its replicas", SOON, || {
+        let moves = cluster.status()["moves"].clone();
+        moves["transition"].is_null() && moves["endangered"] == 0 && moves["unclean"] == 0
+    });
+    assert_all_there(&cluster, &files);
+}
+
+/// Uploads so many files of one chunk each.
+fn put_many(cluster: &Cluster, count: u64) -> Files {
+    let place = TempDir::new_in(cluster.dir()).unwrap();
+    let files: Files = (0..count).map(|index| (format!("/many-{index}"), tree::bytes(index, 20_000))).collect();
+    let local = |path: &String| place.path().join(&path[1..]);
+    files.iter().for_each(|(path, bytes)| fs::write(local(path), bytes).unwrap());
+    run(cluster.command().arg("upload").args(files.keys().map(local)).arg("/")).ok();
+    files
+}
+
+/// Who owns or may hold the chunk of each file, by the map of now.
+fn rows(cluster: &Cluster, files: &Files) -> BTreeMap<String, BTreeSet<String>> {
+    let said = run(cluster.command().args(["stat", "--json"]).args(files.keys())).ok();
+    let entries: Vec<Value> = serde_json::from_str(&said).unwrap();
+    let ids =
+        |list: &Value| list.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let holders = |extent: &Value| [&extent["nodes"], &extent["may_hold"]].into_iter().flat_map(ids).collect();
+    files.keys().cloned().zip(entries.iter().map(|entry| holders(&entry["extents"][0]))).collect()
+}
+
+fn id(cluster: &Cluster, index: usize) -> String {
+    cluster.node_status(index)["id"].as_str().unwrap().to_owned()
 }
 
 /// Wherever a reset is cut short: the node starts as what it was, or does not start, and the same command finishes it.

@@ -77,7 +77,7 @@ use self::lost_store::Lender;
 use self::message::{Answer, Message, append_request, transfer_request};
 use self::raft_types::{Proposal, Raft, RaftId, Reply, Types};
 use crate::generation::Generation;
-use crate::kv::KvStore;
+use crate::kv::{KvError, KvRead, KvStore};
 use crate::namespace::{ClusterCommand, Command, CommandBody, CommandOutcome};
 
 /// Longest command: with its head it must fit into a record of the log and, as a body, into one message.
@@ -243,7 +243,14 @@ impl Consensus {
         }
     }
 
-    /// The store with whatever is applied here: for identity checks and maps, which may be a little old.
+    /// One state of what is applied here, for what is read from many rows and may be a little old; none before there is
+    /// any, or while a snapshot takes the place of the rows.
+    pub fn local_rows(&self) -> Result<Option<Box<dyn KvRead>>, KvError> {
+        state_machine::whole_rows(&*self.inner.kv)
+    }
+
+    /// The store with whatever is applied here, while it is applied: for looking at single rows, which may be a little
+    /// old, and for whoever leads and proposes what follows.
     pub fn local(&self) -> Arc<dyn KvStore> {
         Arc::clone(&self.inner.kv)
     }

@@ -215,6 +215,12 @@ pub(super) fn read_state(kv: &dyn KvRead) -> Result<SnapshotMeta, OpenError> {
     words.and_then(StateWords::into_meta).ok_or(unreadable)
 }
 
+/// One state of the rows; none before the first, or while those of a snapshot take their place.
+pub(super) fn whole_rows(kv: &dyn KvStore) -> Result<Option<Box<dyn KvRead>>, KvError> {
+    let rows = kv.snapshot();
+    Ok(rows.get(STATE_KEY)?.is_some().then_some(rows))
+}
+
 /// The row that says how far the rows reach.
 pub(super) fn encode_state(state: &SnapshotMeta) -> Vec<u8> {
     postcard::to_extend(&StateWords::from(state), vec![STATE_VERSION]).expect("ids and sets of ids always encode")

@@ -148,7 +148,10 @@ async fn beat_always(node: &Arc<Node>, behind: &Notify) {
         let heard = beat(node, behind).await;
         if matches!(heard, Err(Refusal::UnknownPeer)) && !told {
             told = true;
-            warn!("this node is not a member of the cluster any more: stop it and delete its data directory");
+            warn!(
+                "this node is not a member of the cluster any more: stop it; delete its data directory if it was removed on \
+                 purpose, but keep it if the cluster was recovered by force: it may have the only copies"
+            );
         }
     }
 }

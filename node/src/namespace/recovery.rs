@@ -7,10 +7,15 @@
 //!   among the lost.
 //! - What nodes have confirmed in the lost part counts no longer.
 //! - No session goes on: what its client believes to be done may be undone.
+//! - No copy counts as left over: in the lost part a partition may have gone over to others. Every member may hold
+//!   something of every partition, until the owners of this history have confirmed that they have it.
+
+use std::collections::BTreeSet;
 
 use ring::{Epoch, GcEpoch};
 
 use super::{
+    cluster::cluster_map,
     edit::{Edit, Fault},
     row::{Counters, MetaRow},
     session::session_list,
@@ -34,6 +39,7 @@ impl Edit<'_> {
             if let Some(counters) = self.counters()? {
                 self.put(table::single(table::COUNTERS), &jumped(counters))?;
             }
+            self.suspect_everybody()?;
         }
         for summary in session_list(self)?.into_iter().take(ENDED_MAX) {
             if let Some(row) = self.session(summary.session)? {
@@ -41,6 +47,14 @@ impl Edit<'_> {
             }
         }
         Ok(epoch)
+    }
+
+    /// Any member may hold what is missing elsewhere, whatever the map of this history says.
+    fn suspect_everybody(&mut self) -> Result<(), Fault> {
+        let Some(map) = cluster_map(self)? else { return Ok(()) };
+        let Some(placement) = map.placement() else { return Ok(()) };
+        let all: BTreeSet<_> = placement.bits().partitions().collect();
+        self.note_holders(map.nodes.iter().map(|row| (row.id, all.clone())).collect())
     }
 }
 

@@ -157,7 +157,8 @@ impl Edit<'_> {
         self.note_holders(former)
     }
 
-    fn note_holders(&mut self, holders: BTreeMap<NodeId, BTreeSet<Partition>>) -> Result<(), Fault> {
+    /// These may hold something of these partitions, from the map on that comes of the command.
+    pub(super) fn note_holders(&mut self, holders: BTreeMap<NodeId, BTreeSet<Partition>>) -> Result<(), Fault> {
         for (node, mut partitions) in holders {
             let key = table::of_node(table::MAY_HOLD, node);
             partitions.extend(self.read::<MayHoldRow>(&key)?.unwrap_or_default());

@@ -272,7 +272,7 @@ fn unclean(facts: &Facts) -> Option<Finding> {
     let unclean = facts.map.unclean().len() as u64;
     (unclean > 0 && facts.map.away.is_empty()).then(|| {
         let text = format!(
-            "Of {} others hold what they took for a node that was away.",
+            "Of {} others may hold what an owner lacks, which was away or comes from before a recovery.",
             counted(unclean, "partition", "partitions")
         );
         let meanwhile = "the owners fetch it, and then the others drop it";

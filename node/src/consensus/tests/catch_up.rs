@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::harness::{Group, SECOND, blob, id, rows, value_of};
+use crate::consensus::raft_types::SnapshotMeta;
+use crate::consensus::state_machine::{STATE_KEY, encode_state, whole_rows};
 use crate::consensus::{OpenError, Retention};
 use crate::kv::{KvStore as _, MemoryKv, WriteBatch};
 use crate::namespace::CommandBody;
@@ -76,6 +78,28 @@ async fn a_new_member_of_an_old_group_gets_a_snapshot() {
     group.caught_up(id(2), id(1)).await;
     assert_eq!(rows(&group.machines[&id(2)].kv), rows(&group.machines[&id(1)].kv));
     group.stop_all().await;
+}
+
+/// As a snapshot is installed: the word on the rows goes first, and comes last.
+#[test]
+fn rows_are_read_in_one_state_and_not_while_a_snapshot_takes_their_place() {
+    let kv = MemoryKv::new();
+    let put = |key: &[u8], value: &[u8]| {
+        let mut batch = WriteBatch::default();
+        batch.put(key.to_vec(), value);
+        kv.commit(batch).unwrap();
+    };
+    put(&[1, 1], b"of a snapshot that is not all there");
+    assert!(whole_rows(&kv).unwrap().is_none());
+    put(STATE_KEY, &encode_state(&SnapshotMeta::default()));
+    let before = whole_rows(&kv).unwrap().expect("they are whole");
+    put(&[1, 2], b"applied meanwhile");
+    assert_eq!(before.get(&[1, 2]).unwrap(), None);
+    assert!(whole_rows(&kv).unwrap().unwrap().get(&[1, 2]).unwrap().is_some());
+    let mut batch = WriteBatch::default();
+    batch.remove(STATE_KEY);
+    kv.commit(batch).unwrap();
+    assert!(whole_rows(&kv).unwrap().is_none());
 }
 
 #[tokio::test(start_paused = true)]

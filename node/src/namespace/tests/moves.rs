@@ -49,7 +49,7 @@ fn id(number: u8) -> NodeId {
 }
 
 /// A cluster of the nodes 1 to `count`, with a ring of few partitions.
-fn cluster(count: u8) -> Machine {
+pub(super) fn cluster(count: u8) -> Machine {
     let mut machine = Machine::empty();
     let ClusterCommand::Found { cluster, node, authority, sealed_key, owner, .. } = found() else {
         panic!("no founding")

@@ -106,3 +106,19 @@ fn a_generation_begins_once_and_more_sessions_than_one_command_ends_take_more_of
     assert_eq!(cluster_map(&machine.rows).unwrap().unwrap().epoch, epoch);
     assert_eq!(gc_current(&machine.rows).unwrap(), gc);
 }
+
+/// In the lost part of the history any partition may have gone over to any member, which would drop what it has.
+#[test]
+fn every_member_may_hold_anything_until_the_owners_have_confirmed_that_they_have_it() {
+    let mut machine = super::moves::cluster(5);
+    recover(&mut machine, 1);
+    let map = cluster_map(&machine.rows).unwrap().unwrap();
+    let partitions: Vec<_> = map.placement().unwrap().bits().partitions().collect();
+    for partition in &partitions {
+        assert!(map.nodes.iter().all(|node| map.counts(*partition, node.id)), "{partition:?}");
+        assert!(map.can_be_clean(*partition));
+    }
+    assert_eq!(map.acting, map.epoch, "what was confirmed before counts no longer");
+    machine.propose(CommandBody::Cluster(ClusterCommand::Clean { acting: map.acting, partitions }));
+    assert!(cluster_map(&machine.rows).unwrap().unwrap().may_hold.is_empty());
+}
