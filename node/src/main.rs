@@ -185,7 +185,7 @@ async fn join(JoinArguments { place, token }: JoinArguments) -> anyhow::Result<(
     let weight = weight(dir.path(), capacity).await?;
     let newcomer = Newcomer::Node { id, address: advertise, zone: place.zone.clone(), weight };
     let redeem = Redeem { secret: token.secret, request: key.request(), newcomer };
-    let redeemed = redeem_anywhere(&token, &redeem).await?;
+    let redeemed = redeem_anywhere(&token, &redeem, advertise).await?;
     let authority = Authority { certificate: redeemed.authority };
     dir.write_certificate(&redeemed.certificate, &authority)?;
     dir.credentials()?;
@@ -207,7 +207,11 @@ async fn join(JoinArguments { place, token }: JoinArguments) -> anyhow::Result<(
 }
 
 /// Asks one seed after the other. The same key may ask again: a lost answer uses nothing up.
-async fn redeem_anywhere(token: &Token, redeem: &Redeem) -> anyhow::Result<wire::cluster::Redeemed> {
+async fn redeem_anywhere(
+    token: &Token,
+    redeem: &Redeem,
+    advertise: SocketAddr,
+) -> anyhow::Result<wire::cluster::Redeemed> {
     let mut last = anyhow!("the token names no node to ask");
     for &seed in &token.seeds {
         let any: SocketAddr = if seed.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
@@ -218,6 +222,12 @@ async fn redeem_anywhere(token: &Token, redeem: &Redeem) -> anyhow::Result<wire:
         endpoint.close().await;
         match answer {
             Ok(redeemed) => return Ok(redeemed),
+            Err(wire::quic::RedeemError::Refused(wire::Refusal::Taken)) => {
+                return Err(anyhow!(
+                    "another node of the cluster has the address {advertise}: remove that one if it is gone (dfs remove \
+                     {advertise}), or join with another --listen; the token is still good"
+                ));
+            }
             Err(wire::quic::RedeemError::Refused(refusal)) if !is_passing(&refusal) => {
                 return Err(anyhow!("{refusal}; make a new one with dfs token create --for node"));
             }

@@ -29,9 +29,12 @@ fn token(cluster: &Cluster, arguments: &[&str]) -> String {
 }
 
 fn join(data: &Path, token: &str) -> Ran {
-    let address = free_address().to_string();
+    join_at(&free_address().to_string(), data, token)
+}
+
+fn join_at(address: &str, data: &Path, token: &str) -> Ran {
     let mut command = Command::new(program("dfs-node"));
-    run(command.arg("join").arg("--data").arg(data).args(["--listen", &address, "--token", token]))
+    run(command.arg("join").arg("--data").arg(data).args(["--listen", address, "--token", token]))
 }
 
 #[test]
@@ -72,6 +75,9 @@ fn a_used_token_lets_no_second_node_in() {
     let mut cluster = Cluster::start();
     let text = token(&cluster, &["--for", "node"]);
     let data = cluster.path("fourth");
+    let taken = cluster.nodes[1].address.to_string();
+    let words = [format!("has the address {taken}"), format!("dfs remove {taken}"), "still good".to_owned()];
+    join_at(&taken, &data, &text).fails(1, &words.each_ref().map(String::as_str));
     join(&data, &text).ok();
     join(&cluster.path("fifth"), &text).fails(1, &["the token has been used", "make a new one"]);
     assert!(!cluster.path("fifth").join("node.toml").exists());

@@ -1,8 +1,12 @@
 //! `dfs remove`: takes a node out of the cluster.
 
 use clap::Args;
-use fuse_client::Cluster;
-use wire::moves::{Kept, Loss, MovesAnswer, MovesRequest};
+use fuse_client::{Cluster, ClusterError};
+use ring::NodeId;
+use wire::{
+    Refusal,
+    moves::{Kept, Loss, MovesAnswer, MovesRequest},
+};
 
 use super::{
     failure::{Failure, Line},
@@ -61,8 +65,14 @@ async fn ask(cluster: &Cluster, Named { id, name }: &Named, loss: Loss) -> Resul
         Ok(MovesAnswer::Done { .. }) => Ok(None),
         Ok(MovesAnswer::Kept(kept)) => Ok(Some(kept)),
         Ok(MovesAnswer::Noted | MovesAnswer::Status(_)) => Err(line().why("the answer makes no sense").failed()),
+        // Asked once more, after an answer was lost.
+        Err(ClusterError::Refused(Refusal::UnknownPeer)) if is_gone(cluster, *id).await => Ok(None),
         Err(error) => Err(line().because(&error).failed()),
     }
+}
+
+async fn is_gone(cluster: &Cluster, id: NodeId) -> bool {
+    cluster.refresh().await.is_ok_and(|map| map.node(id).is_none())
 }
 
 /// What is lost by force, in a sentence.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, pool_units},
-    download::fetch_slice,
+    download::{ReadError, fetch_slice},
     namespace::{Namespace, NamespaceError},
     path::FilePath,
     session::{ChangeError, GcStamp, Session},
@@ -25,6 +25,9 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often extents are put again because epoch or stamp had passed meanwhile.
 const REPUTS_MAX: u32 = 5;
+
+/// Chunks read back and put again side by side.
+const REPUTS_AT_ONCE: usize = 16;
 
 /// What the new file is like, but for its bytes.
 #[derive(Clone, Debug)]
@@ -112,7 +115,7 @@ impl FileWriter {
         self.puts.spawn(async move { Ok((offset, put_chunk(&cluster, &session, chunk, room).await?)) });
     }
 
-    fn take_in(&mut self, put: PutJoined) -> Result<(), UploadError> {
+    fn take_in(&mut self, put: Joined<PutError>) -> Result<(), UploadError> {
         let put = put.expect("a put neither panics nor is aborted while its file is written");
         let (offset, Stamped { durable, stamp }) = put.map_err(|source| self.failed(source))?;
         self.stable.insert(offset, (durable.extent(offset), stamp));
@@ -183,6 +186,7 @@ impl FileWriter {
             match self.commit_extents(extents).await {
                 Ok(inode) => {
                     self.unnamed = Some(inode);
+                    reputs = 0;
                     let rest = self.stable.keys().nth(count).copied();
                     self.stable = rest.map_or_else(BTreeMap::new, |rest| self.stable.split_off(&rest));
                 }
@@ -225,20 +229,39 @@ impl FileWriter {
         self.change(Op::Link { inode, dir, name, replace: Replace::File }, after).await
     }
 
-    /// Epoch or stamp have passed: every chunk is read back, verified, and put at the new ones.
+    /// Epoch or stamp have passed: the chunks are read back, verified, and put at the new ones.
     async fn put_again(&mut self, reputs: u32) -> Result<(), UploadError> {
         await_newer_map(reputs).await;
         self.cluster.refresh().await.map_err(NamespaceError::from)?;
         self.session.refresh_stamp().await.map_err(|error| self.changed(error))?;
+        let mut puts = JoinSet::new();
         for (offset, (extent, stamp)) in std::mem::take(&mut self.stable) {
+            if puts.len() == REPUTS_AT_ONCE {
+                self.take_back(puts.join_next().await)?;
+            }
             let room = self.room(u64::from(extent.slice.chunk_len)).await;
-            let read = fetch_slice(&self.cluster, extent.slice).await;
-            let bytes = read.map_err(|source| NamespaceError::Read { path: self.target.path.clone(), source })?;
-            let put = put_chunk(&self.cluster, &self.session, Sealed::new(bytes), room).await;
-            let Stamped { durable, stamp: newer } = put.map_err(|source| self.failed(source))?;
-            drop(stamp);
-            self.stable.insert(offset, (durable.extent(offset), newer));
+            let (cluster, session) = (self.cluster.clone(), self.session.clone());
+            puts.spawn(async move {
+                let bytes = fetch_slice(&cluster, extent.slice).await.map_err(RepeatError::Read)?;
+                let newer = put_chunk(&cluster, &session, Sealed::new(bytes), room).await.map_err(RepeatError::Put)?;
+                drop(stamp);
+                Ok((offset, newer))
+            });
         }
+        while let Some(put) = puts.join_next().await {
+            self.take_back(Some(put))?;
+        }
+        Ok(())
+    }
+
+    fn take_back(&mut self, put: Option<Joined<RepeatError>>) -> Result<(), UploadError> {
+        let Some(put) = put else { return Ok(()) };
+        let put = put.expect("a put neither panics nor is aborted while its file is written");
+        let (offset, Stamped { durable, stamp }) = put.map_err(|error| match error {
+            RepeatError::Read(source) => NamespaceError::Read { path: self.target.path.clone(), source }.into(),
+            RepeatError::Put(source) => self.failed(source),
+        })?;
+        self.stable.insert(offset, (durable.extent(offset), stamp));
         Ok(())
     }
 
@@ -256,7 +279,13 @@ impl FileWriter {
     }
 }
 
-type PutJoined = Result<Result<(u64, Stamped), PutError>, tokio::task::JoinError>;
+type Joined<E> = Result<Result<(u64, Stamped), E>, tokio::task::JoinError>;
+
+/// Why a chunk that was stable is not so at a newer epoch.
+enum RepeatError {
+    Read(ReadError),
+    Put(PutError),
+}
 
 fn is_stale(error: &UploadError) -> bool {
     matches!(error, UploadError::Namespace(NamespaceError::Op { source: OpError::StaleEpoch | OpError::StaleGc, .. }))

@@ -83,14 +83,16 @@ async fn forget_deleted(node: &Node, walk: &mut Walk) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Every node that may hold a chunk. Those that were removed never come back: nobody waits for their word.
+/// Every node that may hold a chunk: owners, those that are to be owners, and those that held it for others. Those that
+/// were removed never come back: nobody waits for their word.
 pub(crate) fn holders<'a>(map: &'a ClusterMap, key: &ChunkKey) -> impl Iterator<Item = NodeId> + 'a {
-    let ring = map.ring.as_ref();
-    let partition = ring.map(|ring| ring.bits().partition_of(key));
-    let owners = ring.zip(partition).map(|(ring, partition)| ring.owners(partition));
+    let placement = map.placement();
+    let partition = placement.map(|placement| placement.bits().partition_of(key));
+    let row = placement.zip(partition).into_iter().flat_map(|(placement, partition)| {
+        placement.owners(partition).chain(placement.next_owners(partition).into_iter().flatten())
+    });
     let beside = partition.into_iter().flat_map(|partition| map.may_hold(partition));
-    let all = owners.into_iter().flatten().chain(beside);
-    all.filter(|node| map.node(*node).is_some())
+    row.chain(beside).filter(|node| map.node(*node).is_some())
 }
 
 fn counters(node: &Node) -> Result<(ring::GcEpoch, ring::GcEpoch), Refusal> {
