@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::file_header::FILE_HEADER_LEN;
 use super::record::{HEADER_LEN, Header, PAGE_LEN, RECORD_ALIGN, record_end, record_start};
-use super::{Align, FileId, Footer, NewRecord, Position, RecordInfo, RecordKind, TAG_LEN};
+use super::{Align, FileId, Footer, NewRecord, Position, RecordInfo, RecordKind, Room, TAG_LEN, footer};
 use crate::disk::DiskFile;
 
 static ZEROS: [u8; PAGE_LEN as usize] = [0; PAGE_LEN as usize];
@@ -64,6 +64,8 @@ pub(super) struct Active {
     /// End of the last record of a tenant: the mark should come to lie here.
     pub(super) data_end: u64,
     pub(super) footer: Footer,
+    /// The records for which it was begun; those that may use less room ask before they go in.
+    pub(super) room: Room,
     /// What the footer will list; empty without one.
     pub(super) entries: Vec<RecordInfo>,
     queue: VecDeque<Queued>,
@@ -90,14 +92,21 @@ impl Active {
             recorded: FILE_HEADER_LEN,
             data_end: FILE_HEADER_LEN,
             footer: Footer::None,
+            room: Room::All,
             entries: Vec::new(),
             queue: VecDeque::new(),
         }
     }
 
+    /// Whether the file keeps to its length with this record, and with the index that will follow. (Its first record it
+    /// takes in any case: see [`payload_len_max`].)
     pub(super) fn fits(&self, prepared: &Prepared, file_len: u64) -> bool {
         let start = record_start(self.next, prepared.record.align);
-        self.entries.len() < INDEXED_RECORDS_MAX && record_end(start, prepared.payload_len) <= file_len
+        let index_len = match (self.footer, self.entries.len()) {
+            (Footer::None, _) | (Footer::Index, 0) => 0,
+            (Footer::Index, before) => footer::len_of(before + 1),
+        };
+        self.entries.len() < INDEXED_RECORDS_MAX && record_end(start, prepared.payload_len) + index_len <= file_len
     }
 
     /// Gives the record its place, and queues it.

@@ -13,8 +13,8 @@ pub struct LogConfig {
     pub footer: Footer,
     /// Most bytes this log may take, in files and what they keep reserved; `None` leaves it to the file system.
     pub capacity: Option<u64>,
-    /// Bytes that ordinary appends leave free for [`super::Room::Reserve`]: at least two files, so that compaction can
-    /// always fill one while the deletes that make it worth while go to another.
+    /// Bytes that ordinary appends leave free for those of [`super::Room::Upkeep`] and [`super::Room::All`]: at least two
+    /// files, so that compaction can always fill one while the deletes that make it worth while go to another.
     pub reserve: u64,
     /// Bytes of payload that may wait in the queue: enough to keep a disk busy during one sync.
     pub queue_bytes: u32,

@@ -165,9 +165,19 @@ impl Directory {
     pub(super) async fn check_room(&self, room: Room, used: u64) -> Result<(), CreateError> {
         let free = self.free(used).await?;
         let needed = if self.spares.is_empty() { self.config.file_len } else { 0 };
+        self.leaves_reserve(room, free, needed)
+    }
+
+    /// As [`Directory::check_room`], for a file that is there, begun with more of the reserve than `room` may use.
+    pub(super) async fn check_room_beside(&self, room: Room, used: u64) -> Result<(), CreateError> {
+        self.leaves_reserve(room, self.free(used).await?, 0)
+    }
+
+    fn leaves_reserve(&self, room: Room, free: u64, needed: u64) -> Result<(), CreateError> {
         let reserve = match room {
             Room::Ordinary => self.config.reserve,
-            Room::Reserve => 0,
+            Room::Upkeep => self.config.reserve / 2,
+            Room::All => 0,
         };
         if needed + reserve > free {
             return Err(CreateError::NoRoom { free: free.saturating_sub(reserve), needed });

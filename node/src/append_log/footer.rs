@@ -47,6 +47,11 @@ impl Trailer {
     }
 }
 
+/// Bytes of index and trailer of a file of so many records.
+pub(crate) fn len_of(records: usize) -> u64 {
+    (records as u64 * ENTRY_LEN as u64).next_multiple_of(RECORD_ALIGN) + TRAILER_LEN
+}
+
 /// Index and trailer, as they follow the records.
 pub(crate) fn encode(id: FileId, generation: u64, records_end: u64, records: &[RecordInfo]) -> Vec<u8> {
     let mut out = Vec::with_capacity(records.len() * ENTRY_LEN + TRAILER_LEN as usize);

@@ -64,14 +64,16 @@ pub enum Align {
     Page,
 }
 
-/// Whose room a record may use.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// Which room a record may use. The later ones may use more.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Room {
     /// Leaves the reserve alone.
     #[default]
     Ordinary,
-    /// What gives room back in the end: compaction, deletes.
-    Reserve,
+    /// What is owed to records that are there: deletions say. Leaves half of the reserve.
+    Upkeep,
+    /// What gives room back in the end: compaction.
+    All,
 }
 
 /// A record as listed.
@@ -85,6 +87,13 @@ pub struct RecordInfo {
     pub payload_len: u32,
     /// The tenant's own words.
     pub tag: Tag,
+}
+
+impl RecordInfo {
+    /// Bytes that the record takes in its file, the gap before an aligned payload left out.
+    pub fn span(&self) -> u64 {
+        record_end(0, self.payload_len)
+    }
 }
 
 const MAGIC: [u8; 4] = *b"dfsR";

@@ -173,11 +173,10 @@ impl Writer {
 
     async fn make_room_for(&mut self, prepared: &Prepared) -> Result<(), AppendError> {
         self.check_failure()?;
-        let file_len = self.directory.config.file_len;
-        if self.active.as_ref().is_some_and(|active| active.fits(prepared, file_len)) {
-            return Ok(());
+        let (file_len, room) = (self.directory.config.file_len, prepared.record.room);
+        if let Some(active) = self.active.as_ref().filter(|active| active.fits(prepared, file_len)) {
+            return if room < active.room { self.open_to(room).await } else { Ok(()) };
         }
-        let room = prepared.record.room;
         if self.active.is_some() {
             // Before the current file is ended: a refused record must not cost the room of smaller ones.
             let checked = self.directory.check_room(room, self.files.used()).await;
@@ -185,6 +184,15 @@ impl Writer {
             self.seal().await?;
         }
         self.begin_file(room).await
+    }
+
+    /// A file that was begun with the reserve takes other records only when there is room for them again: they would fill
+    /// it, and with one after the other all of the reserve.
+    async fn open_to(&mut self, room: Room) -> Result<(), AppendError> {
+        let checked = self.directory.check_room_beside(room, self.files.used()).await;
+        self.accept_creation(checked)?;
+        self.active.as_mut().expect("the caller has seen it").room = room;
+        Ok(())
     }
 
     async fn begin_file(&mut self, room: Room) -> Result<(), AppendError> {
@@ -195,6 +203,7 @@ impl Writer {
         self.next_id = id.next();
         let mut active = Active::new(id, Arc::clone(&file), header.generation, 1, FILE_HEADER_LEN);
         active.footer = self.directory.config.footer;
+        active.room = room;
         self.active = Some(active);
         let open = OpenFile {
             file,
@@ -264,7 +273,7 @@ impl Writer {
         if id.next() == self.next_id && self.active.is_none() {
             // Numbers are never used again, and the highest file is where the next number is known from.
             self.check_failure().map_err(|error| disk_error(io::Error::other(error)))?;
-            let begun = self.begin_file(Room::Reserve).await;
+            let begun = self.begin_file(Room::All).await;
             begun.map_err(|error| disk_error(io::Error::other(error)))?;
         }
         match fate {

@@ -9,6 +9,7 @@
 //! # Not here
 //! Whether a record is still needed ([`super::keeper`], at the moment of copying); when to run (the node).
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -22,10 +23,20 @@ use super::keeper::{Command, Moved, Segment};
 use super::row::{Row, State};
 use super::segment::{Body, SegmentRecord};
 use super::verification::Copy;
-use crate::append_log::{FileId, FileState};
+use crate::append_log::{FileId, FileState, RecordInfo};
 
 /// Keys in one command: few enough that a put does not wait for long behind it.
 const KEYS_PER_COMMAND: usize = 256;
+
+/// Room is short while puts could not fill so many segments more.
+const SHORT_SEGMENTS: u64 = 2;
+
+/// A segment is not worth it, however short room is, unless more than this part of one is dead: thirty-two bytes are
+/// copied at most for each that comes back, and what is copied surely fits into one.
+const LEAST_PART: u64 = 32;
+
+/// Segments whose records are listed in one step, to see what they would give back.
+const LOOKED_AT_MAX: usize = 4;
 
 /// Rows that are read before others may run.
 const ROWS_PER_TURN: usize = 1024;
@@ -53,7 +64,8 @@ pub enum Compacted {
     },
 }
 
-/// Segments that could not be emptied, with the bytes that were left: not tried again while that has not changed.
+/// Segments that could not be emptied, or would give too little back, with the bytes that were needed of them: not tried
+/// again while that has not changed.
 pub(super) type StuckSegments = BTreeMap<FileId, u64>;
 
 /// The story of one step.
@@ -85,7 +97,14 @@ pub(super) async fn step(store: &ChunkStore, stuck: &mut StuckSegments) -> Resul
     Ok(Compacted::Segment { file, len: victim.len, copied })
 }
 
-/// The segment that gives most back; one that holds nothing needed goes first, because it takes no room to free it.
+/// Whether puts are about to be refused for want of room, or are.
+pub(super) async fn is_short(store: &ChunkStore) -> bool {
+    let usage = store.shared().log.usage().await;
+    usage.is_ok_and(|usage| usage.free < SHORT_SEGMENTS * store.config().segment_len)
+}
+
+/// The segment that gives most back; one that holds nothing needed goes first, because it takes no room to free it. Where
+/// room is short, also one that gives back little.
 async fn choose(store: &ChunkStore, stuck: &mut StuckSegments) -> Result<Option<Segment>, CompactError> {
     store.ask(|reply| Command::Settle { reply }).await.ok_or(CompactError::Closed)??;
     let segments = store.ask(|reply| Command::Segments { reply }).await.ok_or(CompactError::Closed)?;
@@ -100,7 +119,30 @@ async fn choose(store: &ChunkStore, stuck: &mut StuckSegments) -> Result<Option<
         };
         dead(segment) * 100 > whole * u64::from(config.dead_percent) && !stuck.contains_key(&segment.file)
     };
-    Ok(segments.into_iter().filter(worth).max_by_key(|segment| (segment.live == 0, dead(segment))))
+    if let Some(victim) = segments.iter().filter(|&of| worth(of)).max_by_key(|of| (of.live == 0, dead(of))) {
+        return Ok(Some(*victim));
+    }
+    if !is_short(store).await {
+        return Ok(None);
+    }
+    let least = config.segment_len / LEAST_PART;
+    let mut thinned: Vec<Segment> =
+        segments.into_iter().filter(|of| dead(of) > least && !stuck.contains_key(&of.file)).collect();
+    thinned.sort_by_key(|segment| Reverse(dead(segment)));
+    for segment in thinned.into_iter().take(LOOKED_AT_MAX) {
+        if dead(&segment).saturating_sub(gaps(store, &segment).await?) > least {
+            return Ok(Some(segment));
+        }
+        stuck.insert(segment.file, segment.live);
+    }
+    Ok(None)
+}
+
+/// Bytes of a segment between its records, which copies of them would have as well.
+async fn gaps(store: &ChunkStore, segment: &Segment) -> Result<u64, CompactError> {
+    let listing = store.shared().log.list(segment.file).await?;
+    let records: u64 = listing.records.iter().map(RecordInfo::span).sum();
+    Ok(segment.len.saturating_sub(records))
 }
 
 async fn list(store: &ChunkStore, file: FileId) -> Result<Vec<SegmentRecord>, CompactError> {

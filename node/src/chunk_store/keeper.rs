@@ -11,6 +11,7 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 
 use ring::{ChunkKey, GcEpoch};
@@ -36,6 +37,9 @@ pub(super) use moving::{Moved, Segment};
 
 /// Commands that may wait: more would only make the first of them wait for the last. Each holds at most one chunk.
 pub(super) const COMMANDS_MAX: usize = 8;
+
+/// How often keys are stamped or deleted again because the log failed meanwhile.
+const TRIES_MAX: usize = 3;
 
 /// Records that go into the index in one batch.
 const SETTLE_BATCH: usize = 1024;
@@ -172,7 +176,20 @@ impl Keeper {
         Ok(self.accepted(&[chunk.key()]))
     }
 
+    /// For all keys in one incarnation: what a log that failed in the middle has cut is done again.
     async fn stamp(&mut self, keys: &[ChunkKey], gc: GcEpoch) -> Result<(Vec<bool>, Accepted), PutError> {
+        for _ in 0..TRIES_MAX {
+            self.make_ready().await?;
+            let began = self.shared.incarnation();
+            let held = self.stamp_once(keys, gc).await?;
+            if self.shared.incarnation() == began {
+                return Ok((held, self.accepted(keys)));
+            }
+        }
+        Err(fails_again())
+    }
+
+    async fn stamp_once(&mut self, keys: &[ChunkKey], gc: GcEpoch) -> Result<Vec<bool>, PutError> {
         let mut held = Vec::with_capacity(keys.len());
         for key in keys {
             self.make_ready().await?;
@@ -185,7 +202,7 @@ impl Keeper {
                 self.raise_stamp(*key, row, gc).await?;
             }
         }
-        Ok((held, self.accepted(keys)))
+        Ok(held)
     }
 
     async fn raise_stamp(&mut self, key: ChunkKey, row: Option<Row>, gc: GcEpoch) -> Result<(), PutError> {
@@ -197,16 +214,23 @@ impl Keeper {
     }
 
     async fn forget(&mut self, keys: &[ChunkKey], upto: GcEpoch) -> Result<(usize, Accepted), PutError> {
-        let mut count = 0;
-        for key in keys {
+        let mut deleted = BTreeSet::new();
+        for _ in 0..TRIES_MAX {
             self.make_ready().await?;
-            let row = self.row(key)?;
-            if row.as_ref().and_then(|row| row.held()).is_some_and(|held| held.stamp <= upto) {
-                self.delete(*key, row).await?;
-                count += 1;
+            let began = self.shared.incarnation();
+            for key in keys {
+                self.make_ready().await?;
+                let row = self.row(key)?;
+                if row.as_ref().and_then(|row| row.held()).is_some_and(|held| held.stamp <= upto) {
+                    self.delete(*key, row).await?;
+                    deleted.insert(*key);
+                }
+            }
+            if self.shared.incarnation() == began {
+                return Ok((deleted.len(), self.accepted(keys)));
             }
         }
-        Ok((count, self.accepted(keys)))
+        Err(fails_again())
     }
 
     /// A copy that is known bad is deleted like any other, so that the chunk can be put again.
@@ -366,6 +390,10 @@ impl Keeper {
             }
         }
     }
+}
+
+fn fails_again() -> PutError {
+    PutError::Failed { source: Arc::new(io::Error::other("the log fails again and again")) }
 }
 
 /// Where the log ends: every record that was written lies before this position.

@@ -283,10 +283,16 @@ impl ChunkStore {
         Ok(self.shared().stable_copy(key)?.map(|held| held.len))
     }
 
-    /// One step of compaction: empties and removes the segment with most dead bytes, if that is worth it.
+    /// One step of compaction: empties and removes the segment with most dead bytes, if that is worth it. It is worth more
+    /// while room is short.
     pub async fn compact(&self) -> Result<Compacted, CompactError> {
         let mut stuck = self.inner.compaction.lock().await;
         compaction::step(self, &mut stuck).await
+    }
+
+    /// Whether puts are about to be refused for want of room: compaction then has no time to lose.
+    pub async fn is_short(&self) -> bool {
+        compaction::is_short(self).await
     }
 
     /// Up to `count_max` keys of chunks that were found damaged or lost, for repair; each is told once.

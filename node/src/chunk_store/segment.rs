@@ -99,21 +99,25 @@ impl Entry {
         let align = if payload_len >= PAGE_ALIGNED_FROM { Align::Page } else { Align::Packed };
         let room = match origin {
             Origin::Here => Room::Ordinary,
-            Origin::CopyOf(_) => Room::Reserve,
+            Origin::CopyOf(_) => Room::All,
         };
         let parts = [chunk.bytes().clone(), tree].into_iter().filter(|part| !part.is_empty()).collect();
         (entry, NewRecord { kind: KIND_CHUNK, tag: entry.tag(), parts, align, room })
     }
 
-    /// The record of a stamp or a deletion: the tag says it all. It may use the reserve, because it gives room back or
-    /// keeps a promise about a chunk that has its room already.
+    /// The record of a stamp or a deletion: the tag says it all. It may use a part of the reserve, because it gives room
+    /// back or keeps a promise about a chunk that has its room already.
     pub(super) fn small(&self) -> NewRecord {
         let kind = match self.body {
             Body::Chunk { .. } => unreachable!("a chunk's record is made by Entry::chunk"),
             Body::Stamp => KIND_STAMP,
             Body::Delete => KIND_DELETE,
         };
-        NewRecord { kind, tag: self.tag(), parts: Vec::new(), align: Align::Packed, room: Room::Reserve }
+        let room = match self.origin {
+            Origin::Here => Room::Upkeep,
+            Origin::CopyOf(_) => Room::All,
+        };
+        NewRecord { kind, tag: self.tag(), parts: Vec::new(), align: Align::Packed, room }
     }
 
     /// The same, in its place.

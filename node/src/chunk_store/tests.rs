@@ -2,6 +2,7 @@
 
 mod claims;
 mod digest;
+mod full;
 mod golden;
 mod histories;
 mod model;

@@ -358,7 +358,7 @@ fn record<T: serde::Serialize>(kind: RecordKind, words: &T, payload: Bytes) -> N
     postcard::to_slice(words, &mut tag).expect("heads are shorter than a tag");
     let parts = if payload.is_empty() { Vec::new() } else { vec![payload] };
     // The log is what makes room for everything else: it may use the reserve.
-    NewRecord { kind, tag, parts, align: Align::Packed, room: Room::Reserve }
+    NewRecord { kind, tag, parts, align: Align::Packed, room: Room::All }
 }
 
 fn decode_tag<T: serde::de::DeserializeOwned>(tag: &Tag, position: Position) -> Result<T, OpenError> {

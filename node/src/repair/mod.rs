@@ -273,6 +273,12 @@ async fn replace_damaged(node: &Arc<Node>, map: &Arc<ClusterMap>, keys: BTreeSet
         if matches!(node.chunks.check(&key).await, Ok(Checked::Good)) {
             continue;
         }
+        let partition = map.placement().map(|placement| placement.bits().partition_of(&key));
+        if partition.is_some_and(|partition| !map.counts(partition, node.id)) {
+            // Others own it by now: nobody asks for this one.
+            node.chunks.forget_damage(&key);
+            continue;
+        }
         warn!(%key, "a copy is damaged or gone: fetching another");
         match fetch(node, map, key, GcEpoch::default(), Copy::Replace).await {
             Ok(()) => info!(%key, "replaced from another replica"),

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 
-use super::super::{Align, AppendError, AppendLog, FileState, FileStyle, Fill, LogConfig, ReadError, Room, SyncError};
+use super::super::{
+    Align, AppendError, AppendLog, FileState, FileStyle, Fill, LogConfig, NewRecord, ReadError, Room, SyncError,
+};
 use super::{FILE_LEN, append_synced, config, dir, log_files, number, numbers, open, payload, record, rng, sim};
 use crate::disk::{Disk, FileDisk, FileDiskConfig, LockError, SimDisk, SimFault, SimOptions};
 
@@ -87,7 +89,7 @@ async fn ordinary_records_leave_the_reserve_and_the_reserve_serves_the_others() 
     let (log, _) = open(&disk, config(FileStyle::Allocated), 1).await;
     let mut count = 0;
     let refused = loop {
-        match log.append(record(count, 2000, Align::Packed)).await {
+        match log.append(record(count, 1800, Align::Packed)).await {
             Ok(_) => count += 1,
             Err(error) => break error,
         }
@@ -98,11 +100,26 @@ async fn ordinary_records_leave_the_reserve_and_the_reserve_serves_the_others() 
     // Smaller ones still fit into what the current file has left.
     log.append(record(count, 0, Align::Packed)).await.unwrap();
     let mut reserved = record(count + 1, 2000, Align::Packed);
-    reserved.room = Room::Reserve;
+    reserved.room = Room::Upkeep;
     log.append(reserved).await.unwrap();
+    // What follows must not fill what the reserve has begun, and what is owed leaves a file to compaction.
+    let follows = log.append(record(count + 2, 100, Align::Packed)).await.unwrap_err();
+    assert!(matches!(follows, AppendError::NoRoom { .. }), "{follows}");
+    count += 2;
+    for room in [Room::Upkeep, Room::All] {
+        let mut more = 0;
+        loop {
+            match log.append(NewRecord { room, ..record(count, 2000, Align::Packed) }).await {
+                Ok(_) => (count, more) = (count + 1, more + 1),
+                Err(AppendError::NoRoom { .. }) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(more > 10, "{more} of {room:?}");
+    }
     log.sync().await.unwrap();
-    assert_eq!(numbers(&log).await, (0..count + 2).collect::<Vec<_>>());
-    for _ in 0..3 {
+    assert_eq!(numbers(&log).await, (0..count).collect::<Vec<_>>());
+    for _ in 0..4 {
         let oldest = log.files()[0].id;
         log.remove_file(oldest).await.unwrap();
         assert!(matches!(log.list(oldest).await, Err(ReadError::NoFile { .. })));
