@@ -67,6 +67,12 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     /// Reads up to `len` bytes at `offset`: fewer only where the file ends.
     fn read_at(&self, offset: u64, len: usize) -> DiskFuture<Bytes>;
 
+    /// As [`DiskFile::read_at`], past the page cache where that can be done: what is on the medium, and not what was read of
+    /// it some time ago.
+    fn read_medium_at(&self, offset: u64, len: usize) -> DiskFuture<Bytes> {
+        self.read_at(offset, len)
+    }
+
     /// Writes the parts one after the other from `offset`, without copying them together.
     fn write_at(&self, offset: u64, parts: Vec<Bytes>, durability: Durability) -> DiskFuture<()>;
 

@@ -4,8 +4,9 @@ use super::record::{u32_at, u64_at};
 use super::{FileId, Position};
 
 /// Two copies, a sector each, so that one bad sector does not take the file's generation with it.
-pub(crate) const FILE_HEADER_LEN: u64 = 2 * COPY_LEN as u64;
-const COPY_LEN: usize = 512;
+pub(crate) const FILE_HEADER_LEN: u64 = 2 * HEADER_COPY_LEN;
+pub(crate) const HEADER_COPY_LEN: u64 = 512;
+const COPY_LEN: usize = HEADER_COPY_LEN as usize;
 const MAGIC: [u8; 8] = *b"dfsLOG\r\n";
 pub(crate) const VERSION: u8 = 1;
 const NO_FILE: u64 = u64::MAX;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::footer::{TRAILER_LEN, Trailer};
 use super::record::{HEADER_LEN, Header};
-use super::scan::scan;
+use super::scan::{is_bad_sector, scan};
 use super::{Damage, FileId, FileInfo, FileState, Listing, Position, ReadError, RecordInfo};
 use crate::disk::DiskFile;
 
@@ -136,10 +136,10 @@ impl Files {
         Ok(bytes)
     }
 
-    pub(super) async fn read_record(&self, at: Position) -> Result<(RecordInfo, Bytes), ReadError> {
+    pub(super) async fn read_record(&self, at: Position, from: Source) -> Result<(RecordInfo, Bytes), ReadError> {
         let file = self.find_written(at).await?;
         let generation = file.generation.ok_or(ReadError::Damaged { position: at })?;
-        match read_whole(&*file.file, at.offset, generation).await {
+        match read_whole(&*file.file, at.offset, generation, from).await {
             Ok(Some((header, bytes))) => Ok((header.info(at.file), payload_of(&header, &bytes))),
             Ok(None) => Err(ReadError::Damaged { position: at }),
             Err(source) => Err(ReadError::Disk { file: at.file, source }),
@@ -152,16 +152,34 @@ impl Files {
     }
 }
 
+/// Where a record is read from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// The page cache, if it has it.
+    Anywhere,
+    /// The medium, where the page cache can be passed by: for whoever wants to know what is there.
+    Medium,
+}
+
 /// Reads a record from its header to its padding, and checks both sums. `None` if it is not valid.
 pub(super) async fn read_whole(
     file: &dyn DiskFile,
     offset: u64,
     generation: u64,
+    from: Source,
 ) -> io::Result<Option<(Header, Bytes)>> {
-    let first = file.read_at(offset, FIRST_LEN).await?;
+    let read = |len| match from {
+        Source::Anywhere => file.read_at(offset, len),
+        Source::Medium => file.read_medium_at(offset, len),
+    };
+    let first = match read(FIRST_LEN).await {
+        // Perhaps of a sector behind the record.
+        Err(error) if is_bad_sector(&error) => read(HEADER_LEN as usize).await?,
+        first => first?,
+    };
     let Some(header) = Header::decode(&first, offset, generation) else { return Ok(None) };
     let len = (header.end() - offset) as usize;
-    let bytes = if len <= first.len() { first.slice(..len) } else { file.read_at(offset, len).await? };
+    let bytes = if len <= first.len() { first.slice(..len) } else { read(len).await? };
     let needed = HEADER_LEN as usize + header.payload_len as usize;
     let valid = bytes.len() >= needed && crc32c::crc32c(&payload_of(&header, &bytes)) == header.payload_crc;
     Ok(valid.then_some((header, bytes)))
@@ -171,12 +189,23 @@ fn payload_of(header: &Header, record: &Bytes) -> Bytes {
     record.slice(HEADER_LEN as usize..HEADER_LEN as usize + header.payload_len as usize)
 }
 
-/// The trailer of a file, if it has one.
-pub(super) async fn read_trailer(file: &dyn DiskFile, id: FileId, generation: u64) -> io::Result<Option<Trailer>> {
+/// The trailer of a file, if it has one that can be read: without it, its headers are read. `generation`: of the file, if
+/// its header tells.
+pub(super) async fn read_trailer(
+    file: &dyn DiskFile,
+    id: FileId,
+    generation: Option<u64>,
+) -> io::Result<Option<Trailer>> {
     let len = file.length().await?;
     let Some(at) = len.checked_sub(TRAILER_LEN) else { return Ok(None) };
-    let bytes = file.read_at(at, TRAILER_LEN as usize).await?;
-    Ok(Trailer::decode(&bytes, id, generation, len))
+    match file.read_at(at, TRAILER_LEN as usize).await {
+        Ok(bytes) => Ok(Trailer::decode(&bytes, id, generation, len)),
+        Err(error) if is_bad_sector(&error) => {
+            tracing::warn!(file = %id, %error, "the end of a sealed file cannot be read, its headers are read instead");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn list(id: FileId, file: &OpenFile) -> io::Result<Listing> {

@@ -13,22 +13,28 @@ const CRC_AT: usize = TRAILER_LEN as usize - 4;
 pub(crate) struct Trailer {
     /// End of the records; the index follows, and the trailer follows that.
     pub(crate) records_end: u64,
+    /// Of the file.
+    pub(crate) generation: u64,
     entry_count: u64,
     entries_crc: u32,
 }
 
 impl Trailer {
-    /// The trailer of a file of this id and generation and length, if these are its last bytes.
-    pub(crate) fn decode(bytes: &[u8], id: FileId, generation: u64, file_len: u64) -> Option<Self> {
+    /// The trailer of a file of this id and length, and of this generation if that is known, if these are its last bytes.
+    pub(crate) fn decode(bytes: &[u8], id: FileId, generation: Option<u64>, file_len: u64) -> Option<Self> {
         if bytes.len() != TRAILER_LEN as usize || bytes[..8] != MAGIC {
             return None;
         }
-        let trailer =
-            Self { records_end: u64_at(bytes, 24), entry_count: u64_at(bytes, 32), entries_crc: u32_at(bytes, 40) };
+        let trailer = Self {
+            records_end: u64_at(bytes, 24),
+            generation: u64_at(bytes, 16),
+            entry_count: u64_at(bytes, 32),
+            entries_crc: u32_at(bytes, 40),
+        };
         let fits = trailer.records_end.checked_add(trailer.entries_len()?)?.checked_add(TRAILER_LEN)? == file_len;
         let valid = u32_at(bytes, CRC_AT) == crc32c::crc32c(&bytes[..CRC_AT])
             && FileId(u64_at(bytes, 8)) == id
-            && u64_at(bytes, 16) == generation
+            && generation.is_none_or(|generation| generation == trailer.generation)
             && fits;
         valid.then_some(trailer)
     }

@@ -40,6 +40,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use config::{FileStyle, Fill, Footer, LogConfig};
 pub use error::{AppendError, OpenError, ReadError, ReopenError, SyncError};
+pub use files::Source;
 pub use position::{FileId, Incarnation, Position};
 pub use record::{Align, HEADER_LEN, NewRecord, PAYLOAD_LEN_MAX, RecordInfo, RecordKind, Room, TAG_LEN, Tag};
 
@@ -162,8 +163,8 @@ impl AppendLog {
     }
 
     /// Reads a whole record and checks header and payload.
-    pub async fn read_record(&self, at: Position) -> Result<(RecordInfo, Bytes), ReadError> {
-        self.files.read_record(at).await
+    pub async fn read_record(&self, at: Position, from: Source) -> Result<(RecordInfo, Bytes), ReadError> {
+        self.files.read_record(at, from).await
     }
 
     /// Lists the records of one file in order: from its footer if it has a good one, else from the headers.

@@ -15,10 +15,11 @@ use tracing::warn;
 
 use super::active::Active;
 use super::directory::Directory;
-use super::file_header::{FILE_HEADER_LEN, FileHeader, HeaderFault, VERSION};
-use super::files::{OpenFile, read_trailer, read_whole};
+use super::file_header::{FILE_HEADER_LEN, FileHeader, HEADER_COPY_LEN, HeaderFault, VERSION};
+use super::files::{OpenFile, Source, read_trailer, read_whole};
+use super::footer::Trailer;
 use super::record::Header;
-use super::scan::{Gap, Scan, scan};
+use super::scan::{Gap, Scan, is_bad_sector, scan};
 use super::{Cut, Damage, FileId, FileState, Footer, LogConfig, OpenError, Position};
 use crate::disk::{Disk, DiskFile, Durability, OpenMode};
 
@@ -42,17 +43,43 @@ pub(super) async fn open(disk: Arc<dyn Disk>, dir: &Path, config: LogConfig) -> 
     for id in ids.into_iter().rev() {
         let path = opened.directory.file_path(id);
         let file = opened.directory.disk.open(&path, OpenMode::Existing).await.map_err(disk_error)?;
-        let bytes = file.read_at(0, FILE_HEADER_LEN as usize).await.map_err(disk_error)?;
-        let header = match FileHeader::decode(&bytes) {
-            Err(HeaderFault::Version(version)) => return Err(OpenError::Version { path, version, known: VERSION }),
-            Ok(header) if header.id == id => Some(header),
-            Ok(_) | Err(HeaderFault::Damaged) => None,
+        let header = match read_header(&*file, id).await.map_err(disk_error)? {
+            Ok(header) => header,
+            Err(version) => return Err(OpenError::Version { path, version, known: VERSION }),
         };
         let known_end = next_start.filter(|end: &Position| end.file == id).map(|end| end.offset);
         next_start = header.and_then(|header| header.previous_end);
         opened.open_file(id, file, header, known_end, last == Some(id)).await.map_err(disk_error)?;
     }
     Ok(opened)
+}
+
+/// The header of a file, none if it is damaged; or the version of a program that this one is older than. Of copies that
+/// cannot be read the other will do, or what the end of the file knows.
+async fn read_header(file: &dyn DiskFile, id: FileId) -> io::Result<Result<Option<FileHeader>, u8>> {
+    let (mut bytes, mut unreadable) = (Vec::with_capacity(FILE_HEADER_LEN as usize), None);
+    for at in [0, HEADER_COPY_LEN] {
+        match file.read_at(at, HEADER_COPY_LEN as usize).await {
+            Ok(copy) => bytes.extend_from_slice(&copy),
+            Err(error) if is_bad_sector(&error) => {
+                warn!(file = %id, %error, "a copy of the header of a file cannot be read");
+                bytes.resize((at + HEADER_COPY_LEN) as usize, 0);
+                unreadable = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match FileHeader::decode(&bytes) {
+        Err(HeaderFault::Version(version)) => return Ok(Err(version)),
+        Ok(header) if header.id == id => return Ok(Ok(Some(header))),
+        Ok(_) | Err(HeaderFault::Damaged) => {}
+    }
+    match (read_trailer(file, id, None).await?, unreadable) {
+        (Some(Trailer { generation, .. }), _) => Ok(Ok(Some(FileHeader { id, generation, previous_end: None }))),
+        (None, None) => Ok(Ok(None)),
+        // What cannot be read may be good: to give it up would be a guess.
+        (None, Some(error)) => Err(error),
+    }
 }
 
 impl Opened {
@@ -79,7 +106,7 @@ impl Opened {
             self.files.insert(id, open);
             return Ok(());
         };
-        open.trailer = read_trailer(&*open.file, id, generation).await?;
+        open.trailer = read_trailer(&*open.file, id, Some(generation)).await?;
         if let Some(end) = known_end.or(open.trailer.map(|trailer| trailer.records_end)) {
             open.written = end;
         } else if is_last {
@@ -147,7 +174,9 @@ impl Tail {
                 return Ok(tail);
             }
             if header.offset >= scan.mark {
-                let Some((_, bytes)) = read_whole(file, header.offset, generation).await? else { return Ok(tail) };
+                let Some((_, bytes)) = read_whole(file, header.offset, generation, Source::Anywhere).await? else {
+                    return Ok(tail);
+                };
                 rewrite(file, header.offset, bytes).await?;
                 tail.rewritten = true;
             }

@@ -125,6 +125,6 @@ impl Window<'_> {
 }
 
 /// Whether the medium, rather than the way to it, has failed.
-fn is_bad_sector(error: &io::Error) -> bool {
+pub(super) fn is_bad_sector(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::record::{u32_at, u64_at};
+use super::scan::is_bad_sector;
 use crate::disk::{Disk, DiskFile, Durability, OpenMode};
 
 const SLOT_LEN: usize = 4096;
@@ -57,13 +58,22 @@ impl Slots {
             Err(error) if error.kind() == io::ErrorKind::NotFound => create(&*disk, path).await.map_err(disk_error)?,
             Err(error) => return Err(disk_error(error)),
         };
-        let bytes = file.read_at(0, 2 * SLOT_LEN).await.map_err(disk_error)?;
-        if let Some(version) = bytes.chunks(SLOT_LEN).find_map(other_version) {
+        let (mut copies, mut unreadable) = (Vec::new(), None);
+        for at in [0, SLOT_LEN] {
+            match file.read_at(at as u64, SLOT_LEN).await {
+                Ok(bytes) => copies.push(bytes),
+                // The other one will do: a fact is told of only when both are written.
+                Err(error) if is_bad_sector(&error) => unreadable = Some(error),
+                Err(error) => return Err(disk_error(error)),
+            }
+        }
+        if let Some(version) = copies.iter().find_map(|copy| other_version(copy)) {
             return Err(SlotError::Version { path: path.to_owned(), version });
         }
-        let slots = bytes.chunks(SLOT_LEN).filter_map(Slot::decode);
-        let newest = slots.max_by_key(|slot| slot.sequence);
-        let Slot { sequence, value } = newest.ok_or_else(|| SlotError::Damaged { path: path.to_owned() })?;
+        let newest = copies.iter().filter_map(|copy| Slot::decode(copy)).max_by_key(|slot| slot.sequence);
+        let Some(Slot { sequence, value }) = newest else {
+            return Err(unreadable.map_or_else(|| SlotError::Damaged { path: path.to_owned() }, disk_error));
+        };
         let slots = Self { file, path: path.to_owned(), sequence, state: State::Good };
         // The page cache may show what the medium never got, and one copy may be bad: both are made good before use.
         slots.write_both(sequence, &value).await.map_err(disk_error)?;

@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 
 use super::{
     Align, AppendError, AppendLog, Appended, FileStyle, Fill, Footer, LogConfig, LogRng, NewRecord, Position,
-    RecordKind, Recovered, Room, SyncError, TAG_LEN, Tag,
+    RecordKind, Recovered, Room, Source, SyncError, TAG_LEN, Tag,
 };
 use crate::disk::{Disk, SimDisk, SimOptions};
 
@@ -100,7 +100,7 @@ async fn records(log: &AppendLog) -> Vec<(u64, Position)> {
         let listing = log.list(file.id).await.unwrap();
         assert_eq!(listing.damage, vec![], "file {}", file.id);
         for info in listing.records {
-            let (read, bytes) = log.read_record(info.position).await.unwrap();
+            let (read, bytes) = log.read_record(info.position, Source::Anywhere).await.unwrap();
             assert_eq!((read, info.kind), (info, KIND));
             assert_eq!(bytes, payload(number(&info.tag), info.payload_len as usize));
             numbers.push((number(&info.tag), info.position));

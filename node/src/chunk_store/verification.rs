@@ -19,9 +19,9 @@ use super::error::{CheckError, PutError, ReadError};
 use super::keeper::Command;
 use super::row::Held;
 use super::segment::payload_len;
-use crate::append_log::{self, Position};
+use crate::append_log::{self, Position, Source};
 
-/// Reads of one record that must fail before it counts as unreadable: a bus reset passes, a bad sector stays.
+/// Reads of one record that must fail before it counts as unreadable, or as bad: a bus reset passes, a bad sector stays.
 const TRIES: usize = 3;
 
 /// How often a copy may be moved away under a reader: each time means that compaction finished a segment meanwhile.
@@ -143,28 +143,39 @@ impl ChunkStore {
         Ok(Checked::Unknown)
     }
 
-    /// Reads a record whole and hashes it; its tree must be the right one too, or ranges could not be proved.
+    /// Reads a record whole, from the medium, and hashes it; its tree must be the right one too, or ranges could not be
+    /// proved. Bad is only what was read so [`TRIES`] times: memory and cables have bad moments as well.
     pub(super) async fn read_copy(&self, key: &ChunkKey, at: Position, chunk_len: u32) -> Copy {
+        let mut found = Copy::Unreadable;
         for _ in 0..TRIES {
-            match self.shared().log.read_record(at).await {
-                Ok((_, payload)) if payload.len() as u64 == payload_len(chunk_len) => {
-                    let (bytes, stored) = (payload.slice(..chunk_len as usize), payload.slice(chunk_len as usize..));
-                    let chunk = ReceivedChunk::new(bytes).verify(*key);
-                    return match chunk {
-                        Ok(chunk) if chunk.tree().to_stored() == stored => Copy::Good(chunk),
-                        Ok(_) | Err(_) => Copy::Bad,
-                    };
-                }
-                Ok(_) | Err(append_log::ReadError::Damaged { .. }) => return Copy::Bad,
+            match self.shared().log.read_record(at, Source::Medium).await {
+                Ok((_, payload)) => match sound(key, chunk_len, &payload) {
+                    Some(chunk) => return Copy::Good(chunk),
+                    None => found = Copy::Bad,
+                },
+                Err(append_log::ReadError::Damaged { .. }) => found = Copy::Bad,
                 Err(append_log::ReadError::NoFile { .. }) => return Copy::Gone,
-                Err(error) => warn!(%key, %error, "a record cannot be read"),
+                Err(error) => {
+                    warn!(%key, %error, "a record cannot be read");
+                    found = Copy::Unreadable;
+                }
             }
         }
-        Copy::Unreadable
+        found
     }
 
     pub(super) async fn drop_copy(&self, key: ChunkKey, at: Position) -> Result<(), PutError> {
         self.ask(|reply| Command::Drop { key, at, reply }).await.ok_or(PutError::Closed)??;
         Ok(())
     }
+}
+
+/// The chunk in a record's payload, if it is what the key names.
+fn sound(key: &ChunkKey, chunk_len: u32, payload: &Bytes) -> Option<VerifiedChunk> {
+    if payload.len() as u64 != payload_len(chunk_len) {
+        return None;
+    }
+    let (bytes, stored) = (payload.slice(..chunk_len as usize), payload.slice(chunk_len as usize..));
+    let chunk = ReceivedChunk::new(bytes).verify(*key).ok()?;
+    (chunk.tree().to_stored() == stored).then_some(chunk)
 }

@@ -35,7 +35,7 @@ use super::words::{EntryHead, LogIdWords, VoteWords, decode_entry, encode_entry}
 use crate::append_log::slots::Slots;
 use crate::append_log::{
     Align, AppendLog, FileId, FileState, LogConfig, LogRng, NewRecord, Position, ReadError, RecordInfo, RecordKind,
-    Room, TAG_LEN, Tag,
+    Room, Source, TAG_LEN, Tag,
 };
 use crate::disk::Disk;
 use crate::generation::Generation;
@@ -184,7 +184,7 @@ impl LogStore {
         let payload = match place.payload {
             Some(payload) => payload,
             None if place.head.len == 0 => Bytes::new(),
-            None => self.shared.log.read_record(place.position).await.map_err(io::Error::other)?.1,
+            None => self.shared.log.read_record(place.position, Source::Anywhere).await.map_err(io::Error::other)?.1,
         };
         decode_entry(place.head, payload).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("entry {} is damaged", place.head.id.index))
@@ -298,7 +298,7 @@ impl LogStore {
 async fn check_payloads(log: &AppendLog, table: &LogTable) -> Result<(), OpenError> {
     for index in table.first()..table.end() {
         let position = table.at(index).expect("between first and end").position;
-        match log.read_record(position).await {
+        match log.read_record(position, Source::Anywhere).await {
             Ok(_) => {}
             Err(ReadError::Damaged { position }) => return Err(OpenError::Damaged { position }),
             Err(error) => return Err(error.into()),

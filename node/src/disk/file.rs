@@ -176,6 +176,11 @@ impl DiskFile for RealFile {
         self.submit(&self.queues.read, move |file| buffer::read_at(file, offset, len, Caching::Keep))
     }
 
+    fn read_medium_at(&self, offset: u64, len: usize) -> DiskFuture<Bytes> {
+        let direct = Arc::clone(&self.direct);
+        submit(&self.queues.read, move || direct.read_at(offset, len))
+    }
+
     fn write_at(&self, offset: u64, parts: Vec<Bytes>, durability: Durability) -> DiskFuture<()> {
         let (file, direct, queue) = (Arc::clone(&self.file), Arc::clone(&self.direct), self.queues.write.clone());
         Box::pin(async move {

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::file_header::FILE_HEADER_LEN;
-use super::super::{Align, AppendLog, Damage, FileStyle, OpenError, Position, ReadError, Recovered};
+use super::super::{Align, AppendLog, Damage, FileStyle, OpenError, Position, ReadError, Recovered, Source};
 use super::{append_synced, config, dir, file_at, log_files, number, numbers, open, payload, raw, record, rng, sim};
 use crate::disk::{Disk, Durability, OpenMode, SimDisk};
 
@@ -34,7 +34,7 @@ async fn survey(log: &AppendLog, recovered: &Recovered) -> (Vec<u64>, Vec<Damage
         let listing = log.list(file.id).await.unwrap();
         damage.extend(listing.damage);
         for info in listing.records {
-            match log.read_record(info.position).await {
+            match log.read_record(info.position, Source::Anywhere).await {
                 Ok((_, bytes)) => {
                     assert_eq!(bytes, payload(number(&info.tag), info.payload_len as usize));
                     good.push(number(&info.tag));
@@ -147,7 +147,7 @@ async fn a_file_whose_header_is_lost_is_reported_whole_and_the_log_goes_on() {
     assert_eq!(recovered.damage, vec![Damage { at: Position { file: file.id, offset: 0 }, len: file.len }]);
     let appended = append_synced(&log, vec![record(7, 10, Align::Packed)]).await.unwrap().0[0];
     assert!(appended.position.file > file.id);
-    assert_eq!(log.read_record(appended.position).await.unwrap().1, payload(7, 10));
+    assert_eq!(log.read_record(appended.position, Source::Anywhere).await.unwrap().1, payload(7, 10));
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,6 +161,39 @@ async fn an_unreadable_sector_is_damage_below_the_mark_and_stops_the_open_above_
     let last = append_synced(&log, vec![record(3, 700, Align::Packed)]).await.unwrap().0[0];
     disk.kill();
     disk.break_sector(&file_at(&disk, 0), last.position.offset + 64);
+    let opened = AppendLog::open(disk.process(), &dir(), config(FileStyle::Allocated), rng(1)).await;
+    assert!(matches!(opened, Err(OpenError::Disk { .. })));
+}
+
+/// Of whole sectors that cannot be read one by one, none keeps a log from opening as long as something else knows.
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_header_or_trailer_of_a_sealed_file_costs_no_record() {
+    let half = FILE_HEADER_LEN / 2;
+    for broken in [&[0][..], &[half], &[0, half], &[u64::MAX], &[half, u64::MAX]] {
+        let disk = sim(1);
+        let (log, _) = open(&disk, config(FileStyle::Allocated), 1).await;
+        for number in 0..3 {
+            append_synced(&log, vec![record(number, 700, Align::Packed)]).await.unwrap();
+            log.seal().await.unwrap();
+        }
+        append_synced(&log, vec![record(3, 10, Align::Packed)]).await.unwrap();
+        log.close().await.unwrap();
+        disk.power_cycle();
+        for at in 0..3 {
+            let path = file_at(&disk, at);
+            let len = disk.paths().into_iter().find(|(found, _)| *found == path).unwrap().1;
+            broken.iter().for_each(|offset| disk.break_sector(&path, (*offset).min(len - 1)));
+        }
+        let (log, recovered) = open(&disk, config(FileStyle::Allocated), 2).await;
+        assert_eq!(survey(&log, &recovered).await, (vec![0, 1, 2, 3], vec![]), "{broken:?} cannot be read");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_of_which_nothing_can_be_read_is_not_given_up() {
+    let disk = sim(1);
+    marked_log(&disk, FileStyle::Allocated, &[100]).await;
+    [0, FILE_HEADER_LEN / 2].into_iter().for_each(|offset| disk.break_sector(&file_at(&disk, 0), offset));
     let opened = AppendLog::open(disk.process(), &dir(), config(FileStyle::Allocated), rng(1)).await;
     assert!(matches!(opened, Err(OpenError::Disk { .. })));
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 
 use super::super::{
-    Align, AppendError, AppendLog, FileState, FileStyle, Fill, LogConfig, NewRecord, ReadError, Room, SyncError,
+    Align, AppendError, AppendLog, FileState, FileStyle, Fill, LogConfig, NewRecord, ReadError, Room, Source, SyncError,
 };
 use super::{FILE_LEN, append_synced, config, dir, log_files, number, numbers, open, payload, record, rng, sim};
 use crate::disk::{Disk, FileDisk, FileDiskConfig, LockError, SimDisk, SimFault, SimOptions};
@@ -145,7 +145,7 @@ async fn a_failed_sync_is_told_to_all_and_never_acknowledged_later() {
     assert_ne!(reopened.incarnation, lost.incarnation);
     assert!(reopened.cut.unwrap() > kept.position && reopened.cut.unwrap() <= lost.position);
     assert!(matches!(log.sync_to(&lost).await, Err(SyncError::Lost { .. })));
-    assert!(matches!(log.read_record(lost.position).await, Err(ReadError::Damaged { .. })));
+    assert!(matches!(log.read_record(lost.position, Source::Anywhere).await, Err(ReadError::Damaged { .. })));
     append_synced(&log, vec![record(3, 100, Align::Packed)]).await.unwrap();
     disk.power_cycle();
     let (log, recovered) = open(&disk, config(FileStyle::Allocated), 2).await;
@@ -224,7 +224,7 @@ async fn on_a_real_disk_a_directory_is_locked_once_and_a_large_record_keeps_its_
     // More parts than the kernel takes in one call.
     large.parts = parts.chunks(1500).map(Bytes::copy_from_slice).collect();
     let (appended, _) = append_synced(&log, vec![large]).await.unwrap();
-    let (info, bytes) = log.read_record(appended[0].position).await.unwrap();
+    let (info, bytes) = log.read_record(appended[0].position, Source::Anywhere).await.unwrap();
     assert_eq!((number(&info.tag), bytes), (1, Bytes::from(parts)));
     assert!(log.usage().await.unwrap().used >= 4 << 20);
 }

@@ -71,6 +71,11 @@ async fn one_bad_slot_costs_nothing_and_two_are_damage() {
         let (_, found) = Slots::open(disk.process(), path()).await.unwrap();
         assert_eq!(found, Some(value(3)), "rot at {slot}");
     }
+    for slot in [0, 4096] {
+        disk.break_sector(path(), slot + 40);
+        let (_, found) = Slots::open(disk.process(), path()).await.unwrap();
+        assert_eq!(found, Some(value(3)), "the sector at {slot} cannot be read");
+    }
     disk.rot(path(), 5);
     disk.rot(path(), 4096 + 5);
     assert!(matches!(Slots::open(disk.process(), path()).await, Err(SlotError::Damaged { .. })));
