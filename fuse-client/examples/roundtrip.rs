@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn roundtrip(namespace: &Namespace, directory: &FilePath) -> Result<(), Box<dyn Error>> {
-    namespace.create_dir_all(directory, Mode::new(0o755)).await?;
+    namespace.create_dir_all(directory, Mode::new(0o755), Mode::new(0o755)).await?;
     let path = directory.join("bytes".to_owned().into_bytes().try_into()?);
 
     // Anything that can be read asynchronously can be uploaded. When this returns, the bytes are on stable storage on

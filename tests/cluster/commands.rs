@@ -1,6 +1,10 @@
 //! What changes the namespace: `mkdir`, `rm`, `mv`, `cp`, `ln`; and that every command teaches.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use harness::{Cluster, cluster::run, node::program, tree, wait::until};
 use serde_json::Value;
@@ -41,6 +45,18 @@ fn mkdir_makes_one_directory_or_with_p_all_above() {
     put(&cluster, "/file", b"x");
     cluster.dfs(["mkdir", "-p", "/file/below"]).fails(1, &["cannot mkdir '/file/below'", "not a directory"]);
     cluster.dfs(["mkdir", "-m", "9", "/never"]).status(2);
+    // Whoever keeps what is theirs from others means what is made on the way as well.
+    let mut shell = Command::new("sh");
+    let dfs = format!(
+        "umask 077 && exec {} --profile {} mkdir -p /mine/on/the/way",
+        program("dfs").display(),
+        cluster.profile().display()
+    );
+    run(shell.env("XDG_CONFIG_HOME", cluster.path("config")).args(["-c", &dfs])).ok();
+    for path in ["/mine", "/mine/on", "/mine/on/the/way"] {
+        assert_eq!(stat(&cluster, path)["mode"], "0700", "{path}");
+    }
+    cluster.dfs(["rm", "-r", "/mine"]).ok();
 }
 
 #[test]
@@ -186,4 +202,56 @@ fn every_command_teaches_with_an_example_and_wrong_usage_is_2() {
     dfs(&["no-such-command"]).status(2);
     dfs(&["--help"]).ok();
     dfs(&["--version"]).ok();
+}
+
+/// As coreutils: nothing takes its own place, and the last name of a file does not go by accident.
+#[test]
+fn no_file_is_replaced_by_itself() {
+    let cluster = Cluster::start();
+    cluster.dfs(["mkdir", "/d"]).ok();
+    put(&cluster, "/d/c", b"the only copy");
+    for target in ["/d/c", "c", "../d/c"] {
+        cluster.dfs(["ln", "-sf", target, "/d/c"]).fails(1, &["cannot link '/d/c'", "same file"]);
+    }
+    cluster.dfs(["ln", "-s", "c", "/d/link"]).ok();
+    cluster.dfs(["ln", "-sf", "link", "/d/link"]).fails(1, &["cannot link '/d/link'", "same file"]);
+    cluster.dfs(["mv", "/d/c", "/d/../d/c"]).fails(1, &["cannot move '/d/c'", "same file"]);
+    for written in ["/d/.", "/d/link/.."] {
+        cluster.dfs(["mv", written, "/e"]).fails(1, &["cannot move", "name what is to go"]);
+    }
+    cluster.dfs(["ln", "/d/c", "/second"]).ok();
+    cluster.dfs(["ln", "-f", "/d/c", "/second"]).ok();
+    assert_eq!(stat(&cluster, "/second")["links"], 2);
+    cluster.dfs(["mv", "/d/c", "/second"]).ok();
+    assert_eq!(
+        (names(&cluster, "/d"), stat(&cluster, "/second")["links"].clone()),
+        (vec!["link".to_owned()], 1.into())
+    );
+    assert_eq!(cluster.dfs(["cat", "/second"]).ok(), "the only copy");
+}
+
+/// Of a variable that is not set, or of a pipe, no command makes something else than was meant.
+#[test]
+fn an_empty_path_is_not_the_root_and_a_pipe_is_not_an_empty_file() {
+    let cluster = Cluster::start();
+    put(&cluster, "/file", b"bytes");
+    let there = cluster.path("there");
+    fs::create_dir(&there).unwrap();
+    for arguments in [vec!["ls", ""], vec!["rm", "-r", ""], vec!["du", ""], vec!["mv", "/file", ""]] {
+        cluster.dfs(arguments).fails(1, &["''", "the path is empty"]);
+    }
+    cluster.dfs(["download", "-r", "", there.to_str().unwrap()]).fails(1, &["the path is empty"]);
+    let mut piped = cluster.command();
+    piped.args(["upload", "/dev/stdin", "/piped"]).stdin(Stdio::piped());
+    run(&mut piped).fails(1, &["/dev/stdin", "not a regular file"]);
+    assert_eq!(names(&cluster, "/"), ["file"]);
+
+    // A link that a person names stays, and what it leads to is written.
+    let (link, out) = (cluster.path("link"), cluster.path("out"));
+    fs::write(&out, b"old").unwrap();
+    std::os::unix::fs::symlink("out", &link).unwrap();
+    cluster.dfs(["download", "/file", link.to_str().unwrap()]).ok();
+    assert_eq!((fs::read_link(&link).unwrap(), fs::read(&out).unwrap()), ("out".into(), b"bytes".to_vec()));
+    fs::remove_file(&out).unwrap();
+    cluster.dfs(["download", "/file", link.to_str().unwrap()]).fails(1, &["a link that leads nowhere"]);
 }

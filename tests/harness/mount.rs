@@ -21,7 +21,7 @@ use crate::{
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a mount may take to store what is left, after it was unmounted.
-const END_DEADLINE: Duration = Duration::from_secs(40);
+const END_DEADLINE: Duration = Duration::from_secs(70);
 
 /// A cluster mounted on a directory of its own; unmounted, and its process ended, when dropped. Drop it before the
 /// cluster: declare it after.

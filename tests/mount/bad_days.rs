@@ -237,8 +237,39 @@ fn umount_works_while_the_cluster_is_gone() {
     run(cluster.command().args(["umount", "--lazy"]).arg(mount.dir())).ok();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(fs::read_dir(mount.dir()).unwrap().count(), 0, "nothing is mounted");
-    // What cannot be stored any more is given up within a deadline; its program ends.
-    mount.wait();
+    // What cannot be stored any more is given up within a deadline; its program ends, and says so.
+    assert_eq!(mount.wait().code(), Some(1), "{}", mount.last_words());
+}
+
+/// "Returns when everything that programs have written is stored": also what was on its way when the mount went.
+#[test]
+fn umount_stores_what_was_on_its_way_after_a_short_outage_and_says_what_is_lost_in_a_long_one() {
+    let mut cluster = Cluster::start();
+    let mut mount = Mount::new(&cluster, "mnt");
+    // So many that some are on their way when the nodes stop.
+    let bytes = tree::bytes(5, 24 << 20);
+    let umount = |cluster: &Cluster, mount: &Mount| {
+        let mut command = cluster.command();
+        command.arg("umount").arg(mount.dir());
+        thread::spawn(move || run(&mut command))
+    };
+    fs::write(mount.path("file"), &bytes).unwrap();
+    cluster.nodes.iter().for_each(|node| node.signal(Signal::STOP));
+    let ended = umount(&cluster, &mount);
+    until("a flush has failed", Duration::from_secs(60), || mount.last_words().contains("could not be stored yet"));
+    cluster.nodes.iter().for_each(|node| node.signal(Signal::CONT));
+    ended.join().unwrap().ok();
+    assert!(mount.wait().success());
+    let copy = cluster.path("copy");
+    run(cluster.command().args(["download", "/file"]).arg(&copy)).ok();
+    assert!(fs::read(copy).unwrap() == bytes);
+
+    mount.start(&cluster, &[]);
+    fs::write(mount.path("lost"), &bytes).unwrap();
+    cluster.nodes.iter_mut().for_each(harness::NodeProcess::kill);
+    let ended = umount(&cluster, &mount).join().unwrap();
+    ended.fails(1, &["is unmounted, but not all that programs had written could be stored", "says what is lost"]);
+    assert_eq!(mount.wait().code(), Some(1));
 }
 
 #[test]

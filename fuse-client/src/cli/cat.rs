@@ -7,7 +7,7 @@ use fuse_client::{FilePath, Namespace, NamespaceError, download};
 
 use super::{
     failure::Failure,
-    invocation::{Invocation, cannot, parse_paths},
+    invocation::{Invocation, parse_paths, tell},
 };
 
 /// Arguments of `dfs cat`.
@@ -44,7 +44,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: CatArguments) -> Res
                     Err(CatError::Write(failure)) => return Err(failure),
                     Err(CatError::Read(error)) => {
                         failed = true;
-                        invocation.screen.report(&cannot("read", path, &error));
+                        tell(invocation, "read", path, &error)?;
                     }
                 }
             }

@@ -51,10 +51,16 @@ pub(crate) async fn run(invocation: &Invocation, arguments: CpArguments) -> Resu
             let targets = remote_targets("copy", files, &arguments.sources, &arguments.dst, into).await?;
             let mut failed = false;
             for (source, target) in sources.iter().zip(&targets) {
-                if let Err(error) = copy(files, source, target, &arguments).await {
+                let mut tell = |source: &FilePath, error: &NamespaceError| {
                     failed = true;
                     let action = format!("copy {} to", quoted(&source.to_bytes()));
-                    invocation.screen.report(&cannot(&action, target, &error));
+                    invocation.screen.report(&cannot(&action, target, error));
+                };
+                if let Err(error) = copy(files, source, target, arguments.recursive, &mut tell).await {
+                    tell(source, &error);
+                    if matches!(error, NamespaceError::Cluster(_)) {
+                        break;
+                    }
                 }
             }
             if failed { Err(Failure::Reported) } else { Ok(()) }
@@ -62,33 +68,43 @@ pub(crate) async fn run(invocation: &Invocation, arguments: CpArguments) -> Resu
         .await
 }
 
-/// Copies one source. What is a directory here and there is merged, as `cp` does; below, links are copied as links.
+/// Copies one source. What is a directory here and there is merged, as `cp` does; below, links are copied as links, and
+/// what cannot be copied is told and left out.
 async fn copy(
     files: &Namespace,
     source: &FilePath,
     target: &FilePath,
-    arguments: &CpArguments,
+    recursive: bool,
+    tell: &mut impl FnMut(&FilePath, &NamespaceError),
 ) -> Result<(), NamespaceError> {
     // As cp: links are followed, unless a tree is copied as it is.
-    let follow = if arguments.recursive { Follow::No } else { Follow::Yes };
+    let follow = if recursive { Follow::No } else { Follow::Yes };
     let mut left = vec![(source.clone(), target.clone())];
     while let Some((source, target)) = left.pop() {
         let attr = files.resolve(&source, follow).await?;
-        if attr.file_type != FileType::Directory {
-            // A link is copied as one by copy_tree; copy_file follows it.
-            match follow {
-                Follow::Yes => files.copy_file(&source, &target).await.map(drop)?,
-                Follow::No => files.copy_tree(&source, &target).await.map(drop)?,
-            }
-            continue;
-        }
-        if !arguments.recursive {
+        let is_directory = attr.file_type == FileType::Directory;
+        if is_directory && !recursive {
             return Err(NamespaceError::Op { path: source, source: OpError::IsDirectory });
         }
-        match files.lookup(&target, Follow::Yes).await?.map(|attr| attr.file_type) {
-            None => files.copy_tree(&source, &target).await.map(drop)?,
-            Some(FileType::Directory) => left.extend(entries(files, &source, &target).await?),
-            Some(_) => return Err(NamespaceError::Op { path: target, source: OpError::NotDirectory }),
+        let mut tell = |path: FilePath, error: NamespaceError| tell(&path, &error);
+        let there = files.lookup(&target, Follow::Yes).await?.map(|attr| attr.file_type);
+        let copied = match (is_directory, there) {
+            // A link is copied as one by copy_tree; copy_file follows it.
+            (false, _) if follow == Follow::Yes => files.copy_file(&source, &target).await.map(drop),
+            (false, _) | (true, None) => files.copy_tree(&source, &target, &mut tell).await.map(drop),
+            (true, Some(FileType::Directory)) => match entries(files, &source, &target).await {
+                Ok(below) => {
+                    left.extend(below);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            (true, Some(_)) => Err(NamespaceError::Op { path: target, source: OpError::NotDirectory }),
+        };
+        match copied {
+            Ok(()) => {}
+            Err(error @ (NamespaceError::Cluster(_) | NamespaceError::SessionEnded { .. })) => return Err(error),
+            Err(error) => tell(source, error),
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use wire::namespace::{Attr, FileType, ListWant};
 
 use super::{
     failure::Failure,
-    invocation::{Invocation, cannot, parse_paths},
+    invocation::{Invocation, parse_paths, tell},
     json::insert_bytes,
     text::{number::short_size, quote::shell},
 };
@@ -208,8 +208,7 @@ impl Sum<'_> {
 
     fn fail(&mut self, path: &FilePath, error: &NamespaceError) -> Result<(), Failure> {
         self.failed += 1;
-        self.invocation.screen.report(&cannot("add up", path, error));
-        Ok(())
+        tell(self.invocation, "add up", path, error)
     }
 
     fn end(self) -> Result<(), Failure> {

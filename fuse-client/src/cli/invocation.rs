@@ -87,6 +87,11 @@ impl Invocation {
 
 /// A path in the store, as given on the command line. `action` is what was to be done with it.
 pub(crate) fn parse_path(action: &str, path: &OsString) -> Result<FilePath, Failure> {
+    if path.is_empty() {
+        // Of a variable that is not set, most likely: it must not mean everything.
+        let line = Line::new(format!("cannot {action} ''")).why("the path is empty");
+        return Err(line.advice("the root directory is /").failed());
+    }
     FilePath::parse(path.as_bytes()).map_err(|error| {
         let line = Line::new(format!("cannot {action} {}", quoted(path.as_bytes())));
         // The path stands there already; what is wrong with one of its names is the news.
@@ -120,6 +125,22 @@ pub(crate) fn cannot(action: &str, path: &FilePath, error: &NamespaceError) -> L
     }
 }
 
+/// Reports a failure that does not end the command, unless it is one of the cluster: what that could not answer once, it
+/// will not answer for the next path either, and each question takes its deadline.
+pub(crate) fn tell(
+    invocation: &Invocation,
+    action: &str,
+    path: &FilePath,
+    error: &NamespaceError,
+) -> Result<(), Failure> {
+    let line = cannot(action, path, error);
+    if matches!(error, NamespaceError::Cluster(_)) {
+        return Err(line.failed());
+    }
+    invocation.screen.report(&line);
+    Ok(())
+}
+
 /// Goes through `paths` with `work`, reports each failure in its line, and fails in the end if one did.
 pub(crate) async fn each_path(
     invocation: &Invocation,
@@ -131,11 +152,7 @@ pub(crate) async fn each_path(
     for path in paths {
         if let Err(error) = work(path).await {
             failed = true;
-            invocation.screen.report(&cannot(action, path, &error));
-            // What the cluster could not answer once, it will not answer for the next path either.
-            if matches!(error, NamespaceError::Cluster(_)) {
-                break;
-            }
+            tell(invocation, action, path, &error)?;
         }
     }
     if failed { Err(Failure::Reported) } else { Ok(()) }

@@ -7,7 +7,7 @@ use wire::namespace::Replace;
 
 use super::{
     failure::Failure,
-    invocation::{Invocation, cannot, parse_path},
+    invocation::{Invocation, parse_path, tell},
     remote_target::remote_targets,
     target::IntoDirectory,
 };
@@ -57,7 +57,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: LnArguments) -> Resu
                 };
                 if let Err(error) = made {
                     failed = true;
-                    invocation.screen.report(&cannot("link", link, &error));
+                    tell(invocation, "link", link, &error)?;
                 }
             }
             if failed { Err(Failure::Reported) } else { Ok(()) }

@@ -34,8 +34,29 @@ pub(crate) fn local_targets(
         if destination == Destination::Missing { line.advice("make it with mkdir -p").failed() } else { line.failed() }
     })?;
     let in_path = |target| match target {
-        Target::Itself => path.to_path_buf(),
-        Target::Inside(name) => path.join(OsStr::from_bytes(&name)),
+        Target::Itself => through_link(path, destination),
+        // A link in a directory is replaced: it may be somebody else's.
+        Target::Inside(name) => Ok(path.join(OsStr::from_bytes(&name))),
     };
-    Ok(targets.into_iter().map(in_path).collect())
+    targets.into_iter().map(in_path).collect()
+}
+
+/// What a link leads to that a person names: the link stays, as with `cp`. The kernel has followed it before, which it
+/// refuses where it may be a trap.
+fn through_link(path: &Path, destination: Destination) -> Result<PathBuf, Failure> {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_symlink());
+    let real = match (is_link, destination) {
+        (false, _) | (_, Destination::Directory) => return Ok(path.to_path_buf()),
+        (true, Destination::File) => fs::canonicalize(path).ok(),
+        (true, Destination::Missing) => None,
+    };
+    match real {
+        Some(real) => Ok(real),
+        // A pipe has no path; it is in the way as what it is.
+        None if fs::metadata(path).is_ok_and(|there| !there.is_file()) => Ok(path.to_path_buf()),
+        None => {
+            let line = Line::new(format!("cannot download to {}", quoted(path.as_os_str().as_bytes())));
+            Err(line.why("a link that leads nowhere is in the way").failed())
+        }
+    }
 }

@@ -10,7 +10,7 @@ use fuse_client::{FilePath, Namespace};
 
 use super::{
     failure::Failure,
-    invocation::{Invocation, cannot, parse_paths},
+    invocation::{Invocation, parse_paths, tell},
 };
 use collect::{Descend, Item};
 use show::Look;
@@ -91,7 +91,7 @@ async fn list(
             Ok((item, Descend::No)) => singles.push(item),
             Err(error) => {
                 failed = true;
-                invocation.screen.report(&cannot("list", path, &error));
+                tell(invocation, "list", path, &error)?;
             }
         }
     }
@@ -112,7 +112,7 @@ async fn list(
             Err(error) => {
                 failed = true;
                 look.flush()?;
-                invocation.screen.report(&cannot("list", &path, &error));
+                tell(invocation, "list", &path, &error)?;
             }
         }
     }

@@ -40,12 +40,15 @@ fn parse_mode(text: &str) -> Result<Mode, &'static str> {
 /// Makes directories.
 pub(crate) async fn run(invocation: &Invocation, arguments: MkdirArguments) -> Result<(), Failure> {
     let paths = parse_paths("mkdir", &arguments.paths)?;
-    let mode = arguments.mode.unwrap_or(Mode::new(0o777 & !invocation.environment.umask));
+    let usual = 0o777 & !invocation.environment.umask;
+    let mode = arguments.mode.unwrap_or(Mode::new(usual));
+    // Something is to go into them.
+    let parents = Mode::new(usual | 0o300);
     invocation
         .with_files(async |files| {
             each_path(invocation, "mkdir", &paths, async |path| {
                 let made = if arguments.parents {
-                    files.create_dir_all(path, mode).await
+                    files.create_dir_all(path, mode, parents).await
                 } else {
                     files.create_dir(path, mode).await
                 };

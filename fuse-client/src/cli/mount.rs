@@ -113,7 +113,11 @@ impl Options {
                 ("nonempty", "") => parsed.nonempty = true,
                 // What mount(8) and systemd keep in fstab for themselves.
                 ("defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "_netdev" | "nofail", "") => {}
-                ("default_permissions" | "relatime" | "noatime" | "atime" | "async", "") => {}
+                ("user" | "owner" | "group", _) => {}
+                // Nothing of this is done otherwise here.
+                ("default_permissions" | "relatime" | "noatime" | "atime" | "async" | "norelatime", "") => {}
+                ("diratime" | "nodiratime" | "strictatime" | "nostrictatime", "") => {}
+                ("lazytime" | "nolazytime" | "iversion" | "noiversion", "") => {}
                 (name, _) if name.starts_with("x-") || name.starts_with("comment") => {}
                 _ => {
                     let line = Line::new(format!("unknown mount option {option:?}"));

@@ -1,15 +1,16 @@
 //! `dfs mv`.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
 use clap::Args;
+use fuse_client::{FilePath, Namespace, NamespaceError, namespace::Follow};
 use wire::namespace::RenameMode;
 
 use super::{
     failure::{Failure, Line},
-    invocation::{Invocation, cannot, parse_path, parse_paths},
+    invocation::{Invocation, parse_path, parse_paths, tell},
     remote_target::remote_targets,
-    target::IntoDirectory,
+    target::{IntoDirectory, last_name},
     text::quote::quoted,
 };
 
@@ -63,14 +64,44 @@ pub(crate) async fn run(invocation: &Invocation, arguments: MvArguments) -> Resu
                 remote_targets("move", files, &arguments.sources, &arguments.dst, into).await?
             };
             let mut failed = false;
-            for (source, target) in sources.iter().zip(&targets) {
-                if let Err(error) = files.rename(source, target, mode).await {
+            for ((source, target), written) in sources.iter().zip(&targets).zip(&arguments.sources) {
+                if last_name(written.as_bytes()).is_none() {
+                    failed = true;
+                    let line = Line::new(format!("cannot move {}", quoted(written.as_bytes())));
+                    invocation.screen.report(&line.why("it is /, or ends in . or ..").advice("name what is to go"));
+                } else if let Err(error) = move_one(files, source, target, mode).await {
                     failed = true;
                     let action = format!("move {} to", quoted(&source.to_bytes()));
-                    invocation.screen.report(&cannot(&action, target, &error));
+                    tell(invocation, &action, target, &error)?;
                 }
             }
             if failed { Err(Failure::Reported) } else { Ok(()) }
         })
         .await
+}
+
+/// Moves one entry. Two names of one file are left with the new one, as `mv` does; `rename` would keep both.
+async fn move_one(
+    files: &Namespace,
+    source: &FilePath,
+    target: &FilePath,
+    mode: RenameMode,
+) -> Result<(), NamespaceError> {
+    if mode == RenameMode::Replace
+        && let (Some(from), Some(to)) =
+            (files.lookup(source, Follow::No).await?, files.lookup(target, Follow::No).await?)
+        && from.inode == to.inode
+    {
+        if is_same_name(files, source, target).await? {
+            return Err(NamespaceError::SameFile { path: source.clone() });
+        }
+        return files.remove_file(source).await;
+    }
+    files.rename(source, target, mode).await
+}
+
+async fn is_same_name(files: &Namespace, one: &FilePath, other: &FilePath) -> Result<bool, NamespaceError> {
+    let (Some(above), Some(beside)) = (one.parent(), other.parent()) else { return Ok(true) };
+    let (above, beside) = (files.resolve(&above, Follow::Yes).await?, files.resolve(&beside, Follow::Yes).await?);
+    Ok(above.inode == beside.inode && one.file_name() == other.file_name())
 }

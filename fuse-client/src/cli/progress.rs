@@ -16,7 +16,7 @@ use tokio::time::{Instant, interval};
 
 use super::{
     failure::with_causes,
-    screen::{Screen, say},
+    screen::{Screen, printable, say},
     text::number::{counted, long_size, span, thousands},
 };
 
@@ -141,8 +141,7 @@ impl Progress for Meter {
     }
 
     fn failed(&self, error: &TransferError) {
-        let text = with_causes(error);
-        self.line(&text.split_whitespace().collect::<Vec<_>>().join(" "));
+        self.line(&printable(&with_causes(error)));
     }
 }
 

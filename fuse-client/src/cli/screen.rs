@@ -4,7 +4,10 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use rustix::termios::tcgetwinsize;
 
-use super::failure::{Failure, Line};
+use super::{
+    failure::{Failure, Line},
+    text::quote::is_unsafe,
+};
 
 /// Where a command writes, and what it knows of it.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +52,15 @@ impl Screen {
 
     /// Reports a failure that does not end the command.
     pub(crate) fn report(self, line: &Line) {
-        say(&line.to_string());
+        say(&printable(&line.to_string()));
     }
+}
+
+/// The text with control characters, and others that make a line look like another one, as escapes: names may hold them,
+/// and a terminal obeys them.
+pub(crate) fn printable(text: &str) -> String {
+    let shown = |char: char| if is_unsafe(char) { char.escape_default().to_string() } else { char.to_string() };
+    text.chars().map(shown).collect()
 }
 
 impl Page {

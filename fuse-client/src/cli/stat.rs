@@ -14,7 +14,7 @@ use wire::{
 
 use super::{
     failure::Failure,
-    invocation::{Invocation, cannot, parse_paths},
+    invocation::{Invocation, parse_paths, tell},
     json::{insert_attr, insert_bytes},
     owners::Owners,
     ring::{describe, holders},
@@ -84,7 +84,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: StatArguments) -> Re
                     Ok(facts) => invocation.screen.print(&facts.text(path, &map, &owners))?,
                     Err(error) => {
                         failed = true;
-                        invocation.screen.report(&cannot("stat", path, &error));
+                        tell(invocation, "stat", path, &error)?;
                     }
                 }
             }

@@ -9,7 +9,7 @@ use wire::namespace::{Entry, FileType, ListWant};
 
 use super::{
     failure::Failure,
-    invocation::{Invocation, cannot, parse_paths},
+    invocation::{Invocation, parse_paths, tell},
     json::insert_bytes,
     screen::Page,
     text::{mode::type_word, number::counted, quote::shell},
@@ -166,8 +166,7 @@ impl Walk<'_> {
     fn fail(&mut self, path: &FilePath, error: &NamespaceError) -> Result<(), Failure> {
         self.counts.failed += 1;
         self.page.flush()?;
-        self.invocation.screen.report(&cannot("list", path, error));
-        Ok(())
+        tell(self.invocation, "list", path, error)
     }
 
     fn end(mut self, trees: Vec<Value>) -> Result<(), Failure> {

@@ -2,7 +2,8 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs, io,
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
     process::Command,
@@ -10,6 +11,7 @@ use std::{
 };
 
 use clap::Args;
+use fuse_client::fs::LOST;
 use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, Line};
@@ -19,6 +21,9 @@ const END_MAX: Duration = Duration::from_secs(60);
 
 /// How long others may be in it: who has just looked at it, or made it, is gone in a moment.
 const BUSY_MAX: Duration = Duration::from_secs(1);
+
+/// More of a log is not read: loss is told at the end of a mount, which tells little else.
+const LOG_READ_MAX: u64 = 16 << 20;
 
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
@@ -169,6 +174,7 @@ pub(crate) async fn run(arguments: UmountArguments) -> Result<(), Failure> {
         MountPoint::Mounted { .. } => {}
     }
     let served_by = servers(&dir);
+    let logs: Vec<Log> = served_by.iter().filter_map(|pid| Log::of(*pid)).collect();
     let patience = Instant::now() + BUSY_MAX;
     let mut unmounted = unmount(&dir, arguments.lazy);
     while unmounted.is_err() && Instant::now() < patience {
@@ -192,7 +198,38 @@ pub(crate) async fn run(arguments: UmountArguments) -> Result<(), Failure> {
         }
         sleep(LOOK_INTERVAL).await;
     }
-    Ok(())
+    match logs.iter().find(|log| log.tells_of_loss()) {
+        None => Ok(()),
+        Some(log) => {
+            let what = format!("{} is unmounted, but not all that programs had written could be stored", dir.display());
+            Err(Line::new(what).advice(format!("{} says what is lost", log.path.display())).failed())
+        }
+    }
+}
+
+/// The log of a mount that is about to end. Another process cannot ask it how it ended.
+struct Log {
+    path: PathBuf,
+    /// What is told behind this is told from now on.
+    len: u64,
+}
+
+impl Log {
+    /// Where the standard error of a process goes, if that is a file.
+    fn of(pid: u32) -> Option<Self> {
+        let path = fs::read_link(format!("/proc/{pid}/fd/2")).ok()?;
+        let found = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
+        Some(Self { path, len: found.len() })
+    }
+
+    fn tells_of_loss(&self) -> bool {
+        let mut said = Vec::new();
+        let read = File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.len))?;
+            file.take(LOG_READ_MAX).read_to_end(&mut said)
+        });
+        read.is_ok() && String::from_utf8_lossy(&said).contains(LOST)
+    }
 }
 
 /// Processes that serve a mount at `dir`.

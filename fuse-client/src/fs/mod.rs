@@ -69,6 +69,9 @@ use crate::{
     session::{Session, Submitted},
 };
 
+/// What a mount that has ended says if something was lost.
+pub const LOST: &str = "not all that programs had written could be stored";
+
 /// How long any operation but a blocked lock may take: a change of leader and a lost client's lease, several times.
 pub const OP_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -242,12 +245,13 @@ impl FileSystem {
         }
     }
 
-    /// Writes everything out and ends the session (bounded).
-    pub async fn close(&self) {
+    /// Writes everything out and ends the session (bounded). Whether everything is stored.
+    pub async fn close(&self) -> bool {
         self.shared.closing.store(true, Ordering::Release);
-        self.flush_everything().await;
+        let mut is_stored = self.flush_everything().await == 0;
         if let Err(error) = self.shared.commit_deferred().await {
             tracing::warn!(%error, "the last changes could not be committed and are lost");
+            is_stored = false;
         }
         self.shared.stop.cancel();
         self.shared.tasks.close();
@@ -259,6 +263,7 @@ impl FileSystem {
         let session = self.shared.session.borrow().clone();
         session.close().await;
         self.shared.cluster.close().await;
+        is_stored
     }
 }
 

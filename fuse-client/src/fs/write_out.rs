@@ -59,10 +59,10 @@ impl FileSystem {
         self.shared.spawn(async move { shared.flush_deferred(file, Take::Full).await });
     }
 
-    /// Writes everything out (bounded); what cannot be is told of in the log.
-    pub async fn flush_everything(&self) {
+    /// Writes everything out (bounded). Returns of how many files not all could be, which the log names.
+    pub async fn flush_everything(&self) -> usize {
         let mut flushes = JoinSet::new();
-        for file in self.shared.due(true) {
+        for file in self.shared.unsaved() {
             let shared = Arc::clone(&self.shared);
             flushes.spawn(async move {
                 let until = now() + LAST_DEADLINE;
@@ -79,21 +79,37 @@ impl FileSystem {
                 (flushed, file.inode)
             });
         }
+        let mut lost = 0;
         while let Some(flushed) = flushes.join_next().await {
-            if let Ok((Err(error), inode)) = flushed {
-                warn!(%inode, %error, "bytes written to a file could not be stored and are lost");
+            match flushed {
+                Ok((Ok(()), _)) => {}
+                Ok((Err(error), inode)) => {
+                    warn!(%inode, %error, "bytes written to a file could not be stored and are lost");
+                    lost += 1;
+                }
+                Err(error) => {
+                    warn!(%error, "a file could not be written out");
+                    lost += 1;
+                }
             }
         }
+        lost
     }
 }
 
 impl Shared {
+    /// Files of which something is not stored, be it on its way.
+    fn unsaved(&self) -> Vec<Arc<File>> {
+        self.files().into_iter().filter(|file| file.is_dirty()).collect()
+    }
+
+    fn files(&self) -> Vec<Arc<File>> {
+        let table = self.table.lock();
+        table.iter().filter_map(|(_, node)| node.file.clone()).collect()
+    }
+
     /// Files to be written out now.
     fn due(&self, all: bool) -> Vec<Arc<File>> {
-        let files: Vec<Arc<File>> = {
-            let table = self.table.lock();
-            table.iter().filter_map(|(_, node)| node.file.clone()).collect()
-        };
         let before = now().checked_sub(self.config.flush_after);
         let due = |file: &Arc<File>| {
             let state = file.state.lock();
@@ -102,7 +118,7 @@ impl Shared {
             let rested = state.retry_at.is_none_or(|at| at <= now());
             left && (all || ((old || state.dirty.is_empty()) && rested))
         };
-        files.into_iter().filter(due).collect()
+        self.files().into_iter().filter(due).collect()
     }
 
     async fn flush_deferred(&self, file: Arc<File>, take: Take) {

@@ -2,8 +2,8 @@
 //! blocking tasks.
 //!
 //! # Invariants
-//! - A file gets its final name by a rename, when it is whole; until then its name is `.NAME.dfs-…`, and dropping it
-//!   removes it.
+//! - A file gets its final name by a rename, when it is whole. Until then it has no name, or where the file system knows no
+//!   such files `.NAME.dfs-…`, and dropping it removes it.
 //! - A link is never followed where an entry of a tree is meant.
 //!
 //! # Not here
@@ -23,8 +23,8 @@ use std::{
 pub(crate) use meta::LocalMeta;
 pub(crate) use scan::{Body, Found, Group, ScanItem, scan};
 pub(crate) use sink::{
-    MadeDir, NewLocal, Restore, TempFile, TempNames, create_dir, finish_dir, hard_link, make_node, make_symlink,
-    restore, sync_file,
+    MadeDir, NewLocal, Restore, TempFile, TempNames, add_xattrs, create_dir, finish_dir, hard_link, make_node,
+    make_symlink, restore, sync_file,
 };
 pub(crate) use source::LocalSource;
 

@@ -120,6 +120,10 @@ impl Scan<'_> {
             (self.failed)(TransferError::IsDirectory { path: source.display().to_string() });
             return Ok(());
         }
+        if !(metadata.is_file() || metadata.is_dir()) && self.recurse == Recurse::No {
+            (self.failed)(TransferError::NotRegular { path: source.display().to_string() });
+            return Ok(());
+        }
         match name {
             Some(name) => match look(&dir, name, source, &metadata, follow) {
                 Ok(found) => {

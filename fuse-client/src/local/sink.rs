@@ -4,9 +4,12 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
     io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+        },
     },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -81,14 +84,25 @@ pub(crate) struct NewLocal {
     pub(crate) xattrs: Vec<Xattr>,
 }
 
-/// A file without its final name; removed when dropped.
+/// A file without its final name; gone when dropped. Where the file system can (`O_TMPFILE`) it has no name at all until it
+/// is whole, so that nothing is left of it either by a program that is killed.
 #[derive(Debug)]
 pub(crate) struct TempFile {
     file: File,
     /// The same file past the page cache: of a large one, where the file system can.
     direct: Option<File>,
-    named: NotNamed,
+    named: Named,
     path: PathBuf,
+}
+
+/// What name a file has that is being made.
+#[derive(Debug)]
+enum Named {
+    /// None. It is to get this one for the moment before the final one, which may be another file's.
+    Not {
+        temporary: PathBuf,
+    },
+    Temporarily(NotNamed),
 }
 
 /// A temporary name that goes away unless it is renamed.
@@ -126,10 +140,16 @@ impl TempFile {
     /// An empty file beside `path`, for about `size` bytes.
     pub(crate) fn create(names: &TempNames, path: &Path, size: u64) -> Result<Self, TransferError> {
         let temporary = names.beside(path);
-        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-        let file = opened.map_err(|error| failed(path, "creating it", error))?;
-        let direct = (size >= UNCACHED_MIN).then(|| open_direct(&temporary)).flatten();
-        Ok(Self { file, direct, named: NotNamed { temporary, renamed: false }, path: path.to_owned() })
+        let (file, reached, named) = match open_unnamed(path) {
+            Some((file, reached)) => (file, reached, Named::Not { temporary }),
+            None => {
+                let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+                let file = opened.map_err(|error| failed(path, "creating it", error))?;
+                (file, temporary.clone(), Named::Temporarily(NotNamed { temporary, renamed: false }))
+            }
+        };
+        let direct = (size >= UNCACHED_MIN).then(|| open_direct(&reached)).flatten();
+        Ok(Self { file, direct, named, path: path.to_owned() })
     }
 
     /// Its length, once everything is written: what comes after the last byte is a hole.
@@ -196,8 +216,31 @@ impl TempFile {
         if durability == LocalDurability::Synced {
             file.sync_all().map_err(|error| failed(&path, "syncing it", error))?;
         }
+        let named = match named {
+            Named::Temporarily(named) => named,
+            Named::Not { temporary } => {
+                let linked = rustix::fs::linkat(CWD, unnamed(&file), CWD, &temporary, AtFlags::SYMLINK_FOLLOW);
+                linked.map_err(|error| failed(&path, "giving it a name", error.into()))?;
+                NotNamed { temporary, renamed: false }
+            }
+        };
         named.rename(&path)
     }
+}
+
+/// A file without a name in the directory of `path`, and by which path it is reached; none if that cannot be had here.
+fn open_unnamed(path: &Path) -> Option<(File, PathBuf)> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = i32::try_from(OFlags::TMPFILE.bits()).expect("open flags fit in an int");
+    let file = OpenOptions::new().write(true).custom_flags(flags).mode(0o600).open(dir).ok()?;
+    let reached = unnamed(&file);
+    // Without /proc it could get no name.
+    reached.exists().then_some((file, reached))
+}
+
+/// The path by which an open file is reached, whatever name it has.
+fn unnamed(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// The file once more, for writes past the page cache.
@@ -275,6 +318,11 @@ pub(crate) fn create_dir(path: &Path) -> Result<MadeDir, TransferError> {
     }
 }
 
+/// Gives a file that is there attributes of users that it lacks; whether it lacked any.
+pub(crate) fn add_xattrs(path: &Path, xattrs: &[Xattr]) -> Result<bool, TransferError> {
+    xattrs::add(path, xattrs).map_err(|error| failed(path, "setting its attributes", error))
+}
+
 /// Gives a file that is there its attributes.
 pub(crate) fn restore(path: &Path, restore: &Restore, file_type: FileType) -> Result<(), TransferError> {
     dress(path, restore, file_type).map_err(|error| failed(path, "setting its attributes", error))
@@ -295,7 +343,7 @@ pub(crate) fn finish_dir(
     let opened = (durability == LocalDurability::Synced).then(|| File::open(path));
     if let Some((restore, xattrs)) = dressed {
         xattrs::add(path, xattrs)
-            .and_then(|()| dress(path, restore, FileType::Directory))
+            .and_then(|_| dress(path, restore, FileType::Directory))
             .map_err(|error| failed(path, "setting its attributes", error))?;
     }
     let synced = opened.map_or(Ok(()), |opened| opened.and_then(|dir| dir.sync_all()));

@@ -59,12 +59,14 @@ pub(super) fn write(file: &File, xattrs: &[Xattr]) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets those `user.*` attributes of a directory that it has not, or not so.
-pub(super) fn add(path: &Path, xattrs: &[Xattr]) -> io::Result<()> {
+/// Sets those `user.*` attributes of what is there that it has not, or not so. Whether there were any: then its mode may be
+/// another as well, and is to be set.
+pub(super) fn add(path: &Path, xattrs: &[Xattr]) -> io::Result<bool> {
     if of_users(xattrs).next().is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let there = read(path)?;
+    let mut added = false;
     for xattr in of_users(xattrs).filter(|xattr| !there.contains(xattr)) {
         let name = OsStr::from_bytes(xattr.name.as_bytes());
         let set = || rustix::fs::lsetxattr(path, name, &xattr.value, XattrFlags::empty());
@@ -77,11 +79,12 @@ pub(super) fn add(path: &Path, xattrs: &[Xattr]) -> io::Result<()> {
             done => done,
         };
         match done {
-            Ok(()) | Err(Errno::NOTSUP) => {}
+            Ok(()) => added = true,
+            Err(Errno::NOTSUP) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(added)
 }
 
 fn of_users(xattrs: &[Xattr]) -> impl Iterator<Item = &Xattr> {

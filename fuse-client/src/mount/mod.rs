@@ -30,7 +30,7 @@ use wire::namespace::Inode;
 
 use crate::{
     cluster::{Cluster, ClusterError},
-    fs::{FileSystem, FsConfig},
+    fs::{FileSystem, FsConfig, LOST},
 };
 use attach::{Unmounter, attach};
 use convert::Numbers;
@@ -111,7 +111,8 @@ impl Mount {
 
     /// Writes out what programs have written so far.
     pub async fn flush(&self) {
-        self.fs.flush_everything().await;
+        // Tried again at the end, and told then.
+        let _lost = self.fs.flush_everything().await;
     }
 
     /// Whether it has been unmounted.
@@ -124,13 +125,14 @@ impl Mount {
         &self.path
     }
 
-    /// Writes everything out and says good-bye to the cluster, after the mount is over.
+    /// Writes everything out and says good-bye to the cluster, after the mount is over. An error if something was lost.
     pub async fn end(self) -> io::Result<()> {
         let Self { fs, kernel, unmounter, .. } = self;
         drop(unmounter);
         let served = tokio::task::spawn_blocking(move || kernel.join()).await;
-        fs.close().await;
+        let is_stored = fs.close().await;
         match served {
+            Ok(Ok(Ok(()))) if !is_stored => Err(io::Error::other(LOST)),
             Ok(Ok(served)) => served,
             _ => Err(io::Error::other("a thread of the mount has failed")),
         }

@@ -19,8 +19,8 @@ impl Namespace {
         self.create(path, &place, NewKind::Directory, mode, Replace::No).await
     }
 
-    /// A directory and those above it, where they are missing; those get mode 0755.
-    pub async fn create_dir_all(&self, path: &FilePath, mode: Mode) -> Result<Attr, NamespaceError> {
+    /// A directory and those above it, where they are missing; those get the mode `parents`.
+    pub async fn create_dir_all(&self, path: &FilePath, mode: Mode, parents: Mode) -> Result<Attr, NamespaceError> {
         let mut missing = Vec::new();
         let mut above = path.clone();
         let found = loop {
@@ -40,7 +40,7 @@ impl Namespace {
         let mut last = found;
         while let Some(name) = missing.pop() {
             above = above.join(name);
-            let mode = if missing.is_empty() { mode } else { Mode::new(0o755) };
+            let mode = if missing.is_empty() { mode } else { parents };
             last = match self.create_dir(&above, mode).await {
                 // Somebody else made it meanwhile: as good.
                 Err(NamespaceError::Op { source: OpError::Exists, .. }) => self.resolve(&above, Follow::Yes).await?,
@@ -159,6 +159,10 @@ impl Namespace {
             return Err(NamespaceError::DirectoryLink { path: from.clone() });
         }
         let place = self.place_for(to, replace).await?;
+        if replace == Replace::File && place.existing.is_some_and(|existing| existing.inode == source.inode) {
+            // It has the name already.
+            return Ok(source);
+        }
         let op = Op::Link { inode: source.inode, dir: place.dir.inode, name: place.name, replace };
         let answer = self.change(to, op).await?;
         self.attr_after(to, answer).await
@@ -170,8 +174,32 @@ impl Namespace {
             return Err(NamespaceError::op(path, OpError::Invalid));
         }
         let place = self.place_for(path, replace).await?;
+        if let Some(existing) = &place.existing {
+            self.refuse_itself(target, path, existing).await?;
+        }
         let kind = NewKind::Symlink(InlineData::new(target.to_vec()));
         self.create(path, &place, kind, Mode::new(0o777), replace).await
+    }
+
+    /// A link in the place of the file that it is to lead to would leave nothing but the link.
+    async fn refuse_itself(&self, target: &[u8], path: &FilePath, existing: &Attr) -> Result<(), NamespaceError> {
+        let mut written = match (target.first(), path.parent()) {
+            (Some(b'/'), _) | (_, None) => Vec::new(),
+            (_, Some(above)) => [above.to_bytes(), vec![b'/']].concat(),
+        };
+        written.extend_from_slice(target);
+        let Ok(leads_to) = FilePath::parse(&written) else { return Ok(()) };
+        for follow in [Follow::Yes, Follow::No] {
+            match self.lookup(&leads_to, follow).await {
+                Ok(Some(found)) if found.inode == existing.inode => {
+                    return Err(NamespaceError::SameFile { path: path.clone() });
+                }
+                Err(error @ NamespaceError::Cluster(_)) => return Err(error),
+                // A link may lead anywhere.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// A place that the caller may fill.

@@ -1,6 +1,6 @@
 //! Copies within the store: they share the chunks of their source, and move no data.
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use wire::namespace::{
     Attr, CAPABILITY_XATTR, Content, Entry, FileType, Inode, ListWant, Mode, NewContent, NewGroup, NewInode, NewKind,
     Op, OpDone, OpError, Query, QueryAnswer, Replace, SetAttr, SetId, SetTime, Times, Xattr, XattrMode,
@@ -46,8 +46,14 @@ impl Namespace {
     }
 
     /// Copies a file or directory with all below it to the path `to`, which must not exist if `from` is a directory.
-    /// Moves no data. Links are copied as links. Returns how many entries were copied.
-    pub async fn copy_tree(&self, from: &FilePath, to: &FilePath) -> Result<u64, NamespaceError> {
+    /// Moves no data. Links are copied as links. Entries below that cannot be copied are told to `failed`, and left out.
+    /// Returns how many were copied.
+    pub async fn copy_tree(
+        &self,
+        from: &FilePath,
+        to: &FilePath,
+        mut failed: impl FnMut(FilePath, NamespaceError),
+    ) -> Result<u64, NamespaceError> {
         let attr = self.resolve(from, Follow::No).await?;
         if is_directory(&attr) {
             self.refuse_below(attr.inode, from, to).await?;
@@ -67,10 +73,16 @@ impl Namespace {
                 let name = source.path.file_name().cloned().ok_or_else(NamespaceError::confused)?;
                 let to = level.to.join(name.clone());
                 let dir = Attr { inode: level.copy, ..*level.listing.dir() };
-                levels.push(self.level_of_copy(source, &Place { dir, name, existing: None }, to).await?);
-                copied += 1;
+                let from = source.path.clone();
+                match self.level_of_copy(source, &Place { dir, name, existing: None }, to).await {
+                    Ok(level) => {
+                        levels.push(level);
+                        copied += 1;
+                    }
+                    Err(error) => left_out(from, error, &mut failed)?,
+                }
             } else if let Some(entries) = level.listing.next_page().await? {
-                copied += self.copy_page(level, entries, whole).await?;
+                copied += self.copy_page(level, entries, whole, &mut failed).await?;
             } else if let Some(level) = levels.pop() {
                 self.restore_times(&level.to, level.copy, level.listing.dir()).await?;
             }
@@ -100,7 +112,13 @@ impl Namespace {
     }
 
     /// Copies a page of a directory. `whole` is the copy of the tree: met on the way, it would be copied without end.
-    async fn copy_page(&self, level: &mut Level, entries: Vec<Entry>, whole: Inode) -> Result<u64, NamespaceError> {
+    async fn copy_page(
+        &self,
+        level: &mut Level,
+        entries: Vec<Entry>,
+        whole: Inode,
+        failed: &mut impl FnMut(FilePath, NamespaceError),
+    ) -> Result<u64, NamespaceError> {
         let dir = Attr { inode: level.copy, ..*level.listing.dir() };
         let mut copies = Vec::with_capacity(entries.len());
         for Entry { name, attr, content, xattrs, .. } in entries {
@@ -117,12 +135,18 @@ impl Namespace {
                 copies.push((source, Place { dir, name: name.clone(), existing: None }, level.to.join(name)));
             }
         }
-        let count = copies.len() as u64;
-        stream::iter(copies)
-            .map(|(source, place, to)| async move { self.copy_one(source, &place, &to).await.map(drop) })
-            .buffer_unordered(COPIES_IN_FLIGHT)
-            .try_collect::<()>()
-            .await?;
+        let copy = |(source, place, to): (Source, Place, FilePath)| async move {
+            let from = source.path.clone();
+            self.copy_one(source, &place, &to).await.map_err(|error| (from, error))
+        };
+        let mut copying = stream::iter(copies).map(copy).buffer_unordered(COPIES_IN_FLIGHT);
+        let mut count = 0;
+        while let Some(copied) = copying.next().await {
+            match copied {
+                Ok(_) => count += 1,
+                Err((from, error)) => left_out(from, error, failed)?,
+            }
+        }
         Ok(count)
     }
 
@@ -239,5 +263,22 @@ impl Namespace {
             ..SetAttr::default()
         };
         self.change(to, Op::SetAttr { inode: copy, set }).await.map(drop)
+    }
+}
+
+/// Tells of an entry that cannot be copied; one that means that no other can fare better ends the copy.
+fn left_out(
+    from: FilePath,
+    error: NamespaceError,
+    failed: &mut impl FnMut(FilePath, NamespaceError),
+) -> Result<(), NamespaceError> {
+    match error {
+        NamespaceError::Cluster(_) | NamespaceError::SessionEnded { .. } | NamespaceError::IntoItself { .. } => {
+            Err(error)
+        }
+        error => {
+            failed(from, error);
+            Ok(())
+        }
     }
 }

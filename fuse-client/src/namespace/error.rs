@@ -35,6 +35,12 @@ pub enum NamespaceError {
         /// The directory.
         path: FilePath,
     },
+    /// What was to be replaced is what was to take its place.
+    #[error("{path}: is the same file")]
+    SameFile {
+        /// Which.
+        path: FilePath,
+    },
     /// Directories have one name.
     #[error("{path}: a directory has no hard links; make a symbolic one")]
     DirectoryLink {

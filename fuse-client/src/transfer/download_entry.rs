@@ -169,9 +169,9 @@ impl DownloadTree {
             Decision::InTheWay { reason } => Err(in_the_way(remote, reason)),
             Decision::Same { touch } => {
                 let (how, there_owner) = (self.how(into), there.uid);
-                let (path, attr) = (remote.target.clone(), remote.attr);
+                let (path, attr, xattrs) = (remote.target.clone(), remote.attr, remote.xattrs.clone());
                 let touch = touch && how.may_touch(there_owner);
-                blocking(move || how.keep(&path, &attr, touch)).await.map(|()| true)
+                blocking(move || how.keep(&path, &attr, &xattrs, touch)).await.map(|()| true)
             }
         }
     }
@@ -207,7 +207,7 @@ impl How {
                 Decision::Write => {}
                 Decision::InTheWay { reason } => return Err(in_the_way(remote, reason)),
                 Decision::Same { touch } => {
-                    self.keep(&remote.target, &remote.attr, touch)?;
+                    self.keep(&remote.target, &remote.attr, &remote.xattrs, touch)?;
                     return Ok(Done::Skipped);
                 }
             }
@@ -237,8 +237,11 @@ impl How {
     }
 
     /// Leaves a file that is there and equal where it is, with attributes set that differ.
-    fn keep(&self, path: &Path, attr: &Attr, touch: bool) -> Result<(), TransferError> {
-        if touch {
+    fn keep(&self, path: &Path, attr: &Attr, xattrs: &[Xattr], touch: bool) -> Result<(), TransferError> {
+        let bears = attr.file_type != FileType::Symlink && !xattrs.is_empty();
+        let is_ours = || look(path).map(|there| there.is_some_and(|there| self.may_touch(there.uid)));
+        let is_dressed = bears && is_ours()? && local::add_xattrs(path, xattrs)?;
+        if touch || is_dressed {
             local::restore(path, &Restore::new(attr, &self.caller), attr.file_type)?;
         }
         // The download that brought it may not have synced it.

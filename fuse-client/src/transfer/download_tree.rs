@@ -11,7 +11,7 @@ use tokio::{
 use wire::namespace::{Attr, Entry, FileType, Inode, ListWant, Query, QueryAnswer, Xattr};
 
 use super::{
-    DownloadItem, Outcome, Progress, Recurse, Summary, TransferError, TransferOptions,
+    DownloadItem, Existing, Outcome, Progress, Recurse, Summary, TransferError, TransferOptions,
     download_dir::{FinishedLocalDir, LocalDir},
     download_entry::Remote,
     equality::{Owners, obstacle},
@@ -137,7 +137,7 @@ impl DownloadTree {
 
     /// Downloads what is no directory; makes the directory of what is one.
     async fn item(&self, above: &Arc<LocalDir>, item: DownloadItem) -> Result<Option<Pending>, TransferError> {
-        let DownloadItem { source, target } = item;
+        let DownloadItem { source, target, existing } = item;
         let attr = self.namespace.resolve(&source, Follow::Yes).await?;
         if is_directory(&attr) {
             if self.options.recurse == Recurse::No {
@@ -149,7 +149,7 @@ impl DownloadTree {
                 move || std::fs::canonicalize(&target).unwrap_or(target)
             });
             let xattrs = self.namespace.xattrs(&source, Follow::Yes).await?;
-            return self.directory(above, source, attr, xattrs, followed.await).await.map(Some);
+            return self.directory(above, source, (attr, xattrs), followed.await, existing).await.map(Some);
         }
         // A person who names a device, or a link to one, does not want it replaced by a file.
         let named = target.clone();
@@ -179,9 +179,9 @@ impl DownloadTree {
         &self,
         above: &Arc<LocalDir>,
         source: FilePath,
-        attr: Attr,
-        xattrs: Vec<Xattr>,
+        (attr, xattrs): (Attr, Vec<Xattr>),
         target: PathBuf,
+        existing: Existing,
     ) -> Result<Pending, TransferError> {
         self.namespace.require(Permission::Search, &attr, &source)?;
         let path = target.clone();
@@ -189,7 +189,9 @@ impl DownloadTree {
         let caller = self.namespace.caller();
         let (outcome, ours) = match made {
             MadeDir::Fresh => (Outcome::Transferred, true),
-            MadeDir::Found { owner } => (Outcome::Skipped, caller.is_root() || caller.uid == owner),
+            MadeDir::Found { owner } => {
+                (Outcome::Skipped, existing == Existing::Dressed && (caller.is_root() || caller.uid == owner))
+            }
         };
         self.tally.directory(&target.display().to_string(), outcome);
         // What somebody else made stays as they want it, as when a tree goes up.
@@ -257,7 +259,7 @@ impl DownloadTree {
             let source = dir.source.join(name);
             match (attr, content) {
                 (Some(attr), _) if is_directory(&attr) => {
-                    match self.directory(&dir.into, source, attr, xattrs, target).await {
+                    match self.directory(&dir.into, source, (attr, xattrs), target, Existing::Dressed).await {
                         Ok(pending) => below.push(pending),
                         Err(error) => self.fail(&error),
                     }

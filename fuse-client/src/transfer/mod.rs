@@ -37,6 +37,8 @@ pub struct UploadItem {
     pub source: PathBuf,
     /// There.
     pub target: FilePath,
+    /// Of a directory: whether one that is there is to be like it.
+    pub existing: Existing,
 }
 
 /// A source in the store and where it goes: `target` is the name of the copy itself, not the directory above.
@@ -46,6 +48,18 @@ pub struct DownloadItem {
     pub source: FilePath,
     /// Here.
     pub target: PathBuf,
+    /// Of a directory: whether one that is there is to be like it.
+    pub existing: Existing,
+}
+
+/// What becomes of a directory that is there already where a directory goes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Existing {
+    /// It gets mode, owner and times of the source, whose copy it is.
+    #[default]
+    Dressed,
+    /// It takes in what is in the source, and stays what it is.
+    Kept,
 }
 
 /// Whether directories are descended into.
@@ -119,6 +133,13 @@ pub enum TransferError {
     /// A directory, and no [`Recurse::Yes`].
     #[error("{path} is a directory (use -r)")]
     IsDirectory {
+        /// Which.
+        path: String,
+    },
+    /// A pipe, a device or a socket, and no [`Recurse::Yes`]: whoever names one without asking for a tree means what comes
+    /// out of it, which has no length.
+    #[error("{path} is not a regular file; store what it gives in a file first (-r copies the node itself)")]
+    NotRegular {
         /// Which.
         path: String,
     },

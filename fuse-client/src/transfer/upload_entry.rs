@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wire::namespace::{
     Attr, FileType, InlineData, Inode, Mode, NewContent, NewGroup, NewInode, NewKind, Op, OpAnswer, OpError, OpNumber,
-    Query, QueryAnswer, Replace, SetAttr, SetTime, WalkEnd, Xattr,
+    Query, QueryAnswer, Replace, SetAttr, SetTime, WalkEnd, Xattr, XattrMode, XattrName,
 };
 
 use super::{
@@ -35,6 +35,7 @@ pub(super) struct Into {
 pub(super) struct There {
     attr: Attr,
     link: Option<InlineData>,
+    xattrs: Vec<Xattr>,
 }
 
 impl Found {
@@ -47,7 +48,8 @@ impl Found {
 }
 
 impl UploadTree {
-    /// What is there under the names of the entries; one question each, all in one request.
+    /// What is there under the names of the entries; one question each, all in one request, and another one each about
+    /// those that are there.
     pub(super) async fn look_up(
         &self,
         dir: &UploadDir,
@@ -63,12 +65,33 @@ impl UploadTree {
                     WalkEnd::Symlink(target) => Some(target),
                     WalkEnd::Reached | WalkEnd::Missing | WalkEnd::NotDirectory => None,
                 };
-                Ok(attr.map(|attr| There { attr, link }))
+                Ok(attr.map(|attr| There { attr, link, xattrs: Vec::new() }))
             }
             Ok(_) => Err(NamespaceError::confused()),
             Err(error) => Err(NamespaceError::op(dir.target(), error)),
         });
-        there.collect()
+        let mut there: Vec<Option<There>> = there.collect::<Result<_, _>>()?;
+        self.look_at_xattrs(&mut there).await?;
+        Ok(there)
+    }
+
+    async fn look_at_xattrs(&self, there: &mut [Option<There>]) -> Result<(), NamespaceError> {
+        let mut found: Vec<&mut There> =
+            there.iter_mut().flatten().filter(|there| there.attr.file_type != FileType::Symlink).collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let queries = found.iter().map(|there| Query::Xattrs { inode: there.attr.inode }).collect();
+        let answers = self.namespace.cluster().query(queries).await?;
+        for (there, answer) in found.iter_mut().zip(answers) {
+            match answer {
+                Ok(QueryAnswer::Xattrs(xattrs)) => there.xattrs = xattrs,
+                Ok(_) => return Err(NamespaceError::confused()),
+                // Gone since: whatever is done about it will meet that.
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Uploads one entry, and tells what became of it.
@@ -101,11 +124,14 @@ impl UploadTree {
         there: Option<There>,
         below: &UploadDir,
     ) -> Result<(), TransferError> {
-        let there = there.map(|there| there.attr);
+        let (there, xattrs) = there.map(|there| (there.attr, there.xattrs)).unzip();
         match decide(&found.meta, there.as_ref(), self.owners) {
             Decision::InTheWay { reason } => Err(in_the_way(below.target(), reason)),
             Decision::Same { .. } => {
                 let inode = there.map_or(into.inode, |there| there.inode);
+                if there.is_some_and(|there| self.namespace.caller().owns(&there)) {
+                    self.set_xattrs(below.target(), inode, &found.xattrs, &xattrs.unwrap_or_default()).await?;
+                }
                 below.settle(RemoteDir::Ready { inode, after: None, existing: there });
                 self.directory_done(&found.path, Outcome::Skipped);
                 Ok(())
@@ -137,9 +163,12 @@ impl UploadTree {
         let decision = self.decide(&found, there.as_ref(), &path).await?;
         match (decision, there) {
             (Decision::InTheWay { reason }, _) => Err(in_the_way(&path, reason)),
-            (Decision::Same { touch }, Some(There { attr, .. })) => {
-                if touch && self.namespace.caller().owns(&attr) {
-                    self.touch(&path, attr.inode, &found.meta).await?;
+            (Decision::Same { touch }, Some(There { attr, xattrs, .. })) => {
+                if self.namespace.caller().owns(&attr) {
+                    self.set_xattrs(&path, attr.inode, &found.xattrs, &xattrs).await?;
+                    if touch {
+                        self.touch(&path, attr.inode, &found.meta).await?;
+                    }
                 }
                 self.tally.skipped(&shown, bytes);
                 Ok(attr.inode)
@@ -154,7 +183,7 @@ impl UploadTree {
     }
 
     async fn decide(&self, found: &Found, there: Option<&There>, path: &FilePath) -> Result<Decision, TransferError> {
-        let Some(There { attr, link }) = there else { return Ok(Decision::Write) };
+        let Some(There { attr, link, .. }) = there else { return Ok(Decision::Write) };
         let meta = LocalMeta { mode: self.mode_of(&found.meta), ..found.meta };
         if let (Body::Symlink(target), FileType::Symlink) = (&found.body, attr.file_type) {
             let same = link.as_ref().is_some_and(|link| link.is_sound() && link.bytes == *target);
@@ -232,6 +261,26 @@ impl UploadTree {
             ..SetAttr::default()
         };
         self.namespace.change(path, Op::SetAttr { inode, set }).await.map(drop)
+    }
+
+    /// Makes the attributes `user.*` of what is there those of the source.
+    async fn set_xattrs(
+        &self,
+        path: &FilePath,
+        inode: Inode,
+        wanted: &[Xattr],
+        there: &[Xattr],
+    ) -> Result<(), NamespaceError> {
+        for xattr in wanted.iter().filter(|xattr| !there.contains(xattr)) {
+            let op = Op::SetXattr { inode, xattr: xattr.clone(), mode: XattrMode::Set };
+            self.namespace.change(path, op).await?;
+        }
+        let is_left = |name: &XattrName| wanted.iter().all(|xattr| xattr.name != *name);
+        let of_users = there.iter().map(|xattr| &xattr.name).filter(|name| name.as_bytes().starts_with(b"user."));
+        for name in of_users.filter(|name| is_left(name)) {
+            self.namespace.change(path, Op::RemoveXattr { inode, name: name.clone() }).await?;
+        }
+        Ok(())
     }
 
     /// Another name for a file whose copy is there.

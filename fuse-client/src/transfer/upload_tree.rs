@@ -17,7 +17,7 @@ use tokio::{
 use wire::namespace::{Attr, Inode, Op, SetAttr, SetTime};
 
 use super::{
-    Outcome, Progress, Summary, TransferError, TransferOptions, UploadItem,
+    Existing, Outcome, Progress, Summary, TransferError, TransferOptions, UploadItem,
     equality::Owners,
     stop::{News, Stop},
     tally::Tally,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     local::{Body, Found, Group, ScanItem, scan},
-    namespace::{Follow, Namespace, NamespaceError},
+    namespace::{Follow, Namespace, NamespaceError, is_directory},
     session::Session,
 };
 
@@ -166,10 +166,14 @@ impl UploadTree {
         item: UploadItem,
         finished: &mpsc::UnboundedSender<FinishedDir>,
     ) -> Result<ScanItem, NamespaceError> {
-        let UploadItem { source, target } = item;
-        if target.components().is_empty() {
-            let root = self.namespace.resolve(&target, Follow::Yes).await?;
-            let dir = UploadDir::at(source.clone(), root, target, finished.clone());
+        let UploadItem { source, target, existing } = item;
+        let there = match (target.components().is_empty(), existing) {
+            (true, _) => Some(self.namespace.resolve(&target, Follow::Yes).await?),
+            (false, Existing::Kept) => self.namespace.lookup(&target, Follow::Yes).await?.filter(is_directory),
+            (false, Existing::Dressed) => None,
+        };
+        if let Some(there) = there {
+            let dir = UploadDir::at(source.clone(), there, target, finished.clone());
             return Ok(ScanItem { source, dir, name: None });
         }
         let place = self.namespace.place_at(&target, Follow::Yes).await?;

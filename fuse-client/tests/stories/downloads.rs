@@ -12,7 +12,8 @@ use std::{
 use fuse_client::{
     Caller, ClusterConfig, Namespace,
     transfer::{
-        self, DownloadItem, Equality, LocalDurability, Outcome, Progress, Summary, TransferOptions, UploadItem,
+        self, DownloadItem, Equality, Existing, LocalDurability, Outcome, Progress, Summary, TransferOptions,
+        UploadItem,
     },
 };
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
@@ -127,6 +128,22 @@ async fn attributes_of_users_survive_on_files_and_directories() {
         assert_eq!(xattr(&copy.join(name), "user.of"), name.as_bytes());
         assert_eq!(xattr(&copy.join(name), "user.none"), b"");
     }
+    // What has changed since goes along, though the bytes are there.
+    for name in names {
+        set_xattr(&source.join(name), "user.of", b"changed");
+        set_xattr(&source.join(name), "user.new", b"new");
+        rustix::fs::removexattr(source.join(name), OsStr::new("user.none")).unwrap();
+    }
+    let (summary, watch) = up(&namespace, &source, "/tree", &options()).await;
+    assert_eq!((summary.files, summary.failed), (0, 0), "{:?}", watch.failures.lock());
+    for copy in [copy, place.path().join("second")] {
+        let (summary, watch) = down(&namespace, "/tree", &copy, &options()).await;
+        assert_eq!(summary.failed, 0, "{:?}", watch.failures.lock());
+        for name in names {
+            assert_eq!(xattr(&copy.join(name), "user.of"), b"changed", "{name} in {copy:?}");
+            assert_eq!(xattr(&copy.join(name), "user.new"), b"new", "{name} in {copy:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,11 +206,12 @@ async fn a_task_that_breaks_down_is_a_failure_and_keeps_nobody_waiting() {
     })
     .await;
     let options = options();
-    let items = vec![DownloadItem { source: path("/tree"), target: place.path().join("copy") }];
+    let items =
+        vec![DownloadItem { source: path("/tree"), target: place.path().join("copy"), existing: Existing::Dressed }];
     let run = transfer::download(&namespace, items, &options, Arc::new(Clumsy));
     let summary = timeout(Duration::from_secs(20), run).await.unwrap();
     assert!(summary.failed > 0, "{summary:?}");
-    let items = vec![UploadItem { source, target: path("/again") }];
+    let items = vec![UploadItem { source, target: path("/again"), existing: Existing::Dressed }];
     let run = transfer::upload(&namespace, items, &options, Arc::new(Clumsy));
     let summary = timeout(Duration::from_secs(20), run).await.unwrap();
     assert!(summary.failed > 0, "{summary:?}");
@@ -257,17 +275,13 @@ async fn a_length_never_runs_ahead_of_the_bytes() {
     cluster.state.lock().stuck = true;
     let copy = place.path().join("copy");
     let watch = async {
-        let temporary = loop {
-            let entries = fs::read_dir(&copy).into_iter().flatten().flatten();
-            match entries.map(|entry| entry.path()).next() {
-                Some(temporary) => break temporary,
-                None => tokio::task::yield_now().await,
-            }
-        };
         while cluster.state.lock().stuck_requests == 0 {
             tokio::task::yield_now().await;
         }
-        fs::metadata(&temporary).unwrap().len()
+        // It has no name yet, here where the file system knows such files.
+        let mut open = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+        let ours = |fd: &std::path::PathBuf| fs::read_link(fd).is_ok_and(|file| file.starts_with(&copy));
+        fs::metadata(open.find(ours).unwrap()).unwrap().len()
     };
     let options = options();
     let len = tokio::select! {

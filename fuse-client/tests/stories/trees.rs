@@ -10,7 +10,9 @@ use std::{
 
 use fuse_client::{
     FilePath, Namespace,
-    transfer::{self, DownloadItem, Equality, Progress, Recurse, Summary, TransferError, TransferOptions, UploadItem},
+    transfer::{
+        self, DownloadItem, Equality, Existing, Progress, Recurse, Summary, TransferError, TransferOptions, UploadItem,
+    },
 };
 use parking_lot::Mutex;
 
@@ -50,7 +52,7 @@ pub(crate) async fn up(
     options: &TransferOptions,
 ) -> (Summary, Arc<Watch>) {
     let watch = Arc::new(Watch::default());
-    let items = vec![UploadItem { source: source.into(), target: path(target) }];
+    let items = vec![UploadItem { source: source.into(), target: path(target), existing: Existing::Dressed }];
     let summary = transfer::upload(namespace, items, options, Arc::clone(&watch) as Arc<dyn Progress>).await;
     if summary.failed == 0 {
         assert_eq!(*watch.found.lock(), *watch.advanced.lock(), "progress ends where it said it would");
@@ -65,7 +67,7 @@ pub(crate) async fn down(
     options: &TransferOptions,
 ) -> (Summary, Arc<Watch>) {
     let watch = Arc::new(Watch::default());
-    let items = vec![DownloadItem { source: path(source), target: target.into() }];
+    let items = vec![DownloadItem { source: path(source), target: target.into(), existing: Existing::Dressed }];
     let summary = transfer::download(namespace, items, options, Arc::clone(&watch) as Arc<dyn Progress>).await;
     (summary, watch)
 }
@@ -197,7 +199,8 @@ async fn one_bad_file_is_told_in_one_line_and_the_others_arrive() {
     assert_eq!((summary.files, summary.failed), (2, 1));
     let failures = watch.failures.lock().clone();
     assert!(failures[0].contains("/tree/b") && failures[0].lines().count() == 1, "{failures:?}");
-    let items = vec![UploadItem { source: place.path().join("gone"), target: path("/gone") }];
+    let items =
+        vec![UploadItem { source: place.path().join("gone"), target: path("/gone"), existing: Existing::Dressed }];
     let watch = Arc::new(Watch::default());
     let summary = transfer::upload(&namespace, items, &options(), Arc::clone(&watch) as Arc<dyn Progress>).await;
     assert_eq!(summary.failed, 1);
@@ -241,7 +244,8 @@ async fn a_tree_is_copied_and_removed_within_the_store() {
     plant(&source);
     fs::remove_file(source.join("many/hard")).unwrap();
     up(&namespace, &source, "/tree", &options()).await;
-    let copied = namespace.copy_tree(&path("/tree"), &path("/twin")).await.unwrap();
+    let copied =
+        namespace.copy_tree(&path("/tree"), &path("/twin"), |path, error| panic!("{path}: {error}")).await.unwrap();
     assert_eq!(namespace.remove_tree(&path("/tree")).await.unwrap(), copied);
     assert!(
         namespace
@@ -319,10 +323,39 @@ async fn a_source_that_changes_during_its_upload_is_not_stored() {
     let source = place.path().join("log");
     fs::write(&source, bytes(9 << 20, 1)).unwrap();
     let meddler = Arc::new(Meddler { source: source.clone(), failures: Mutex::default() });
-    let items = vec![UploadItem { source, target: path("/log") }];
+    let items = vec![UploadItem { source, target: path("/log"), existing: Existing::Dressed }];
     let watch = Arc::clone(&meddler) as Arc<dyn Progress>;
     let summary = transfer::upload(&namespace, items, &options(), watch).await;
     assert_eq!((summary.files, summary.failed), (0, 1));
     assert!(meddler.failures.lock()[0].contains("changed while it was uploaded"), "{:?}", meddler.failures.lock());
     assert!(cluster.state.lock().names.at("/log").is_none());
+}
+
+/// As `cp -r` does: what a user may not read is told, and everything beside it is copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_copied_is_told_and_costs_nothing_beside_it() {
+    let cluster = FakeCluster::start().await;
+    let namespace = cluster.namespace().await;
+    let place = tempfile::tempdir().unwrap();
+    let source = place.path().join("source");
+    fs::create_dir_all(source.join("b-closed")).unwrap();
+    fs::create_dir_all(source.join("c/d")).unwrap();
+    for name in ["a", "b-closed/x", "c/secret", "c/d/open", "z"] {
+        fs::write(source.join(name), b"bytes").unwrap();
+    }
+    for (name, mode) in [("b-closed", 0o700), ("c/secret", 0o600)] {
+        fs::set_permissions(source.join(name), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    up(&namespace, &source, "/tree", &options()).await;
+    namespace.create_dir(&path("/theirs"), wire::namespace::Mode::new(0o777)).await.unwrap();
+    let caller = fuse_client::Caller { uid: 65534, gid: 65534, groups: Vec::new() };
+    let nobody = fuse_client::Namespace::new(namespace.cluster().clone(), caller);
+    let mut failed = Vec::new();
+    let copied = nobody.copy_tree(&path("/tree"), &path("/theirs/copy"), |path, _| failed.push(path.to_string())).await;
+    failed.sort();
+    assert_eq!((copied.unwrap(), failed), (6, vec!["/tree/b-closed".to_owned(), "/tree/c/secret".to_owned()]));
+    for name in ["a", "c/d/open", "z"] {
+        let there = path(&format!("/theirs/copy/{name}"));
+        assert!(nobody.lookup(&there, fuse_client::namespace::Follow::No).await.unwrap().is_some(), "{name}");
+    }
 }

@@ -51,7 +51,7 @@ fn pieces(name: &[u8]) -> Vec<Piece<'_>> {
 }
 
 /// Control characters, and those that reorder or hide the text around them.
-fn is_unsafe(char: char) -> bool {
+pub(crate) fn is_unsafe(char: char) -> bool {
     let hides =
         matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
     char.is_control() || hides

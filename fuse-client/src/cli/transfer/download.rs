@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use fuse_client::transfer::{DownloadItem, LocalDurability, download};
 
-use super::TransferArguments;
+use super::{TransferArguments, existing};
 use crate::cli::{
     failure::Failure,
     invocation::{Invocation, parse_paths},
@@ -56,8 +56,10 @@ pub(crate) async fn run(invocation: &Invocation, arguments: DownloadArguments) -
     let targets = local_targets(&sources, &dst, transfer.directory_rule())?;
     invocation
         .with_files(async |files| {
-            let items = paths.into_iter().zip(targets);
-            let items = items.map(|(source, target)| DownloadItem { source, target }).collect();
+            let items = paths.into_iter().zip(targets).zip(&sources);
+            let items =
+                items.map(|((source, target), written)| DownloadItem { existing: existing(written), source, target });
+            let items = items.collect();
             let options = transfer.options(if sync { LocalDurability::Synced } else { LocalDurability::Unsynced });
             transfer.show(invocation, "downloaded", async |meter| download(files, items, &options, meter).await).await
         })

@@ -3,17 +3,17 @@
 pub(crate) mod download;
 pub(crate) mod upload;
 
-use std::{sync::Arc, time::Duration};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, sync::Arc, time::Duration};
 
 use clap::Args;
-use fuse_client::transfer::{Equality, LocalDurability, Recurse, Summary, TransferOptions};
+use fuse_client::transfer::{Equality, Existing, LocalDurability, Recurse, Summary, TransferOptions};
 use serde_json::json;
 
 use super::{
     failure::Failure,
     invocation::Invocation,
     progress::{Clock, Meter, Show},
-    target::IntoDirectory,
+    target::{IntoDirectory, last_name},
     text::number::{counted, long_size, span},
 };
 
@@ -49,6 +49,12 @@ fn parse_jobs(text: &str) -> Result<usize, &'static str> {
         Ok(jobs @ 1..=1024) => Ok(jobs),
         Ok(_) | Err(_) => Err("a number from 1 to 1024"),
     }
+}
+
+/// What becomes of a directory that is there where a source goes. What is *in* a directory (`dir/.`) goes into it, and leaves
+/// it as it is.
+fn existing(source: &OsStr) -> Existing {
+    if last_name(source.as_bytes()).is_none() { Existing::Kept } else { Existing::Dressed }
 }
 
 impl TransferArguments {

@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 use fuse_client::transfer::{LocalDurability, UploadItem, upload};
 
-use super::TransferArguments;
+use super::{TransferArguments, existing};
 use crate::cli::{failure::Failure, invocation::Invocation, remote_target::remote_targets};
 
 /// Arguments of `dfs upload`.
@@ -45,7 +45,9 @@ pub(crate) async fn run(invocation: &Invocation, arguments: UploadArguments) -> 
         .with_files(async |files| {
             let targets = remote_targets("upload", files, &sources, &dst, transfer.directory_rule()).await?;
             let items = sources.iter().map(PathBuf::from).zip(targets);
-            let items = items.map(|(source, target)| UploadItem { source, target }).collect();
+            let items =
+                items.map(|(source, target)| UploadItem { existing: existing(source.as_os_str()), source, target });
+            let items = items.collect();
             let options = transfer.options(LocalDurability::Unsynced);
             transfer.show(invocation, "uploaded", async |meter| upload(files, items, &options, meter).await).await
         })

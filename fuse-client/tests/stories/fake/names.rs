@@ -161,8 +161,11 @@ impl Names {
                 file.xattrs.push(xattr);
                 inode
             }),
-            Op::RemoveXattr { .. }
-            | Op::WriteInline { .. }
+            Op::RemoveXattr { inode, name } => self.file(inode).map(|file| {
+                file.xattrs.retain(|known| known.name != name);
+                inode
+            }),
+            Op::WriteInline { .. }
             | Op::WriteJournaled { .. }
             | Op::Append { .. }
             | Op::Punch { .. }
