@@ -93,7 +93,8 @@ fn with_more_disks_full_than_the_quorum_spares_writers_get_an_error_while_reads_
     assert_all_there(&cluster, &before);
     put(&cluster, "/small", b"small files live with their names and need no chunk");
     let mount = Mount::new(&cluster, "mnt");
-    let (taken, file) = write_until_refused(&mount);
+    let (taken, file) = write_until_refused(&mount, "written");
+    what_finds_no_room_goes_when_it_is_told_to(&cluster, &mount);
     for path in before.keys() {
         cluster.dfs(["rm", path]).ok();
     }
@@ -110,10 +111,10 @@ fn with_more_disks_full_than_the_quorum_spares_writers_get_an_error_while_reads_
 }
 
 /// Writes on a mount until that says that there is no room; what it took in before, which no `fsync` takes for stored.
-fn write_until_refused(mount: &Mount) -> (Vec<u8>, fs::File) {
+fn write_until_refused(mount: &Mount, name: &str) -> (Vec<u8>, fs::File) {
     const PIECE: usize = 1 << 20;
     const PIECES_MAX: u64 = 1000;
-    let mut file = fs::File::create(mount.path("written")).unwrap();
+    let mut file = fs::File::create(mount.path(name)).unwrap();
     let mut taken = Vec::new();
     for number in 0..PIECES_MAX {
         let piece = tree::bytes(number, PIECE);
@@ -133,6 +134,22 @@ fn write_until_refused(mount: &Mount) -> (Vec<u8>, fs::File) {
         }
     }
     panic!("a mount takes in without end what cannot be stored");
+}
+
+/// Cut and removed, what cannot be stored is no trouble any more.
+fn what_finds_no_room_goes_when_it_is_told_to(cluster: &Cluster, mount: &Mount) {
+    let inodes = || cluster.status()["usage"]["inodes"].as_u64().unwrap();
+    let (_, cut) = write_until_refused(mount, "cut");
+    cut.set_len(5).unwrap();
+    assert_eq!(cut.metadata().unwrap().len(), 5);
+    cut.set_len(0).unwrap();
+    cut.sync_all().expect("nothing is left to be stored");
+    drop(cut);
+    let before = inodes();
+    let (_, gone) = write_until_refused(mount, "gone");
+    fs::remove_file(mount.path("gone")).unwrap();
+    drop(gone);
+    until("a removed file is gone", Duration::from_secs(30), || inodes() == before);
 }
 
 /// More directories than there is room for.

@@ -117,6 +117,13 @@ const CHANGES_OF_BYTES: &[Change] = &[
         mapping.write(9_998, b"mapped");
         mapping.sync();
     }),
+    ("a mapping, munmap and close", |root, _| {
+        let file = open(&root.join("large"));
+        let mut mapping = Mapping::new(&file, 20_000);
+        mapping.write(9_990, b"through a mapping");
+        drop(mapping);
+        drop(file);
+    }),
 ];
 
 const CHANGES_OF_NAMES: &[Change] = &[

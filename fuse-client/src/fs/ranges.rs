@@ -131,10 +131,18 @@ impl Shared {
             return Err(OpError::FileTooLarge.into());
         }
         let file = self.file(inode);
-        let turn = self.turn(&file).await?;
+        let turn = match self.turn(&file).await {
+            // What finds no room goes all the same, as far as it is cut.
+            Err(error) if error.is_no_room() => self.turn_to_cut(&file).await?,
+            turn => turn?,
+        };
         let answer = self.change_in_turn(&file, Op::SetAttr { inode, set }).await;
-        if answer.is_ok() && set.modified != SetTime::Keep {
-            file.state.lock().modified = None;
+        if answer.is_ok() {
+            let mut state = file.state.lock();
+            state.cut_news(size);
+            if set.modified != SetTime::Keep {
+                state.modified = None;
+            }
         }
         drop(turn);
         let told = answer.map(|answer| answer.attr.map(|attr| file.state.lock().overlay(&attr)));
@@ -159,6 +167,21 @@ impl Shared {
             }
             // Somebody writes all the time.
             if self.flush_in_turn(file, Take::All, LeaseHeld::Unsure, Journal::No).await? == Flushed::Wholly {
+                return Ok(turn);
+            }
+        }
+        Err(FsError::Deadline)
+    }
+
+    /// As [`Shared::turn`], with what is written left here.
+    async fn turn_to_cut<'a>(
+        self: &Arc<Self>,
+        file: &'a Arc<File>,
+    ) -> Result<tokio::sync::MutexGuard<'a, ()>, FsError> {
+        for _ in 0..LOOKS_MAX {
+            self.make_exclusive(file.inode).await?;
+            let turn = file.turn.lock().await;
+            if self.holds_exclusive(file.inode) {
                 return Ok(turn);
             }
         }

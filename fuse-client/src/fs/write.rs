@@ -161,6 +161,19 @@ impl FileSystem {
         report(&open).and(flushed).and(committed).and(named)
     }
 
+    /// Whether bytes lie here that came through a mapping, without the lease that keeps others from reading old ones: such
+    /// a page must not wait for a lease, so whoever closes the file does.
+    pub fn has_unleased_bytes(&self, handle: HandleId) -> bool {
+        let open = self.shared.file_of(handle);
+        open.is_ok_and(|open| open.file.is_dirty() && !self.shared.may_commit(open.file.inode))
+    }
+
+    /// Commits what is written to a file.
+    pub async fn store(&self, handle: HandleId) -> Result<(), FsError> {
+        let open = self.shared.file_of(handle)?;
+        self.shared.flush(&open.file).await
+    }
+
     /// A descriptor of a handle is being closed: what went wrong with deferred writes since it was opened and was not
     /// reported. It stays to be reported: other descriptors, and other processes, may still ask for it by `fsync`.
     pub fn deferred_error(&self, handle: HandleId) -> Result<(), FsError> {

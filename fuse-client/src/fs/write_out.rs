@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::sleep};
 use tracing::warn;
+use wire::namespace::{Inode, OpError};
 
 use super::{
     FileSystem, FsError, LOOKS_MAX, OP_DEADLINE, Shared,
@@ -123,12 +124,28 @@ impl Shared {
 
     async fn flush_deferred(&self, file: Arc<File>, take: Take) {
         if let Err(error) = self.flush_if_free(&file, take).await {
-            warn!(inode = %file.inode, %error, "bytes written to a file could not be stored yet");
-            file.state.lock().retry_at = Some(now() + AFTER_FAILURE);
+            if error.is_no_room() && self.is_removed(file.inode).await {
+                // Nobody can read it any more, and as long as it counts as open here its room does not come back.
+                let _turn = file.turn.lock().await;
+                file.state.lock().drop_news();
+            } else {
+                warn!(inode = %file.inode, %error, "bytes written to a file could not be stored yet");
+                file.state.lock().retry_at = Some(now() + AFTER_FAILURE);
+            }
         }
         let inode = file.inode;
         drop(file);
         self.drop_file_if_idle(inode);
+    }
+
+    /// Whether a file has lost its last name, wherever that was, and nobody has it open here.
+    async fn is_removed(&self, inode: Inode) -> bool {
+        let is_open = self.table.lock().get(inode).is_some_and(|node| node.opens > 0);
+        !is_open
+            && match self.ask_attr(inode).await {
+                Ok(attr) => attr.links == 0,
+                Err(error) => matches!(error, FsError::Op(OpError::StaleInode)),
+            }
     }
 
     async fn flush_if_free(&self, file: &Arc<File>, take: Take) -> Result<(), FsError> {

@@ -261,13 +261,20 @@ impl At {
         let owner = wire::namespace::LockOwner(owner.0);
         let told = self.fs.deferred_error(handle);
         self.fs.forget_locker(handle, owner);
-        if !self.fs.may_have_locked(inode, owner) {
+        let (is_unleased, may_have_locked) =
+            (self.fs.has_unleased_bytes(handle), self.fs.may_have_locked(inode, owner));
+        if !is_unleased && !may_have_locked {
             return done_or_error(told, "close", inode, reply);
         }
-        let (at, unlocking) = (Arc::clone(self), self.fs.begin_unlock(inode, owner));
+        let unlocking = may_have_locked.then(|| self.fs.begin_unlock(inode, owner));
+        let at = Arc::clone(self);
         self.spawn(async move {
-            let unlocked = at.fs.unlock_owner(unlocking).await;
-            done_or_error(told.and(unlocked), "close", inode, reply);
+            let stored = if is_unleased { at.fs.store(handle).await } else { Ok(()) };
+            let unlocked = match unlocking {
+                Some(unlocking) => at.fs.unlock_owner(unlocking).await,
+                None => Ok(()),
+            };
+            done_or_error(told.and(stored).and(unlocked), "close", inode, reply);
         });
     }
 

@@ -68,6 +68,14 @@ impl crate::fs::file::FileState {
         self.room = None;
     }
 
+    /// What is written here from `size` on is given up: the file ends there.
+    pub(in crate::fs) fn cut_news(&mut self, size: u64) {
+        self.dirty.cut(size..u64::MAX);
+        if !self.has_news() {
+            self.drop_news();
+        }
+    }
+
     /// A batch is committed; if nothing has come after it, nothing is left of it.
     pub(in crate::fs) fn note_committed(&mut self) {
         if self.dirty.is_empty() {
