@@ -70,7 +70,7 @@ fn rm_takes_a_directory_only_when_told_to_and_f_forgives_what_is_missing() {
     cluster.dfs(["rm", "/tree"]).fails(1, &["cannot remove '/tree'", "is a directory", "use -r"]);
     cluster.dfs(["rm", "-d", "/tree"]).fails(1, &["cannot remove '/tree'", "not empty"]);
     cluster.dfs(["rm", "/missing"]).fails(1, &["cannot remove '/missing'", "no such file or directory"]);
-    cluster.dfs(["rm", "-f", "/missing"]).ok();
+    cluster.dfs(["rm", "-f", "/missing", "/file/below"]).ok();
     cluster.dfs(["rm", "-d", "/empty"]).ok();
     cluster.dfs(["rm", "-r", "/"]).fails(1, &["cannot remove '/'"]);
     cluster.dfs(["rm", "-r", "/link"]).ok();
@@ -216,6 +216,7 @@ fn no_file_is_replaced_by_itself() {
     cluster.dfs(["ln", "-s", "c", "/d/link"]).ok();
     cluster.dfs(["ln", "-sf", "link", "/d/link"]).fails(1, &["cannot link '/d/link'", "same file"]);
     cluster.dfs(["mv", "/d/c", "/d/../d/c"]).fails(1, &["cannot move '/d/c'", "same file"]);
+    cluster.dfs(["mv", "-T", "/d/c", "/d/link", "/e"]).fails(2, &["-T takes one source"]);
     for written in ["/d/.", "/d/link/.."] {
         cluster.dfs(["mv", written, "/e"]).fails(1, &["cannot move", "name what is to go"]);
     }

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     failure::{Failure, Line},
-    target::{Destination, IntoDirectory, Target, targets},
+    target::{Destination, IntoDirectory, Target, TargetError, targets},
     text::quote::quoted,
 };
 
@@ -31,6 +31,9 @@ pub(crate) fn local_targets(
     let written: Vec<&[u8]> = sources.iter().map(|source| source.as_bytes()).collect();
     let targets = targets(&written, dst.as_bytes(), destination, into).map_err(|error| {
         let line = Line::new("cannot download").because(&error);
+        if matches!(error, TargetError::TooMany { .. }) {
+            return line.usage();
+        }
         if destination == Destination::Missing { line.advice("make it with mkdir -p").failed() } else { line.failed() }
     })?;
     let in_path = |target| match target {

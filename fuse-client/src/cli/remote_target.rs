@@ -8,7 +8,7 @@ use wire::namespace::{FileType, Name};
 use super::{
     failure::{Failure, Line},
     invocation::{cannot, parse_path},
-    target::{Destination, IntoDirectory, Target, targets},
+    target::{Destination, IntoDirectory, Target, TargetError, targets},
     text::quote::quoted,
 };
 
@@ -31,7 +31,9 @@ pub(crate) async fn remote_targets(
     let written: Vec<&[u8]> = sources.iter().map(|source| source.as_bytes()).collect();
     let targets = targets(&written, dst.as_bytes(), destination, into).map_err(|error| {
         let line = Line::new(format!("cannot {action}")).because(&error);
-        if destination == Destination::Missing {
+        if matches!(error, TargetError::TooMany { .. }) {
+            line.usage()
+        } else if destination == Destination::Missing {
             line.advice("make it with dfs mkdir -p").failed()
         } else {
             line.failed()

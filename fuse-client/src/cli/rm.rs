@@ -47,7 +47,11 @@ pub(crate) async fn run(invocation: &Invocation, arguments: RmArguments) -> Resu
     invocation
         .with_files(async |files| {
             each_path(invocation, "remove", &paths, async |path| match remove(files, path, &arguments).await {
-                Err(NamespaceError::Op { source: OpError::NotFound, .. }) if arguments.force => Ok(()),
+                Err(NamespaceError::Op { source: OpError::NotFound | OpError::NotDirectory, .. })
+                    if arguments.force =>
+                {
+                    Ok(())
+                }
                 outcome => outcome,
             })
             .await

@@ -174,7 +174,8 @@ impl FileState {
         }
         attr.size = self.size(&attr);
         let waiting = self.dirty.len() + self.flushing.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
-        attr.allocated = attr.allocated.saturating_add(waiting).min(attr.size.next_multiple_of(4096));
+        let most = attr.size.next_multiple_of(4096).max(attr.allocated);
+        attr.allocated = attr.allocated.saturating_add(waiting).min(most);
         if let Some(modified) = self.modified {
             attr.modified = modified;
             attr.changed = attr.changed.max(modified);

@@ -237,7 +237,9 @@ impl Shared {
         {
             return Ok(());
         }
-        self.commit_chunks(file, attr, packed, (modified, set_id)).await
+        self.commit_chunks(file, attr, packed, (modified, set_id)).await?;
+        self.note_room();
+        Ok(())
     }
 
     /// Attributes of a file under the exclusive lease.

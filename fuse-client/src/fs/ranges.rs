@@ -1,7 +1,7 @@
 //! Lengths and ranges: truncation, allocation, holes, clones. Each commits what is written before it, and then is one
 //! change of the namespace.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use wire::namespace::{
     Attr, FILE_LEN_MAX, INLINE_LEN_MAX, Inode, NewExtent, Op, OpAnswer, OpError, PunchMode, SetAttr, SetId, SetTime,
@@ -59,19 +59,24 @@ impl FileSystem {
             }
         }
         let turn = self.shared.turn(&file).await?;
-        let (mut at, end) = (offset, offset + len);
+        let punched = self.punch(&file, offset..offset + len, mode, set_id).await;
+        drop(turn);
+        // The kernel's pages of the range hold what was there, also where only a part of it was changed.
+        self.shared.drop_pages(file.inode).await;
+        punched
+    }
+
+    async fn punch(&self, file: &Arc<File>, range: Range<u64>, mode: PunchMode, set_id: SetId) -> Result<(), FsError> {
+        let mut at = range.start;
         for _ in 0..STEPS_MAX {
-            let op = Op::Punch { inode: file.inode, offset: at, len: end - at, mode, set_id };
-            let answer = self.shared.change_in_turn(&file, op).await?;
+            let op = Op::Punch { inode: file.inode, offset: at, len: range.end - at, mode, set_id };
+            let answer = self.shared.change_in_turn(file, op).await?;
             at = at.saturating_add(answer.done.offset);
-            if at >= end {
-                break;
+            if at >= range.end {
+                return Ok(());
             }
         }
-        drop(turn);
-        // The kernel's pages of the range hold what was there.
-        self.shared.drop_pages(file.inode).await;
-        if at >= end { Ok(()) } else { Err(FsError::Deadline) }
+        Err(FsError::Deadline)
     }
 
     /// Lets a range of a file be the same bytes as a range of another, and moves none; how many bytes.

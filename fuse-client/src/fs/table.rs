@@ -413,6 +413,15 @@ impl Node {
         }
     }
 
+    /// As [`Node::base`], for a page of a mapping. While pages are still to be given up it may be one of those, of before
+    /// the lease was lost, though there is another one by now.
+    pub(crate) fn base_of_page(&self) -> Option<Base> {
+        match (self.pages_stale, self.lost_version) {
+            (true, Some(version)) => Some(Base { version, losses: u64::MAX }),
+            (true, None) | (false, _) => self.base(),
+        }
+    }
+
     /// How long the kernel may be told that names of the directory count.
     pub(crate) fn name_ttl(&self, ttl: std::time::Duration, now: Instant) -> std::time::Duration {
         let contended = self.contended_until.is_some_and(|until| until > now);

@@ -7,6 +7,7 @@ use wire::namespace::{FILE_LEN_MAX, Inode, OpError, SetId};
 
 use super::{
     FileSystem, FsError, Gate, OP_DEADLINE, Shared,
+    file::{Base, FileState},
     open_files::{HandleId, OpenFile},
 };
 use crate::cluster::{now, pool_units};
@@ -115,9 +116,19 @@ impl FileSystem {
             match write.kind {
                 WriteKind::Plain => Some((Some(attr?), node.base())),
                 // A page that is given back must not wait for the lease that it is given back for.
-                WriteKind::Mapped => Some((attr, node.base())),
+                WriteKind::Mapped => Some((attr, node.base_of_page())),
             }
         })?;
+        if state.has_news() && !may_join(&state, write.kind, base) {
+            // What is here was overtaken; what comes now is not.
+            state.drop_news();
+            state.fail(FsError::Overtaken);
+            self.shared.drop_pages_soon(open.file.inode);
+        } else if write.kind == WriteKind::Mapped && state.has_news() && is_overtaken_page(&state, base) {
+            state.fail(FsError::Overtaken);
+            self.shared.drop_pages_soon(open.file.inode);
+            return Some(Ok(u32::try_from(write.data.len()).expect("a write is at most some megabytes")));
+        }
         // Its writer would go on as if all were stored.
         if write.kind == WriteKind::Plain
             && let Some(error) = state.without_room()
@@ -164,8 +175,13 @@ impl FileSystem {
     /// Whether bytes lie here that came through a mapping, without the lease that keeps others from reading old ones: such
     /// a page must not wait for a lease, so whoever closes the file does.
     pub fn has_unleased_bytes(&self, handle: HandleId) -> bool {
+        let is_leased = |inode| {
+            // Not for how long: what is written under a lease that has run out is stored when the cluster is back.
+            let table = self.shared.table.lock();
+            table.get(inode).is_some_and(|node| node.lease == Some(wire::lease::LeaseMode::Exclusive))
+        };
         let open = self.shared.file_of(handle);
-        open.is_ok_and(|open| open.file.is_dirty() && !self.shared.may_commit(open.file.inode))
+        open.is_ok_and(|open| open.file.is_dirty() && !is_leased(open.file.inode))
     }
 
     /// Commits what is written to a file.
@@ -185,10 +201,31 @@ impl FileSystem {
     }
 }
 
+/// Whether a write of a program may lie beside what is written already: not beside what somebody else has written over
+/// since, which goes with all that lies beside it.
+fn may_join(state: &FileState, kind: WriteKind, base: Option<Base>) -> bool {
+    let (Some(now), Some(before)) = (base, state.base) else { return true };
+    kind == WriteKind::Mapped
+        || !state.flushing.is_empty()
+        || before.losses == now.losses
+        || before.version == now.version
+}
+
+/// Whether a page is of before the lease was lost, and what lies here rests on what somebody else has written since.
+fn is_overtaken_page(state: &FileState, page: Option<Base>) -> bool {
+    let is_older = |(page, here): (Base, Base)| page.losses == u64::MAX && page.version < here.version;
+    page.zip(state.base).is_some_and(is_older)
+}
+
 impl Shared {
     /// Bytes of a file could not be stored for want of room in the cluster.
     pub(super) fn note_no_room(&self, error: &FsError) {
         *self.no_room.lock() = Some((now() + NO_ROOM_FOR, error.clone()));
+    }
+
+    /// Bytes of a file have been stored: there is room again, or for others.
+    pub(super) fn note_room(&self) {
+        *self.no_room.lock() = None;
     }
 
     /// Whether bytes found no room a moment ago: then memory that they fill is not waited for.
@@ -254,5 +291,40 @@ fn report(open: &OpenFile) -> Result<(), FsError> {
     match &state.error {
         Some(error) if reported < state.failures => Err(error.clone()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::namespace::{SetId, Timestamp};
+
+    use super::{Base, FileState, WriteKind, is_overtaken_page, may_join};
+
+    /// Bytes that were written on a version, under a lease that had been lost so often before.
+    fn written(version: u64, losses: u64) -> FileState {
+        let mut state = FileState::default();
+        state.write(0, b"bytes", std::time::Instant::now(), Timestamp::new(0, 0).unwrap(), SetId::Keep);
+        state.base = Some(Base { version, losses });
+        state
+    }
+
+    #[test]
+    fn what_somebody_else_has_written_over_takes_no_later_write_with_it() {
+        let base = |version, losses| Some(Base { version, losses });
+        let state = written(3, 0);
+        assert!(may_join(&state, WriteKind::Plain, base(5, 0)), "our own newer version");
+        assert!(may_join(&state, WriteKind::Plain, base(3, 1)), "the lease was lost, and nobody wrote");
+        assert!(!may_join(&state, WriteKind::Plain, base(4, 1)), "somebody wrote");
+        assert!(may_join(&state, WriteKind::Mapped, base(4, 1)), "a page rests on what it rests on");
+        assert!(may_join(&state, WriteKind::Plain, None));
+    }
+
+    #[test]
+    fn a_page_of_before_the_lease_was_lost_lies_beside_nothing_that_rests_on_what_came_after() {
+        let page = |version| Some(Base { version, losses: u64::MAX });
+        assert!(is_overtaken_page(&written(4, 1), page(3)));
+        assert!(!is_overtaken_page(&written(4, 1), page(4)), "nobody has written since");
+        assert!(!is_overtaken_page(&written(3, 0), page(4)), "our own newer version");
+        assert!(!is_overtaken_page(&written(4, 1), Some(Base { version: 3, losses: 1 })));
     }
 }

@@ -146,22 +146,19 @@ impl ChunkStore {
     /// Reads a record whole, from the medium, and hashes it; its tree must be the right one too, or ranges could not be
     /// proved. Bad is only what was read so [`TRIES`] times: memory and cables have bad moments as well.
     pub(super) async fn read_copy(&self, key: &ChunkKey, at: Position, chunk_len: u32) -> Copy {
-        let mut found = Copy::Unreadable;
+        let mut bad = 0;
         for _ in 0..TRIES {
             match self.shared().log.read_record(at, Source::Medium).await {
                 Ok((_, payload)) => match sound(key, chunk_len, &payload) {
                     Some(chunk) => return Copy::Good(chunk),
-                    None => found = Copy::Bad,
+                    None => bad += 1,
                 },
-                Err(append_log::ReadError::Damaged { .. }) => found = Copy::Bad,
+                Err(append_log::ReadError::Damaged { .. }) => bad += 1,
                 Err(append_log::ReadError::NoFile { .. }) => return Copy::Gone,
-                Err(error) => {
-                    warn!(%key, %error, "a record cannot be read");
-                    found = Copy::Unreadable;
-                }
+                Err(error) => warn!(%key, %error, "a record cannot be read"),
             }
         }
-        found
+        if bad == TRIES { Copy::Bad } else { Copy::Unreadable }
     }
 
     pub(super) async fn drop_copy(&self, key: ChunkKey, at: Position) -> Result<(), PutError> {

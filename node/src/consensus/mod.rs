@@ -18,6 +18,7 @@
 //! What commands mean (`namespace`); who should vote (`membership`); retries and redirects (`serve`, the client).
 
 mod admission;
+mod candidacy;
 mod clock;
 mod deafness;
 mod error;

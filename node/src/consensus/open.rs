@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::Admission;
+use super::candidacy;
 use super::deafness::{self, Ears};
 use super::error::OpenError;
 use super::inbox::Inbox;
@@ -89,6 +90,8 @@ impl Timing {
             election_timeout_min: millis(self.election_min),
             election_timeout_max: millis(self.election_max),
             enable_pre_vote: Some(true),
+            // When `candidacy` says so.
+            enable_elect: false,
             // The state may be older than what this node answered as a leader; it learns of commits by an election.
             enable_leader_restore: Some(false),
             // When to persist and what to purge is for `maintenance` to say.
@@ -155,6 +158,7 @@ impl Consensus {
             .map_err(|error| OpenError::Raft { reason: error.to_string() })?;
         let (view_sender, view) = watch::channel(View::of(&raft));
         tasks.spawn(follow(raft.clone(), view_sender.clone()));
+        tasks.spawn(candidacy::watch(raft.clone(), cancel.clone()));
         tasks.spawn(deafness::watch(config.node, raft.clone(), Arc::clone(&ears), cancel.clone()));
         let lender = Arc::new(Lender::default());
         let maintenance = Maintenance {
@@ -167,7 +171,6 @@ impl Consensus {
         };
         tasks.spawn(maintain(maintenance, cancel.clone(), view_sender));
         let inbox = Arc::new(Inbox::new(spool));
-        let admission = Admission::new();
         Ok(Self {
             inner: Arc::new(Inner {
                 node: config.node,
@@ -179,7 +182,7 @@ impl Consensus {
                 inbox,
                 ears,
                 lender,
-                admission,
+                admission: Admission::new(),
                 view,
                 tasks,
                 cancel,

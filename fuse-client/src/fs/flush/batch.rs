@@ -70,9 +70,18 @@ impl crate::fs::file::FileState {
 
     /// What is written here from `size` on is given up: the file ends there.
     pub(in crate::fs) fn cut_news(&mut self, size: u64) {
+        // Of a flush that was given up half way.
+        for (offset, bytes) in std::mem::take(&mut self.flushing) {
+            self.dirty.put_back(offset, &bytes);
+        }
         self.dirty.cut(size..u64::MAX);
-        if !self.has_news() {
-            self.drop_news();
+        if self.dirty.is_empty() {
+            return self.drop_news();
+        }
+        // Others wait for the memory.
+        if let Some(room) = &mut self.room {
+            let excess = room.num_permits().saturating_sub(crate::cluster::pool_units(self.dirty.len()) as usize);
+            drop(room.split(excess));
         }
     }
 

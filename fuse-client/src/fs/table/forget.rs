@@ -61,7 +61,9 @@ impl Table {
         }
         // What was granted until now is let go, also where the answer that says so is still on its way.
         node.recalled = node.recalled.max(node.granted);
-        node.lost_version = node.attr.map(|attr| attr.data_version).or(node.lost_version);
+        // Pages that are still to be given up are of the version before.
+        let kept = node.lost_version.filter(|_| node.pages_stale);
+        node.lost_version = kept.or(node.attr.map(|attr| attr.data_version)).or(node.lost_version);
         node.attr = None;
         node.target = None;
         node.xattrs = None;

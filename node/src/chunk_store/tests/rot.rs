@@ -6,6 +6,7 @@ use wire::tree::VerifiedChunk;
 
 use super::super::{Checked, ChunkStore, Compacted};
 use super::rig::{IndexFate, Rig, compact_all, list, put, read};
+use crate::disk::SimFault;
 
 const SEGMENT: u64 = 256 << 10;
 
@@ -46,6 +47,24 @@ async fn a_flipped_bit_is_found_given_up_and_mended_by_another_put() {
     rig.crash(store, IndexFate::Lost);
     let (store, _) = rig.open().await;
     assert_eq!(read(&store, chunk.key(), 0, 100_000).await.unwrap(), chunk.bytes());
+}
+
+/// Bad is what was read and found wrong each time: one such read beside others that gave nothing is not enough.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_read_only_now_and_then_is_not_given_up() {
+    let mut rig = Rig::new(2, SEGMENT);
+    let (store, _) = rig.open().await;
+    let chunk = rig.chunk(30_000);
+    put(&store, &chunk, 3).await;
+    let path = rig.segments()[0].0.clone();
+    rig.disk.rot(&path, 20_000);
+    // The first two tries: of what is read with the header, and of the header alone.
+    for _ in 0..4 {
+        rig.disk.inject(SimFault::NextRead);
+    }
+    assert_eq!(store.check(&chunk.key()).await.unwrap(), Checked::Unreadable);
+    assert_eq!(store.has(&[chunk.key()], GcEpoch(3)).await.unwrap().0, [true]);
+    assert_eq!(store.check(&chunk.key()).await.unwrap(), Checked::Damaged);
 }
 
 #[tokio::test(start_paused = true)]

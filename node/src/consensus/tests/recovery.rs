@@ -9,7 +9,8 @@ use wire::cluster::RaftRole;
 use wire::namespace::Timestamp;
 
 use super::harness::{Group, SECOND, add_one, id, rows};
-use crate::append_log::LogConfig;
+use crate::append_log::{LogConfig, slots::Slots};
+use crate::consensus::words::VoteWords;
 use crate::consensus::{AfterVoting, Standing, Survivor, SurvivorError, follow_from};
 use crate::disk::{SimDisk, SimOptions};
 use crate::generation::Generation;
@@ -145,6 +146,25 @@ async fn who_begins_anew_makes_no_majority_of_the_old_group_with_one_that_comes_
     group.member(id(1)).propose(add_one(1), SECOND).await.unwrap();
     group.member(id(1)).add_learner(id(2), 10 * SECOND).await.unwrap();
     assert_eq!((group.view(id(3)).role, group.view(id(1)).role), (RaftRole::Voter, RaftRole::Leader));
+    group.stop_all().await;
+}
+
+/// It is sent the old log from its beginning, where it was the only voter. Should it hear nothing more then, it must not
+/// take that for the group of now.
+#[tokio::test(start_paused = true)]
+async fn who_begins_anew_does_not_elect_itself_by_the_membership_with_which_it_founded_the_group() {
+    let mut group = Group::founded(930, 1).await;
+    group.add(1).await;
+    sleep(SECOND).await;
+    group.crash(id(1)).await;
+    // As far as it has got: the beginning of the old log, and the vote with which it begins anew.
+    let disk = group.machines[&id(1)].disk.process();
+    let (mut slots, _) = Slots::open(disk, &Path::new(DIR).join("vote")).await.unwrap();
+    let vote = VoteWords { term: Generation::new(1).first(), node: id(1), committed: false };
+    slots.write(postcard::to_stdvec(&vote).unwrap().into()).await.unwrap();
+    group.start(id(1)).await.unwrap();
+    sleep(20 * SECOND).await;
+    assert_ne!(group.view(id(1)).role, RaftRole::Leader);
     group.stop_all().await;
 }
 
