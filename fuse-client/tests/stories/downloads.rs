@@ -279,9 +279,17 @@ async fn a_length_never_runs_ahead_of_the_bytes() {
             tokio::task::yield_now().await;
         }
         // It has no name yet, here where the file system knows such files.
-        let mut open = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
-        let ours = |fd: &std::path::PathBuf| fs::read_link(fd).is_ok_and(|file| file.starts_with(&copy));
-        fs::metadata(open.find(ours).unwrap()).unwrap().len()
+        loop {
+            let mut open = fs::read_dir("/proc/self/fd").unwrap().flatten().map(|entry| entry.path());
+            let ours = |fd: &std::path::PathBuf| {
+                fs::read_link(fd).is_ok_and(|file| file.starts_with(&copy))
+                    && fs::metadata(fd).is_ok_and(|file| file.is_file())
+            };
+            match open.find(ours).map(fs::metadata) {
+                Some(Ok(file)) => break file.len(),
+                _ => tokio::task::yield_now().await,
+            }
+        }
     };
     let options = options();
     let len = tokio::select! {
