@@ -77,37 +77,43 @@ async fn copy(
     recursive: bool,
     tell: &mut impl FnMut(&FilePath, &NamespaceError),
 ) -> Result<(), NamespaceError> {
-    // As cp: links are followed, unless a tree is copied as it is.
-    let follow = if recursive { Follow::No } else { Follow::Yes };
     let mut left = vec![(source.clone(), target.clone())];
     while let Some((source, target)) = left.pop() {
-        let attr = files.resolve(&source, follow).await?;
-        let is_directory = attr.file_type == FileType::Directory;
-        if is_directory && !recursive {
-            return Err(NamespaceError::Op { path: source, source: OpError::IsDirectory });
-        }
-        let mut tell = |path: FilePath, error: NamespaceError| tell(&path, &error);
-        let there = files.lookup(&target, Follow::Yes).await?.map(|attr| attr.file_type);
-        let copied = match (is_directory, there) {
-            // A link is copied as one by copy_tree; copy_file follows it.
-            (false, _) if follow == Follow::Yes => files.copy_file(&source, &target).await.map(drop),
-            (false, _) | (true, None) => files.copy_tree(&source, &target, &mut tell).await.map(drop),
-            (true, Some(FileType::Directory)) => match entries(files, &source, &target).await {
-                Ok(below) => {
-                    left.extend(below);
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
-            (true, Some(_)) => Err(NamespaceError::Op { path: target, source: OpError::NotDirectory }),
-        };
-        match copied {
-            Ok(()) => {}
+        match copy_one(files, &source, &target, recursive, tell).await {
+            Ok(below) => left.extend(below),
             Err(error @ (NamespaceError::Cluster(_) | NamespaceError::SessionEnded { .. })) => return Err(error),
-            Err(error) => tell(source, error),
+            Err(error) => tell(&source, &error),
         }
     }
     Ok(())
+}
+
+/// Copies one source, but for what is in a directory that is there already: those entries are still to be copied.
+async fn copy_one(
+    files: &Namespace,
+    source: &FilePath,
+    target: &FilePath,
+    recursive: bool,
+    tell: &mut impl FnMut(&FilePath, &NamespaceError),
+) -> Result<Vec<(FilePath, FilePath)>, NamespaceError> {
+    // As cp: links are followed, unless a tree is copied as it is.
+    let follow = if recursive { Follow::No } else { Follow::Yes };
+    let is_directory = files.resolve(source, follow).await?.file_type == FileType::Directory;
+    if !recursive {
+        if is_directory {
+            return Err(NamespaceError::Op { path: source.clone(), source: OpError::IsDirectory });
+        }
+        return files.copy_file(source, target).await.map(|_| Vec::new());
+    }
+    if is_directory && let Some(there) = files.lookup(target, Follow::Yes).await? {
+        return match there.file_type {
+            FileType::Directory => entries(files, source, target).await,
+            _ => Err(NamespaceError::Op { path: target.clone(), source: OpError::NotDirectory }),
+        };
+    }
+    // A link is copied as one.
+    let tell = |path: FilePath, error: NamespaceError| tell(&path, &error);
+    files.copy_tree(source, target, tell).await.map(|_| Vec::new())
 }
 
 /// The entries of a directory, each with its path in another one.

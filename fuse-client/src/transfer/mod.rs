@@ -53,10 +53,9 @@ pub struct DownloadItem {
 }
 
 /// What becomes of a directory that is there already where a directory goes.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Existing {
     /// It gets mode, owner and times of the source, whose copy it is.
-    #[default]
     Dressed,
     /// It takes in what is in the source, and stays what it is.
     Kept,

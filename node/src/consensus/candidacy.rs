@@ -5,41 +5,25 @@
 //! node would elect itself, and lead beside the recovered one. So it stands only when the membership that it knows is of
 //! the generation that it has voted in: the recovered member began that one with a membership of its own.
 
-use std::time::Duration;
-
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
 
 use super::raft_types::Raft;
 use crate::generation::Generation;
-
-/// Between two looks: a fraction of the shortest election timeout.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Whether a member that has voted in `voted` may stand by a membership of this term; `None`: it knows none.
 fn may_stand(voted: u64, membership: Option<u64>) -> bool {
     membership.is_some_and(|term| Generation::of_term(term) >= Generation::of_term(voted))
 }
 
-/// Looks until it is cancelled. Before the first look nobody stands (`Config::enable_elect`).
-pub(super) async fn watch(raft: Raft, cancel: CancellationToken) {
-    let mut ticks = interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let stands = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let membership = metrics.membership_config.log_id().as_ref().map(|id| id.leader_id.term);
-            may_stand(metrics.vote.leader_id.term, membership)
-        };
-        raft.runtime_config().elect(stands);
-    }
+/// Lets this node stand, or not. Before the first look it does not (`Config::enable_elect`).
+pub(super) fn look(raft: &Raft) {
+    let stands = {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.log_id().as_ref().map(|id| id.leader_id.term);
+        may_stand(metrics.vote.leader_id.term, membership)
+    };
+    raft.runtime_config().elect(stands);
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use ring::NodeId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::candidacy;
 use super::raft_types::Raft;
 
 /// Without a word of a majority for as long, a leader falls silent: three heartbeats of nodes, and three times what an
@@ -110,7 +111,7 @@ impl Deafness {
     }
 }
 
-/// Looks until it is cancelled.
+/// Looks until it is cancelled; also whether this node may stand for election.
 pub(super) async fn watch(own: NodeId, raft: Raft, ears: Arc<Ears>, cancel: CancellationToken) {
     let mut deafness = Deafness::default();
     let mut ticks = interval(LOOK_EVERY);
@@ -121,6 +122,7 @@ pub(super) async fn watch(own: NodeId, raft: Raft, ears: Arc<Ears>, cancel: Canc
             () = cancel.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        candidacy::look(&raft);
         let leading = {
             let metrics = raft.metrics();
             let metrics = metrics.borrow_watched();

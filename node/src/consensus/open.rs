@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::Admission;
-use super::candidacy;
 use super::deafness::{self, Ears};
 use super::error::OpenError;
 use super::inbox::Inbox;
@@ -158,7 +157,6 @@ impl Consensus {
             .map_err(|error| OpenError::Raft { reason: error.to_string() })?;
         let (view_sender, view) = watch::channel(View::of(&raft));
         tasks.spawn(follow(raft.clone(), view_sender.clone()));
-        tasks.spawn(candidacy::watch(raft.clone(), cancel.clone()));
         tasks.spawn(deafness::watch(config.node, raft.clone(), Arc::clone(&ears), cancel.clone()));
         let lender = Arc::new(Lender::default());
         let maintenance = Maintenance {
