@@ -146,3 +146,61 @@ fn what_nobody_synced_is_stored_a_moment_later() {
     mount.start(&cluster, &[]);
     assert!(fs::read(mount.path("file")).unwrap() == tree::bytes(1, 100_000));
 }
+
+/// Bytes of one of a row of writes to one file: two streams by turns, pages here and there, and a head that is written over
+/// again and again.
+fn write_numbered(file: &File, number: u64) -> std::io::Result<()> {
+    let (offset, len) = place_of(number);
+    let mut bytes = vec![7; len];
+    bytes[..8].copy_from_slice(&(number + 1).to_le_bytes());
+    file.write_all_at(&bytes, offset)
+}
+
+fn place_of(number: u64) -> (u64, usize) {
+    let round = number / 64;
+    match number % 64 {
+        0 => (0, 100),
+        1 => ((1 << 30) + round * 3_000_000, 4096),
+        // Three whole chunks.
+        step @ 2..50 => ((1 << 40) + (round * 48 + step - 2) * (256 << 10), 256 << 10),
+        step => ((1 << 41) + (round * 14 + step - 50) * (100 << 10), 100 << 10),
+    }
+}
+
+#[test]
+fn of_bytes_that_nobody_synced_only_the_last_are_missing_when_the_mount_is_killed() {
+    let cluster = Cluster::start();
+    let mut mount = Mount::new(&cluster, "mnt");
+    for round in 0..3_u64 {
+        let path = mount.path(&format!("file-{round}"));
+        let file = File::create(&path).unwrap();
+        file.sync_all().unwrap();
+        let began = std::time::Instant::now();
+        let done = std::thread::scope(|scope| {
+            let writer =
+                scope.spawn(|| (0..100_000).take_while(|number| write_numbered(&file, *number).is_ok()).count());
+            while began.elapsed() < Duration::from_millis(400 + 350 * round) {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            mount.kill();
+            writer.join().unwrap() as u64
+        });
+        drop(file);
+        mount.start(&cluster, &[]);
+        let file = File::open(&path).unwrap();
+        let found = |number: u64| {
+            let mut stamp = [0; 8];
+            let read = file.read_at(&mut stamp, place_of(number).0).unwrap();
+            if read == 8 { u64::from_le_bytes(stamp) } else { 0 }
+        };
+        let is_head = |number: u64| number.is_multiple_of(64);
+        let there: Vec<u64> = (0..=done).filter(|number| !is_head(*number) && found(*number) == number + 1).collect();
+        // The head may be the last that was stored.
+        let stored = there.last().map_or(0, |last| last + 1).max(found(0));
+        eprintln!("round {round}: of {done} writes the first {stored} were stored");
+        let expected: Vec<u64> = (0..stored).filter(|number| !is_head(*number)).collect();
+        assert_eq!(there, expected, "round {round}: these are there of {done} writes");
+        let head = (0..stored).rfind(|number| is_head(*number)).map_or(0, |number| number + 1);
+        assert_eq!(found(0), head, "round {round}: the head after {stored} of {done} writes");
+    }
+}

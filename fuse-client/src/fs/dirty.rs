@@ -2,13 +2,26 @@
 //!
 //! # Invariants
 //! - Ranges never overlap, and none crosses a multiple of [`CHUNK_LEN_MAX`] of the file offset: a full one is a chunk.
+//! - What is taken out before the rest is what a file holds after one of its writes and before the next: of everything that
+//!   is left, all was written later. (It holds for what one operation commits; of more than [`EXTENTS_MAX`] scattered
+//!   pieces that were written over and over there is no such part.)
+
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, ops::Range};
 
 use bytes::{Bytes, BytesMut};
-use wire::{CHUNK_LEN_MAX, buffer::GrowingBuffer, namespace::JournaledPart};
+use wire::{
+    CHUNK_LEN_MAX,
+    buffer::GrowingBuffer,
+    namespace::{EXTENTS_MAX, JournaledPart},
+};
 
 const WINDOW: u64 = CHUNK_LEN_MAX as u64;
+
+/// With so much it is time to take something out though no chunk is full: several places are written in turn.
+const MUCH: u64 = 16 << 20;
 
 /// A range that has grown this far is taken for the beginning of a stream, and given room for a whole chunk at once.
 const STREAM_LEN: usize = 1 << 20;
@@ -16,8 +29,33 @@ const STREAM_LEN: usize = 1 << 20;
 /// Bytes by offset in the file.
 #[derive(Debug, Default)]
 pub(crate) struct DirtyRanges {
-    ranges: BTreeMap<u64, GrowingBuffer>,
+    ranges: BTreeMap<u64, Stretch>,
     len: u64,
+    /// Number of the last write.
+    newest: u64,
+}
+
+/// Bytes of one range.
+#[derive(Debug)]
+struct Stretch {
+    bytes: GrowingBuffer,
+    written: Written,
+}
+
+/// By which writes a range came to be what it is: the first of those of which it holds bytes, or bytes that lie over theirs,
+/// and the last.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Written {
+    first: u64,
+    last: u64,
+}
+
+/// A range that was taken out to be committed.
+#[derive(Clone, Debug)]
+pub(crate) struct Taken {
+    pub(crate) offset: u64,
+    pub(crate) bytes: Bytes,
+    written: Written,
 }
 
 /// A chunk to be put, and which ranges of the file its parts are.
@@ -39,96 +77,131 @@ impl DirtyRanges {
 
     /// First byte after the last range; 0 if there is none.
     pub(crate) fn end(&self) -> u64 {
-        self.ranges.last_key_value().map_or(0, |(start, bytes)| start + bytes.len() as u64)
+        self.ranges.last_key_value().map_or(0, |(start, stretch)| start + stretch.bytes.len() as u64)
     }
 
-    /// Takes in `data` at `offset`; what was there before is replaced.
-    pub(crate) fn write(&mut self, mut offset: u64, mut data: &[u8]) {
+    /// Number of the last write.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Whether anything is held of the writes up to `number`.
+    pub(crate) fn holds_of(&self, number: u64) -> bool {
+        self.ranges.values().any(|stretch| stretch.written.first <= number)
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.ranges.clear();
+        self.len = 0;
+    }
+
+    /// Takes in `data` at `offset`; what was there before is replaced. Whether it is time to take something out.
+    pub(crate) fn write(&mut self, mut offset: u64, mut data: &[u8]) -> bool {
+        let before = self.len;
+        let mut is_full = false;
         while !data.is_empty() {
             let room = WINDOW - offset % WINDOW;
             let len = usize::try_from(room).unwrap_or(usize::MAX).min(data.len());
             let (now, later) = data.split_at(len);
-            self.write_in_window(offset, now);
+            // Pieces on two sides of a border may be committed one after the other: else no stream could.
+            self.newest += 1;
+            is_full |= self.write_in_window(offset, now, Written { first: self.newest, last: self.newest });
             offset += len as u64;
             data = later;
         }
+        is_full || (self.len >= MUCH && before / STREAM_LEN as u64 != self.len / STREAM_LEN as u64)
     }
 
-    fn write_in_window(&mut self, offset: u64, data: &[u8]) {
+    /// Whether the range is a whole chunk now.
+    fn write_in_window(&mut self, offset: u64, data: &[u8], written: Written) -> bool {
         let end = offset + data.len() as u64;
         let window = offset - offset % WINDOW;
         let before = self.ranges.range_mut(window..=offset).next_back();
-        if let Some((start, bytes)) = before.filter(|(start, bytes)| **start + bytes.len() as u64 >= offset) {
-            let at = usize::try_from(offset - start).expect("a range is shorter than a chunk");
-            let over = data.len().min(bytes.len() - at);
-            let (replaced, appended) = data.split_at(over);
-            bytes.get_mut(at..at + over).expect("the range reaches as far").copy_from_slice(replaced);
-            if !appended.is_empty() {
-                if bytes.len() + appended.len() >= STREAM_LEN {
-                    bytes.reserve_chunk();
-                }
-                bytes.extend_from_slice(appended);
-                self.len += appended.len() as u64;
-                let start = *start;
-                self.cut_after(start, offset + over as u64..end);
-            }
-            return;
+        let reaches = |(start, stretch): &(&u64, &mut Stretch)| {
+            let end = **start + stretch.bytes.len() as u64;
+            end > offset || (end == offset && stretch.written.touches(written))
+        };
+        let Some((start, Stretch { bytes, written: all })) = before.filter(reaches) else {
+            let written = self.cut_out(offset..end).map_or(written, |over| over.and(written));
+            self.ranges.insert(offset, Stretch { bytes: data.to_vec().into(), written });
+            self.len += data.len() as u64;
+            return data.len() as u64 == WINDOW;
+        };
+        *all = all.and(written);
+        let at = usize::try_from(offset - start).expect("a range is shorter than a chunk");
+        let over = data.len().min(bytes.len() - at);
+        let (replaced, appended) = data.split_at(over);
+        bytes.get_mut(at..at + over).expect("the range reaches as far").copy_from_slice(replaced);
+        if appended.is_empty() {
+            return false;
         }
-        self.cut(offset..end);
-        self.ranges.insert(offset, data.to_vec().into());
-        self.len += data.len() as u64;
+        if bytes.len() + appended.len() >= STREAM_LEN {
+            bytes.reserve_chunk();
+        }
+        bytes.extend_from_slice(appended);
+        self.len += appended.len() as u64;
+        let (start, is_full) = (*start, bytes.len() as u64 == WINDOW);
+        if let Some(over) = self.cut_what_begins_in(start + 1..end)
+            && let Some(Stretch { written, .. }) = self.ranges.get_mut(&start)
+        {
+            *written = written.and(over);
+        }
+        is_full
     }
 
-    /// Removes what other ranges than the one at `keep` have in `range`, which none of them begins before.
-    fn cut_after(&mut self, keep: u64, range: Range<u64>) {
-        while let Some((&start, _)) = self.ranges.range(keep + 1..range.end).next() {
-            let bytes = self.ranges.remove(&start).expect("it was found");
+    /// Removes what ranges that begin in `range` have there; when that was written.
+    fn cut_what_begins_in(&mut self, range: Range<u64>) -> Option<Written> {
+        let mut gone: Option<Written> = None;
+        while let Some((&start, _)) = self.ranges.range(range.clone()).next() {
+            let Stretch { bytes, written } = self.ranges.remove(&start).expect("it was found");
+            gone = Some(gone.map_or(written, |gone| gone.and(written)));
             self.len -= bytes.len() as u64;
-            let kept_from = usize::try_from(range.end - start).expect("both lie in one window");
-            if let Some(tail) = bytes.get(kept_from..).filter(|tail| !tail.is_empty()) {
-                self.len += tail.len() as u64;
-                self.ranges.insert(range.end, tail.to_vec().into());
-            }
+            let kept_from = usize::try_from(range.end - start).unwrap_or(usize::MAX);
+            self.keep_tail(range.end, bytes.get(kept_from..).unwrap_or_default(), written);
+        }
+        gone
+    }
+
+    fn keep_tail(&mut self, start: u64, tail: &[u8], written: Written) {
+        if !tail.is_empty() {
+            self.len += tail.len() as u64;
+            self.ranges.insert(start, Stretch { bytes: tail.to_vec().into(), written });
         }
     }
 
     /// Removes what lies in `range`.
     pub(crate) fn cut(&mut self, range: Range<u64>) {
+        self.cut_out(range);
+    }
+
+    /// As [`DirtyRanges::cut`]; when what is gone was written.
+    fn cut_out(&mut self, range: Range<u64>) -> Option<Written> {
         if range.is_empty() {
-            return;
+            return None;
         }
+        let mut gone = None;
         let before = self.ranges.range_mut(..range.start).next_back();
-        if let Some((start, bytes)) = before
+        if let Some((start, Stretch { bytes, written })) = before
             && *start + bytes.len() as u64 > range.start
         {
-            let start = *start;
-            let at = usize::try_from(range.start - start).expect("a range is shorter than a chunk");
+            let written = *written;
+            gone = Some(written);
+            let at = usize::try_from(range.start - *start).expect("a range is shorter than a chunk");
             let tail = bytes.split_off(at);
-            let tail_end = range.start + tail.len() as u64;
             self.len -= tail.len() as u64;
-            if tail_end > range.end {
-                let skip = usize::try_from(range.end - range.start).expect("a range is shorter than a chunk");
-                let rest = tail.get(skip..).expect("the tail is longer").to_vec();
-                self.len += rest.len() as u64;
-                self.ranges.insert(range.end, rest.into());
-            }
+            let skip = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+            self.keep_tail(range.end, tail.get(skip..).unwrap_or_default(), written);
         }
-        while let Some((&start, _)) = self.ranges.range(range.clone()).next() {
-            let bytes = self.ranges.remove(&start).expect("it was found");
-            self.len -= bytes.len() as u64;
-            let kept_from = usize::try_from(range.end - start).unwrap_or(usize::MAX);
-            if let Some(tail) = bytes.get(kept_from..).filter(|tail| !tail.is_empty()) {
-                self.len += tail.len() as u64;
-                self.ranges.insert(range.end, tail.to_vec().into());
-            }
-        }
+        let after = self.cut_what_begins_in(range);
+        [gone, after].into_iter().flatten().reduce(Written::and)
     }
 
     /// Lays what is held over `buffer`, which is the file from `offset` on.
     pub(crate) fn overlay(&self, offset: u64, buffer: &mut [u8]) {
         let end = offset + buffer.len() as u64;
         let first = self.ranges.range(..=offset).next_back().map_or(offset, |(start, _)| *start);
-        for (start, bytes) in self.ranges.range(first..end) {
+        for (start, Stretch { bytes, .. }) in self.ranges.range(first..end) {
             lay_over(offset, buffer, *start, bytes);
         }
     }
@@ -137,7 +210,7 @@ impl DirtyRanges {
     pub(crate) fn copy_of(&self, range: Range<u64>) -> Vec<(u64, Bytes)> {
         let first = self.ranges.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
         let mut copies = Vec::new();
-        for (start, bytes) in self.ranges.range(first..range.end) {
+        for (start, Stretch { bytes, .. }) in self.ranges.range(first..range.end) {
             let (from, to) = (range.start.max(*start), range.end.min(*start + bytes.len() as u64));
             if from < to {
                 let index = |at: u64| usize::try_from(at - start).expect("a range is shorter than a chunk");
@@ -152,7 +225,7 @@ impl DirtyRanges {
     pub(crate) fn covers(&self, range: Range<u64>) -> bool {
         let mut at = range.start;
         let first = self.ranges.range(..=at).next_back().map_or(at, |(start, _)| *start);
-        for (start, bytes) in self.ranges.range(first..range.end) {
+        for (start, Stretch { bytes, .. }) in self.ranges.range(first..range.end) {
             if *start > at {
                 return false;
             }
@@ -166,7 +239,7 @@ impl DirtyRanges {
         let mut gaps = Vec::new();
         let mut at = range.start;
         let first = self.ranges.range(..=at).next_back().map_or(at, |(start, _)| *start);
-        for (start, bytes) in self.ranges.range(first..range.end) {
+        for (start, Stretch { bytes, .. }) in self.ranges.range(first..range.end) {
             if *start > at {
                 gaps.push(at..*start);
             }
@@ -178,49 +251,110 @@ impl DirtyRanges {
         gaps
     }
 
-    /// Whether a whole chunk is held.
-    pub(crate) fn has_full_chunk(&self) -> bool {
-        self.len >= WINDOW && self.ranges.values().any(|bytes| bytes.len() as u64 == WINDOW)
+    /// Takes out the oldest whole chunks, and what was written before them; if there is much, whatever is oldest.
+    pub(crate) fn take_full(&mut self, len_max: u64) -> Vec<Taken> {
+        let is_much = self.len >= MUCH;
+        self.take_oldest(len_max, |stretch| is_much || stretch.bytes.len() as u64 == WINDOW)
     }
 
-    /// Takes out whole chunks, at most `limit`.
-    pub(crate) fn take_full(&mut self, limit: usize) -> Vec<(u64, Bytes)> {
-        let full = self.ranges.iter().filter(|(_, bytes)| bytes.len() as u64 == WINDOW);
-        let starts: Vec<u64> = full.map(|(start, _)| *start).take(limit).collect();
-        let taken = starts.into_iter().filter_map(|start| self.ranges.remove_entry(&start));
-        let taken = taken.map(|(start, bytes)| (start, bytes.freeze())).collect();
-        self.take_off(taken)
+    /// Takes out everything, or if that is more than `len_max` bytes or than one operation commits, what is oldest.
+    pub(crate) fn take(&mut self, len_max: u64) -> Vec<Taken> {
+        if self.len <= len_max && self.ranges.len() <= EXTENTS_MAX {
+            self.take_all()
+        } else {
+            self.take_oldest(len_max, |_| true)
+        }
     }
 
-    /// Takes out ranges from the lowest on, until they have `len_max` bytes or are `count_max`; at least one.
-    pub(crate) fn take(&mut self, len_max: u64, count_max: usize) -> Vec<(u64, Bytes)> {
-        let mut taken = Vec::new();
-        let mut len = 0;
-        while taken.len() < count_max
-            && let Some(first) = self.ranges.first_entry()
-        {
-            len += first.get().len() as u64;
-            if len > len_max && !taken.is_empty() {
+    /// Takes out everything.
+    pub(crate) fn take_all(&mut self) -> Vec<Taken> {
+        self.len = 0;
+        let taken = |(offset, Stretch { bytes, written })| Taken { offset, bytes: bytes.freeze(), written };
+        std::mem::take(&mut self.ranges).into_iter().map(taken).collect()
+    }
+
+    /// Takes out what is oldest: up to a stretch that may be the last (`may_end`), after which all was written later than
+    /// everything before it.
+    fn take_oldest(&mut self, len_max: u64, may_end: impl Fn(&Stretch) -> bool) -> Vec<Taken> {
+        let mut oldest: Vec<(&u64, &Stretch)> = self.ranges.iter().collect();
+        oldest.sort_unstable_by_key(|(_, stretch)| stretch.written.first);
+        let (mut len, mut last) = (0, 0);
+        // How many stretches such a part has.
+        let mut parts: Vec<usize> = Vec::new();
+        for (index, (_, stretch)) in oldest.iter().enumerate() {
+            len += stretch.bytes.len() as u64;
+            last = last.max(stretch.written.last);
+            if len > len_max && !parts.is_empty() {
                 break;
             }
-            let (start, bytes) = first.remove_entry();
-            taken.push((start, bytes.freeze()));
+            let is_closed = oldest.get(index + 1).is_none_or(|(_, next)| next.written.first > last);
+            if is_closed && may_end(stretch) {
+                parts.push(index + 1);
+            }
         }
-        self.take_off(taken)
+        let mut starts = Vec::new();
+        while let Some(count) = parts.pop() {
+            starts = oldest.iter().take(count).map(|(start, _)| **start).collect();
+            starts.sort_unstable();
+            if count <= EXTENTS_MAX || self.extents(&starts) <= EXTENTS_MAX {
+                break;
+            }
+            parts.truncate(parts.len().div_ceil(2));
+        }
+        starts.into_iter().filter_map(|start| self.take_off(start)).collect()
     }
 
-    fn take_off(&mut self, taken: Vec<(u64, Bytes)>) -> Vec<(u64, Bytes)> {
-        self.len -= taken.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
-        taken
+    /// As how many extents ranges are committed, those that follow one another as one.
+    fn extents(&self, starts: &[u64]) -> usize {
+        let mut end = None;
+        let mut extents = 0;
+        for start in starts {
+            extents += usize::from(end != Some(*start));
+            end = self.ranges.get(start).map(|stretch| start + stretch.bytes.len() as u64);
+        }
+        extents
+    }
+
+    fn take_off(&mut self, offset: u64) -> Option<Taken> {
+        let Stretch { bytes, written } = self.ranges.remove(&offset)?;
+        self.len -= bytes.len() as u64;
+        Some(Taken { offset, bytes: bytes.freeze(), written })
     }
 
     /// Puts back what was taken out, under what was written since.
-    pub(crate) fn put_back(&mut self, offset: u64, bytes: &[u8]) {
-        for gap in self.gaps(offset..offset + bytes.len() as u64) {
+    pub(crate) fn put_back(&mut self, taken: &Taken) {
+        let Taken { offset, bytes, written } = taken;
+        let range = *offset..offset + bytes.len() as u64;
+        for gap in self.gaps(range.clone()) {
             let index = |at: u64| usize::try_from(at - offset).expect("a range is shorter than a chunk");
             let part = bytes.get(index(gap.start)..index(gap.end)).expect("a gap lies in its range");
-            self.write(gap.start, part);
+            self.write_in_window(gap.start, part, *written);
         }
+        // What lies over it must not be missing where later bytes are.
+        let first = self.ranges.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
+        for (start, stretch) in self.ranges.range_mut(first..range.end) {
+            if start + stretch.bytes.len() as u64 > range.start {
+                stretch.written.first = stretch.written.first.min(written.first);
+            }
+        }
+    }
+}
+
+impl Taken {
+    /// First byte after it.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+}
+
+impl Written {
+    fn and(self, other: Self) -> Self {
+        Self { first: self.first.min(other.first), last: self.last.max(other.last) }
+    }
+
+    /// Whether no other write lies between.
+    fn touches(self, other: Self) -> bool {
+        self.first <= other.last + 1 && other.first <= self.last + 1
     }
 }
 
@@ -239,11 +373,11 @@ pub(crate) fn lay_over(offset: u64, buffer: &mut [u8], start: u64, bytes: &[u8])
 }
 
 /// Packs ranges, in order of offset, into as few chunks as hold them. A range of a whole chunk is not copied.
-pub(crate) fn pack(ranges: Vec<(u64, Bytes)>) -> Vec<Packed> {
+pub(crate) fn pack(ranges: Vec<Taken>) -> Vec<Packed> {
     let mut packed: Vec<Packed> = Vec::new();
     let mut open = BytesMut::new();
     let mut parts: Vec<JournaledPart> = Vec::new();
-    for (offset, bytes) in ranges {
+    for Taken { offset, bytes, .. } in ranges {
         if open.len() + bytes.len() > CHUNK_LEN_MAX as usize {
             close(&mut open, &mut parts, &mut packed);
         }
@@ -266,80 +400,5 @@ pub(crate) fn pack(ranges: Vec<(u64, Bytes)>) -> Vec<Packed> {
 fn close(open: &mut BytesMut, parts: &mut Vec<JournaledPart>, packed: &mut Vec<Packed>) {
     if !parts.is_empty() {
         packed.push(Packed { bytes: open.split().freeze(), parts: std::mem::take(parts) });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
-
-    use super::{DirtyRanges, WINDOW, pack};
-
-    /// A file of 3 windows' borders seen through a lens: offsets near the borders, so that ranges cross them.
-    fn near_border(at: u64) -> u64 {
-        WINDOW - 50 + at
-    }
-
-    proptest! {
-        #[test]
-        fn ranges_are_what_a_plain_array_of_bytes_says(
-            steps in proptest::collection::vec((0u64..120, 1usize..60, any::<u8>(), 0u8..4), 1..60),
-        ) {
-            let mut ranges = DirtyRanges::default();
-            let mut model: Vec<Option<u8>> = vec![None; 200];
-            for (at, len, byte, what) in steps {
-                let offset = near_border(at);
-                let slots = at as usize..at as usize + len;
-                if what == 0 {
-                    ranges.cut(offset..offset + len as u64);
-                    model[slots].fill(None);
-                } else {
-                    ranges.write(offset, &vec![byte; len]);
-                    model[slots].fill(Some(byte));
-                }
-                let held = model.iter().flatten().count() as u64;
-                prop_assert_eq!(ranges.len(), held);
-                let mut buffer = vec![7; 200];
-                ranges.overlay(near_border(0), &mut buffer);
-                let expected: Vec<u8> = model.iter().map(|byte| byte.unwrap_or(7)).collect();
-                prop_assert_eq!(&buffer, &expected);
-                let end = model.iter().rposition(Option::is_some).map_or(0, |last| near_border(last as u64 + 1));
-                prop_assert_eq!(ranges.end(), end);
-                let gaps: u64 = ranges.gaps(near_border(0)..near_border(200)).iter().map(|gap| gap.end - gap.start).sum();
-                prop_assert_eq!(gaps, 200 - held);
-                prop_assert_eq!(ranges.covers(offset..offset + len as u64), what != 0);
-            }
-            let taken = ranges.take(u64::MAX, usize::MAX);
-            prop_assert!(ranges.is_empty());
-            let mut seen: Vec<Option<u8>> = vec![None; 200];
-            for packed in pack(taken) {
-                for part in packed.parts {
-                    for step in 0..u64::from(part.len) {
-                        let slot = (part.offset + step - near_border(0)) as usize;
-                        prop_assert!(seen[slot].is_none());
-                        seen[slot] = Some(packed.bytes[(u64::from(part.chunk_offset) + step) as usize]);
-                    }
-                }
-            }
-            prop_assert_eq!(seen, model);
-        }
-    }
-
-    #[test]
-    fn a_stream_gives_whole_chunks_and_what_is_put_back_lies_under_later_writes() {
-        let mut ranges = DirtyRanges::default();
-        for step in 0..5 {
-            ranges.write(step << 20, &vec![step as u8; 1 << 20]);
-        }
-        assert!(ranges.has_full_chunk());
-        let full = ranges.take_full(8);
-        assert_eq!((full.len(), full[0].0, full[0].1.len() as u64), (1, 0, WINDOW));
-        assert_eq!(ranges.len(), 1 << 20);
-        ranges.write(10, b"new");
-        ranges.put_back(0, &full[0].1);
-        let mut start = [9; 16];
-        ranges.overlay(0, &mut start);
-        assert_eq!(start, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'n', b'e', b'w', 0, 0, 0]);
-        assert_eq!(ranges.len(), 5 << 20);
     }
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use wire::namespace::{Attr, ChunkSlice, Content, INLINE_LEN_MAX, Inode, MERGED_MIN, SetId, SetTime, Timestamp};
 
 use super::{
-    dirty::{DirtyRanges, lay_over},
+    dirty::{DirtyRanges, Taken, lay_over},
     error::FsError,
     extent_map::ExtentMap,
 };
@@ -35,7 +35,7 @@ pub(crate) struct File {
 pub(crate) struct FileState {
     pub(crate) dirty: DirtyRanges,
     /// Taken out of `dirty` by a flush that is under way.
-    pub(crate) flushing: Vec<(u64, Bytes)>,
+    pub(crate) flushing: Vec<Taken>,
     /// When the oldest byte of `dirty` was written.
     pub(crate) dirty_since: Option<Instant>,
     /// When the last byte was written, by the clock on the wall.
@@ -107,6 +107,17 @@ impl File {
         self.state.lock().content = None;
     }
 
+    /// Number of the last write.
+    pub(crate) fn newest(&self) -> u64 {
+        self.state.lock().dirty.newest()
+    }
+
+    /// Whether anything of the writes up to `number` is not committed.
+    pub(crate) fn holds_of(&self, number: u64) -> bool {
+        let state = self.state.lock();
+        !state.flushing.is_empty() || state.dirty.holds_of(number)
+    }
+
     /// Whether anything is written and not committed.
     pub(crate) fn is_dirty(&self) -> bool {
         let state = self.state.lock();
@@ -117,7 +128,7 @@ impl File {
 impl FileState {
     /// First byte after everything written here.
     fn end(&self) -> u64 {
-        let flushing = self.flushing.iter().map(|(start, bytes)| start + bytes.len() as u64).max();
+        let flushing = self.flushing.iter().map(Taken::end).max();
         self.dirty.end().max(flushing.unwrap_or(0))
     }
 
@@ -173,7 +184,7 @@ impl FileState {
             return attr;
         }
         attr.size = self.size(&attr);
-        let waiting = self.dirty.len() + self.flushing.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        let waiting = self.dirty.len() + self.flushing.iter().map(|taken| taken.bytes.len() as u64).sum::<u64>();
         let most = attr.size.next_multiple_of(4096).max(attr.allocated);
         attr.allocated = attr.allocated.saturating_add(waiting).min(most);
         if let Some(modified) = self.modified {
@@ -184,16 +195,16 @@ impl FileState {
         attr
     }
 
-    /// Takes in `data` at `offset`.
-    pub(crate) fn write(&mut self, offset: u64, data: &[u8], now: Instant, time: Timestamp, set_id: SetId) {
+    /// Takes in `data` at `offset`. Whether it is time to write something out.
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8], now: Instant, time: Timestamp, set_id: SetId) -> bool {
         if !self.has_news() {
             // What found no room is not there any more: this was not tried.
             self.no_room = None;
         }
-        self.dirty.write(offset, data);
         self.dirty_since.get_or_insert(now);
         self.modified = Some(time);
         self.set_id = self.set_id.max(set_id);
+        self.dirty.write(offset, data)
     }
 
     /// Learns what came with a listing, some time ago.
@@ -278,8 +289,9 @@ impl FileState {
 
     /// What is written here of a range, in the order in which it lies one over the other.
     pub(crate) fn news_over(&self, range: &Range<u64>) -> Vec<(u64, Bytes)> {
-        let touches = |(start, bytes): &&(u64, Bytes)| *start < range.end && start + bytes.len() as u64 > range.start;
-        let mut over: Vec<_> = self.flushing.iter().filter(touches).cloned().collect();
+        let touches = |taken: &&Taken| taken.offset < range.end && taken.end() > range.start;
+        let held = |taken: &Taken| (taken.offset, taken.bytes.clone());
+        let mut over: Vec<_> = self.flushing.iter().filter(touches).map(held).collect();
         over.extend(self.dirty.copy_of(range.clone()));
         over
     }

@@ -21,7 +21,7 @@ use self::batch::{Batch, mapped, take_batch};
 pub(super) use self::journal::Journal;
 use super::{
     FsError, LOOKS_MAX, SYNC_DEADLINE, Shared,
-    dirty::{Packed, pack},
+    dirty::{Packed, Taken, pack},
     file::{Base, File, Known, KnownBody},
 };
 use crate::{
@@ -33,9 +33,6 @@ use crate::{
 /// Bytes of one batch of a flush: eight full chunks.
 const BATCH_LEN: u64 = 32 << 20;
 
-/// Ranges of one batch: what one operation may commit.
-const BATCH_RANGES: usize = EXTENTS_MAX;
-
 /// How often chunks are put again because epoch or stamp had passed meanwhile.
 pub(super) const TRIES_MAX: u32 = 12;
 
@@ -45,8 +42,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// What a flush takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Take {
-    /// Whole chunks only: more may come.
+    /// Whole chunks, and what was written before them: more may come.
     Full,
+    /// What was written up to this number ([`super::dirty::DirtyRanges::newest`]), however much somebody goes on to write.
+    Until(u64),
     /// Everything.
     All,
 }
@@ -70,7 +69,7 @@ pub(super) enum LeaseHeld {
 }
 
 impl Shared {
-    /// Commits everything that is written to a file.
+    /// Commits everything that is written to a file by now.
     pub(super) async fn flush(self: &Arc<Self>, file: &Arc<File>) -> Result<(), FsError> {
         self.flush_within(file, SYNC_DEADLINE).await
     }
@@ -103,9 +102,10 @@ impl Shared {
     }
 
     async fn flush_by_turns(&self, file: &Arc<File>) -> Result<(), FsError> {
+        let take = Take::Until(file.newest());
         for _ in 0..LOOKS_MAX {
             let turn = file.turn.lock().await;
-            let flushed = self.flush_in_turn(file, Take::All, LeaseHeld::Unsure, Journal::IfShort).await?;
+            let flushed = self.flush_in_turn(file, take, LeaseHeld::Unsure, Journal::IfShort).await?;
             drop(turn);
             if flushed == Flushed::Wholly {
                 return Ok(());
@@ -180,9 +180,7 @@ impl Shared {
                 Err(error)
             }
             Err(error) => {
-                for (offset, bytes) in flushing {
-                    state.dirty.put_back(offset, &bytes);
-                }
+                flushing.iter().for_each(|taken| state.dirty.put_back(taken));
                 state.dirty_since.get_or_insert_with(now);
                 state.set_id = state.set_id.max(set_id);
                 if let SetTime::To(time) = modified {
@@ -207,7 +205,7 @@ impl Shared {
     async fn commit_ranges(
         &self,
         file: &Arc<File>,
-        mut ranges: Vec<(u64, Bytes)>,
+        mut ranges: Vec<Taken>,
         (modified, set_id): (SetTime, SetId),
         base: Option<Base>,
         journal: Journal,
@@ -217,15 +215,15 @@ impl Shared {
         if base.is_some_and(|base| base.losses != losses && base.version != attr.data_version) {
             return Err(FsError::Overtaken);
         }
-        let end = ranges.iter().map(|(start, bytes)| start + bytes.len() as u64).max().unwrap_or(0);
+        let end = ranges.iter().map(Taken::end).max().unwrap_or(0);
         if attr.size <= INLINE_LEN_MAX as u64
             && let Some(mut whole) = self.inline_bytes(file, &attr).await?
         {
             if end <= INLINE_LEN_MAX as u64 {
                 let len = usize::try_from(end.max(attr.size)).expect("inline bytes are few");
                 whole.resize(len, 0);
-                for (start, bytes) in &ranges {
-                    super::dirty::lay_over(0, &mut whole, *start, bytes);
+                for Taken { offset, bytes, .. } in &ranges {
+                    super::dirty::lay_over(0, &mut whole, *offset, bytes);
                 }
                 return self.commit_inline(file, &attr, whole, (modified, set_id)).await;
             }
@@ -432,14 +430,13 @@ fn halves(extents: &[NewExtent]) -> Option<[Vec<NewExtent>; 2]> {
 }
 
 /// Adds what inline bytes hold and `ranges` do not: extents must cover all of it.
-fn add_below(ranges: &mut Vec<(u64, Bytes)>, whole: &[u8]) {
+fn add_below(ranges: &mut Vec<Taken>, whole: &[u8]) {
     let mut merged = super::dirty::DirtyRanges::default();
     merged.write(0, whole);
-    for (start, bytes) in ranges.drain(..) {
-        merged.write(start, &bytes);
+    for Taken { offset, bytes, .. } in ranges.drain(..) {
+        merged.write(offset, &bytes);
     }
-    let merged = merged.take(u64::MAX, usize::MAX);
-    ranges.extend(merged);
+    ranges.extend(merged.take_all());
 }
 
 /// Whether trying again later cannot help.

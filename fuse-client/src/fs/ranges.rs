@@ -7,12 +7,7 @@ use wire::namespace::{
     Attr, FILE_LEN_MAX, INLINE_LEN_MAX, Inode, NewExtent, Op, OpAnswer, OpError, PunchMode, SetAttr, SetId, SetTime,
 };
 
-use super::{
-    FileSystem, FsError, LOOKS_MAX, Shared,
-    file::File,
-    flush::{Flushed, Journal, LeaseHeld, TRIES_MAX, Take},
-    open_files::HandleId,
-};
+use super::{FileSystem, FsError, LOOKS_MAX, Shared, file::File, flush::TRIES_MAX, open_files::HandleId};
 use crate::{
     cluster::pool_units,
     upload::{PutError, Sealed, put_chunk},
@@ -159,19 +154,17 @@ impl Shared {
         }
     }
 
-    /// The turn to change what is committed of a file, with an exclusive lease and everything written committed.
+    /// The turn to change what is committed of a file, with an exclusive lease, and everything committed that is written by
+    /// now: what somebody writes meanwhile comes after.
     async fn turn<'a>(self: &Arc<Self>, file: &'a Arc<File>) -> Result<tokio::sync::MutexGuard<'a, ()>, FsError> {
-        for look in 0..LOOKS_MAX {
+        let newest = file.newest();
+        for _ in 0..LOOKS_MAX {
             self.make_exclusive(file.inode).await?;
             // Not by somebody who may be given up half way.
             self.flush(file).await?;
             let turn = file.turn.lock().await;
             // Whoever gives the lease back may be waiting for the turn: it is not held while a lease is asked for.
-            if !self.holds_exclusive(file.inode) || (file.is_dirty() && look < LOOKS_MAX / 2) {
-                continue;
-            }
-            // Somebody writes all the time.
-            if self.flush_in_turn(file, Take::All, LeaseHeld::Unsure, Journal::No).await? == Flushed::Wholly {
+            if self.holds_exclusive(file.inode) && !file.holds_of(newest) {
                 return Ok(turn);
             }
         }

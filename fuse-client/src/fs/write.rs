@@ -146,18 +146,17 @@ impl FileSystem {
         if state.dirty.is_empty() && state.flushing.is_empty() {
             state.base = base;
         }
-        state.write(offset, write.data, now(), (self.shared.config.wall_clock)(), write.set_id);
+        let is_due = state.write(offset, write.data, now(), (self.shared.config.wall_clock)(), write.set_id);
         match &mut state.room {
             Some(held) => held.merge(room),
             None => state.room = Some(room),
         }
-        let full = state.dirty.has_full_chunk();
         drop(state);
         if offset != write.offset {
             // The kernel has put the bytes into the page of its own offset.
             self.shared.drop_pages_soon(open.file.inode);
         }
-        if full {
+        if is_due {
             self.write_out_full(&open.file);
         }
         Some(Ok(u32::try_from(write.data.len()).expect("a write is at most some megabytes")))

@@ -1,18 +1,20 @@
 //! What a flush takes out of a file, and what it leaves when it is committed. Pure.
 
-use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use wire::namespace::{Attr, Extent, ExtentBody, NewExtent, OpAnswer, SetId, SetTime};
 
-use super::{BATCH_LEN, BATCH_RANGES, Take};
+use super::{BATCH_LEN, Take};
 use crate::{
     cluster::pool_units,
-    fs::file::{Base, File, Known, KnownBody},
+    fs::{
+        dirty::Taken,
+        file::{Base, File, Known, KnownBody},
+    },
 };
 
 /// What was taken out of a file to be committed.
 pub(super) struct Batch {
-    pub(super) ranges: Vec<(u64, Bytes)>,
+    pub(super) ranges: Vec<Taken>,
     pub(super) modified: SetTime,
     pub(super) set_id: SetId,
     pub(super) base: Option<Base>,
@@ -23,19 +25,18 @@ pub(super) struct Batch {
 pub(super) fn take_batch(file: &File, take: Take) -> Option<Batch> {
     let mut state = file.state.lock();
     // Whoever took these was cancelled: nobody else is at work, it is our turn.
-    for (offset, bytes) in std::mem::take(&mut state.flushing) {
-        state.dirty.put_back(offset, &bytes);
-    }
+    state.take_up_flushing();
     let ranges = match take {
-        Take::Full => state.dirty.take_full(usize::try_from(BATCH_LEN / u64::from(wire::CHUNK_LEN_MAX)).unwrap_or(1)),
-        Take::All => state.dirty.take(BATCH_LEN, BATCH_RANGES),
+        Take::Full => state.dirty.take_full(BATCH_LEN),
+        Take::Until(number) if !state.dirty.holds_of(number) => Vec::new(),
+        Take::Until(_) | Take::All => state.dirty.take(BATCH_LEN),
     };
     if ranges.is_empty() {
         return None;
     }
     // They are read from here until they are committed.
     state.flushing = ranges.clone();
-    let units: u32 = ranges.iter().map(|(_, bytes)| pool_units(bytes.len() as u64)).sum();
+    let units: u32 = ranges.iter().map(|taken| pool_units(taken.bytes.len() as u64)).sum();
     let all = state.dirty.is_empty();
     if all {
         state.dirty_since = None;
@@ -61,19 +62,24 @@ pub(super) fn mapped(extents: &[NewExtent]) -> Vec<Extent> {
 impl crate::fs::file::FileState {
     /// Everything written here is given up.
     pub(in crate::fs) fn drop_news(&mut self) {
-        self.dirty = crate::fs::dirty::DirtyRanges::default();
+        self.dirty.clear();
         self.flushing.clear();
         self.dirty_since = None;
         self.note_committed();
         self.room = None;
     }
 
+    /// What was taken out by a flush that was given up half way comes back.
+    fn take_up_flushing(&mut self) {
+        for taken in std::mem::take(&mut self.flushing) {
+            self.dirty.put_back(&taken);
+        }
+    }
+
     /// What is written here from `size` on is given up: the file ends there.
     pub(in crate::fs) fn cut_news(&mut self, size: u64) {
         // Of a flush that was given up half way.
-        for (offset, bytes) in std::mem::take(&mut self.flushing) {
-            self.dirty.put_back(offset, &bytes);
-        }
+        self.take_up_flushing();
         self.dirty.cut(size..u64::MAX);
         if self.dirty.is_empty() {
             return self.drop_news();
