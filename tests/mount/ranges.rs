@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -81,6 +82,48 @@ fn copy_file_range_shares_chunks_and_moves_no_bytes() {
     drop(from);
     fs::remove_file(mount.path("from")).unwrap();
     assert!(fs::read(mount.path("to")).unwrap() == bytes);
+}
+
+/// Ends whoever looks at it, also when a test fails.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+#[test]
+fn who_needs_what_is_written_by_now_does_not_wait_for_what_somebody_goes_on_to_write() {
+    let cluster = Cluster::start();
+    let mount = Mount::new(&cluster, "mnt");
+    let [file, copy] = ["file", "copy"].map(|name| create(&mount, name));
+    file.write_all_at(&vec![1; 1 << 20], 0).unwrap();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut at = 0;
+            while !ended.load(Ordering::Acquire) {
+                file.write_all_at(&[2; 64 << 10], MIB + at * (64 << 10)).unwrap();
+                at = (at + 7) % 512;
+            }
+        });
+        let _ended = Ending(&ended);
+        for _ in 0..3 {
+            let (mut from, mut to) = (0, 0);
+            assert_eq!(
+                rustix::fs::copy_file_range(&file, Some(&mut from), &copy, Some(&mut to), 1 << 20).unwrap(),
+                1 << 20
+            );
+            assert_eq!(seek(&file, SeekFrom::Data(0)).unwrap(), 0);
+            assert!(!xattr(&mount, "file", "user.dfs.chunks").is_empty());
+            fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 100 * MIB, MIB).unwrap();
+            file.set_len(200 * MIB).unwrap();
+            file.sync_all().unwrap();
+        }
+        assert!(!writer.is_finished());
+    });
+    assert!(fs::read(mount.path("copy")).unwrap() == vec![1; 1 << 20]);
 }
 
 /// More extents than one change cuts: the rest goes a little later.
