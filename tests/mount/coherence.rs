@@ -356,6 +356,26 @@ fn a_removed_file_stays_readable_and_writable_on_every_mount_that_has_it_open() 
     assert!(seen == expected);
 }
 
+#[test]
+fn what_was_written_before_a_file_was_removed_is_read_by_who_has_it_open_on_another_mount() {
+    let cluster = Cluster::start();
+    let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    for round in 0..40_u64 {
+        fs::write(one.path("file"), tree::bytes(round, 5000)).unwrap();
+        let file = open(&two.path("file"));
+        // Until the directory is held by the one who changes it.
+        for number in 0..6 {
+            fs::write(one.path(&format!("{round}-{number}")), b"").unwrap();
+        }
+        let bytes = tree::bytes(round + 1000, 6000);
+        fs::write(one.path("file"), &bytes).unwrap();
+        fs::remove_file(one.path("file")).unwrap();
+        let mut seen = vec![0; bytes.len()];
+        file.read_exact_at(&mut seen, 0).unwrap();
+        assert!(seen == bytes, "round {round}");
+    }
+}
+
 /// `getcwd` of a program, and what it finds from there.
 #[test]
 fn who_works_in_a_directory_still_knows_where_it_is_when_another_mount_changes_names_above() {

@@ -261,7 +261,10 @@ fn judge_bytes(table: &Table, op: &Op, foreseen: &Foreseen) -> Option<Waiting> {
         return None;
     }
     match op {
-        Op::Unlink { .. } if subject.links == 0 && node.is_some_and(|node| node.opens == 0) => Some(Waiting::Drop),
+        Op::Unlink { .. } => {
+            let is_gone = subject.links == 0 && node.is_some_and(|node| node.opens == 0 && node.is_unseen);
+            Some(if is_gone { Waiting::Drop } else { Waiting::Stay })
+        }
         // A name commits after the bytes of what it names.
         Op::SetAttr { set, .. } => {
             // Bits that a write has cleared are cleared when it is committed: after this.

@@ -57,6 +57,8 @@ pub(crate) struct Table {
 /// What is known of an inode.
 #[derive(Debug, Default)]
 pub(crate) struct Node {
+    /// It was made here, and nobody else has held a lease on it since: nobody has it open.
+    pub(crate) is_unseen: bool,
     /// References of the kernel: `nlookup`.
     pub(crate) lookups: u64,
     /// Handles.
@@ -242,14 +244,16 @@ impl Table {
         for inode in changed.made.iter().filter(|inode| touched.contains(inode)) {
             if unleased.contains(inode) {
                 surprise.unleased.push(*inode);
-            } else {
-                self.grant(*inode, LeaseMode::Exclusive, changed.number);
+            } else if self.grant(*inode, LeaseMode::Exclusive, changed.number)
+                && let Some(node) = self.nodes.get_mut(inode).filter(|node| node.losses == 0)
+            {
+                node.is_unseen = true;
             }
         }
         // Answered from memory: the leader leases nothing with that.
         for inode in changed.made.iter().filter(|inode| !touched.contains(inode)) {
             if let Some(node) = self.nodes.get_mut(inode) {
-                node.lease = None;
+                (node.lease, node.is_unseen) = (None, false);
                 surprise.unleased.push(*inode);
             }
         }

@@ -77,6 +77,11 @@ impl FileSystem {
                     sleep(AFTER_FAILURE).await;
                     flushed = shared.flush_within(&file, OP_DEADLINE).await;
                 }
+                if let Err(error) = &flushed
+                    && shared.is_of_no_use(&file, error).await
+                {
+                    flushed = Ok(());
+                }
                 (flushed, file.inode)
             });
         }
@@ -124,8 +129,7 @@ impl Shared {
 
     async fn flush_deferred(&self, file: Arc<File>, take: Take) {
         if let Err(error) = self.flush_if_free(&file, take).await {
-            if error.is_no_room() && self.is_removed(file.inode).await {
-                // Nobody can read it any more, and as long as it counts as open here its room does not come back.
+            if self.is_of_no_use(&file, &error).await {
                 let _turn = file.turn.lock().await;
                 file.state.lock().drop_news();
             } else {
@@ -138,8 +142,13 @@ impl Shared {
         self.drop_file_if_idle(inode);
     }
 
-    /// Whether a file has lost its last name, wherever that was, and nobody has it open here.
-    async fn is_removed(&self, inode: Inode) -> bool {
+    /// Whether what could not be stored was written to a file that has lost its last name, wherever that was, and that nobody
+    /// has open here. As long as it counts as open here its room does not come back.
+    async fn is_of_no_use(&self, file: &File, error: &FsError) -> bool {
+        let inode = file.inode;
+        if !error.is_no_room() && !matches!(error, FsError::Op(OpError::StaleInode)) {
+            return false;
+        }
         let is_open = self.table.lock().get(inode).is_some_and(|node| node.opens > 0);
         !is_open
             && match self.ask_attr(inode).await {

@@ -229,6 +229,7 @@ impl Table {
             let node = self.entry(attr.inode);
             // Nobody else can know of it yet; the answer grants it.
             node.lease = Some(LeaseMode::Exclusive);
+            node.is_unseen = true;
             node.xattrs = Some(std::sync::Arc::default());
             node.target = made.target;
             node.children.complete = attr.file_type == FileType::Directory;

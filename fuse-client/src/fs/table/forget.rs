@@ -52,6 +52,7 @@ impl Table {
     pub(crate) fn lose(&mut self, inode: Inode, keep: Option<LeaseMode>, now: Instant) -> Forgotten {
         let Some(node) = self.nodes.get_mut(&inode) else { return Forgotten::default() };
         node.lease = node.lease.min(keep);
+        node.is_unseen = false;
         if node.lease.is_some() {
             return Forgotten::default();
         }
