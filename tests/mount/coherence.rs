@@ -327,6 +327,29 @@ fn a_mount_that_was_stopped_beyond_its_leases_shows_what_others_changed_meanwhil
 }
 
 #[test]
+fn what_others_wrote_over_is_not_shown_by_the_mount_that_was_stopped_and_its_sync_says_that_it_is_lost() {
+    let cluster = Cluster::start();
+    let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));
+    for round in 0..2 {
+        let name = format!("file-{round}");
+        fs::write(one.path(&name), tree::bytes(round, 50_000)).unwrap();
+        let late = open(&two.path(&name));
+        late.write_all_at(&[7; 300], 1000).unwrap();
+        late.write_all_at(&[7; 300], 60_000).unwrap();
+        two.signal(rustix::process::Signal::STOP);
+        let expected = tree::bytes(round + 100, 50_000);
+        fs::write(one.path(&name), &expected).unwrap();
+        two.signal(rustix::process::Signal::CONT);
+        let mut seen = vec![0; 70_000];
+        let len = late.read_at(&mut seen, 0).unwrap();
+        assert!(seen[..len] == expected, "round {round}");
+        assert_eq!(late.metadata().unwrap().len(), 50_000, "round {round}");
+        assert!(late.sync_all().is_err(), "round {round}");
+        assert!(late.sync_all().is_ok(), "round {round}");
+    }
+}
+
+#[test]
 fn a_removed_file_stays_readable_and_writable_on_every_mount_that_has_it_open() {
     let cluster = Cluster::start();
     let [one, two] = ["one", "two"].map(|name| Mount::new(&cluster, name));

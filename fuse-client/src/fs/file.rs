@@ -71,6 +71,13 @@ pub(crate) struct Base {
     pub(crate) losses: u64,
 }
 
+impl Base {
+    /// Whether nobody else has changed the file since.
+    pub(crate) fn holds(self, attr: &Attr, losses: u64) -> bool {
+        self.losses == losses || self.version == attr.data_version
+    }
+}
+
 /// What is known of the committed bytes of one data version.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
@@ -152,12 +159,18 @@ impl FileState {
         !self.dirty.is_empty() || !self.flushing.is_empty()
     }
 
+    /// Whether somebody else has changed the file since what is written here was written. `losses`: how often the lease was
+    /// lost. What is on its way will tell by itself.
+    pub(crate) fn is_overtaken(&self, attr: &Attr, losses: u64) -> bool {
+        self.flushing.is_empty() && !self.dirty.is_empty() && self.base.is_some_and(|base| !base.holds(attr, losses))
+    }
+
     /// All bytes of a file that fits into the namespace, with what is written here, and when that was written; none if
     /// there is nothing written, it does not fit, or not everything is at hand. `losses`: how often the lease was lost.
     pub(crate) fn small_news(&self, attr: &Attr, losses: u64) -> Option<(Vec<u8>, SetTime)> {
         let end = self.dirty.end();
         let is_plain = self.flushing.is_empty() && self.set_id == SetId::Keep;
-        let rests_on_it = self.base.is_none_or(|base| base.losses == losses || base.version == attr.data_version);
+        let rests_on_it = self.base.is_none_or(|base| base.holds(attr, losses));
         if self.dirty.is_empty() || !is_plain || !rests_on_it || end.max(attr.size) > INLINE_LEN_MAX as u64 {
             return None;
         }

@@ -211,8 +211,7 @@ impl Shared {
         journal: Journal,
     ) -> Result<(), FsError> {
         let (attr, losses) = self.attr_of(file).await?;
-        // As long as the lease is not lost, every newer version is our own.
-        if base.is_some_and(|base| base.losses != losses && base.version != attr.data_version) {
+        if base.is_some_and(|base| !base.holds(&attr, losses)) {
             return Err(FsError::Overtaken);
         }
         let end = ranges.iter().map(Taken::end).max().unwrap_or(0);

@@ -9,7 +9,7 @@ use wire::namespace::{Attr, ChunkSlice, Content, ExtentBody, Inode, Query, Query
 use super::{
     FileSystem, FsError, Gate, LOOKS_MAX, Shared,
     dirty::lay_over,
-    file::{File, Known, KnownBody, Plan},
+    file::{File, FileState, Known, KnownBody, Plan},
     open_files::HandleId,
 };
 use crate::{cluster::ClusterError, download::Piece};
@@ -45,10 +45,11 @@ impl FileSystem {
     pub fn read_cached(&self, _gate: &Gate<'_>, handle: HandleId, offset: u64, len: u32) -> Option<Bytes> {
         self.shared.ttl()?;
         let file = self.shared.file_of(handle).ok()?.file;
-        let (attr, mut state) = self.shared.look(&file, |node| {
+        let ((attr, losses), mut state) = self.shared.look(&file, |node| {
             node.note_read();
-            node.attr.filter(|_| node.is_leased())
+            Some((node.attr.filter(|_| node.is_leased())?, node.losses))
         })?;
+        self.shared.give_up_overtaken(file.inode, &mut state, &attr, losses);
         let range = clip(offset, len, state.size(&attr));
         if range.is_empty() {
             return Some(Bytes::new());
@@ -179,8 +180,9 @@ impl Shared {
         for _ in 0..LOOKS_MAX + LEARNT_MAX {
             let stand = self.stand(file.inode).await?;
             let planned = {
-                let looked = self.look(file, |node| node.attr.filter(|_| node.is_leased()));
-                let Some((attr, mut state)) = looked else { continue };
+                let looked = self.look(file, |node| Some((node.attr.filter(|_| node.is_leased())?, node.losses)));
+                let Some(((attr, losses), mut state)) = looked else { continue };
+                self.give_up_overtaken(file.inode, &mut state, &attr, losses);
                 let range = clip(offset, len, state.size(&attr));
                 let reads_on = state.note_read(&range);
                 let mut plan = if range.is_empty() { Plan::Here(Vec::new()) } else { state.plan(&attr, range.clone()) };
@@ -268,6 +270,15 @@ impl Shared {
         let picked = pick(table.get_mut(file.inode)?)?;
         // Taken before the table is let go: a commit changes both together.
         Some((picked, file.state.lock()))
+    }
+
+    /// What was written here lies over what somebody else has written since, and will not be stored: it is not shown either.
+    fn give_up_overtaken(&self, inode: Inode, state: &mut FileState, attr: &Attr, losses: u64) {
+        if state.is_overtaken(attr, losses) {
+            state.drop_news();
+            state.fail(FsError::Overtaken);
+            self.drop_pages_soon(inode);
+        }
     }
 
     /// Asks where the bytes of a range are.

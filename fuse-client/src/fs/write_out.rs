@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::sleep};
 use tracing::warn;
-use wire::namespace::{Inode, OpError};
+use wire::namespace::OpError;
 
 use super::{
     FileSystem, FsError, LOOKS_MAX, OP_DEADLINE, Shared,
