@@ -29,7 +29,7 @@ use wire::{
     moves::{CONFIRMED_MAX, MovesAnswer, MovesRequest},
 };
 
-use super::whole::Gatherer;
+use super::whole::{Gathered, Gatherer};
 use crate::node::Node;
 
 /// Between two confirmations of the same.
@@ -142,9 +142,10 @@ async fn run(node: Arc<Node>, why: HandOver) {
     }
 }
 
-/// How many partitions are fetched next, after a batch of `batch` took so long. Pure.
-fn next_batch(batch: usize, took: Duration) -> usize {
-    let wanted = if took < BATCH_TIME / 2 {
+/// How many partitions are fetched next, after a batch of `batch`, of which so many chunks were missing, took so long. Pure.
+fn next_batch(batch: usize, fetched: u64, took: Duration) -> usize {
+    // Where nothing was missing it was asking that took so long, and that takes little longer for more.
+    let wanted = if fetched == 0 || took < BATCH_TIME / 2 {
         batch * 2
     } else if took > BATCH_TIME * 2 {
         batch / 2
@@ -184,8 +185,8 @@ impl Progress {
             pause = if self.confirmed.is_empty() { IDLE } else { CONFIRM_EVERY };
         } else {
             let began = Instant::now();
-            let whole = self.gatherer.gather(node, &map, &open).await;
-            self.batch = Some(next_batch(batch, began.elapsed()));
+            let Gathered { whole, fetched } = self.gatherer.gather(node, &map, &open).await;
+            self.batch = Some(next_batch(batch, fetched, began.elapsed()));
             if whole.is_empty() {
                 pause = RETRY_AFTER;
             } else {
@@ -219,14 +220,18 @@ mod tests {
 
     #[test]
     fn batches_come_to_take_about_as_long_as_they_are_to() {
-        // Nothing to fetch: as many as may be.
-        let of_nothing = (0..10).fold(64, |batch, _| next_batch(batch, BATCH_TIME / 1000));
-        assert_eq!(of_nothing, BATCH_MAX);
+        // Little to fetch: as many as may be.
+        let of_little = (0..10).fold(64, |batch, _| next_batch(batch, 9, BATCH_TIME / 1000));
+        assert_eq!(of_little, BATCH_MAX);
+        // A busy machine, and nothing to fetch either.
+        let of_questions = (0..10).fold(64, |batch, _| next_batch(batch, 0, BATCH_TIME * 3));
+        assert_eq!(of_questions, BATCH_MAX);
         // A partition takes three times as long: each is told as soon as it is whole.
-        let of_much = (0..10).fold(64, |batch, _| next_batch(batch, BATCH_TIME * 3 * u32::try_from(batch).unwrap()));
+        let of_much = (0..10).fold(64, |batch, _| next_batch(batch, 9, BATCH_TIME * 3 * u32::try_from(batch).unwrap()));
         assert_eq!(of_much, 1);
         // One takes a hundredth: some fifty to two hundred together.
-        let of_some = (0..10).fold(1, |batch, _| next_batch(batch, BATCH_TIME * u32::try_from(batch).unwrap() / 100));
+        let of_some =
+            (0..10).fold(1, |batch, _| next_batch(batch, 9, BATCH_TIME * u32::try_from(batch).unwrap() / 100));
         assert!((50..=200).contains(&of_some), "{of_some}");
     }
 }

@@ -24,6 +24,15 @@ const WINDOWS_AT_ONCE: usize = 4;
 /// How long a holder that did not answer is asked only where nobody else will do.
 const SPARED_FOR: Duration = Duration::from_secs(10);
 
+/// What came of making partitions whole.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    /// Those of which everything is here.
+    pub(super) whole: Vec<Partition>,
+    /// Chunks that were missing here and were fetched.
+    pub(super) fetched: u64,
+}
+
 /// Who did not answer, and what could not be made whole.
 #[derive(Debug, Default)]
 pub(super) struct Gatherer {
@@ -50,13 +59,8 @@ impl Gatherer {
         open
     }
 
-    /// Fetches what is missing of these partitions; those of which everything is here.
-    pub(super) async fn gather(
-        &mut self,
-        node: &Arc<Node>,
-        map: &Arc<ClusterMap>,
-        open: &[Partition],
-    ) -> Vec<Partition> {
+    /// Fetches what is missing of these partitions.
+    pub(super) async fn gather(&mut self, node: &Arc<Node>, map: &Arc<ClusterMap>, open: &[Partition]) -> Gathered {
         let mut coverage = plan::Coverage::new(open.iter().copied(), node.id);
         let (mut fetched, mut incomplete) = (0, BTreeSet::new());
         let now = Instant::now();
@@ -92,6 +96,6 @@ impl Gatherer {
         let (whole, unlucky): (Vec<Partition>, Vec<Partition>) = open.iter().copied().partition(is_whole);
         self.unlucky.extend(unlucky);
         info!(epoch = %map.epoch, partitions = open.len(), whole = whole.len(), fetched, "gathered");
-        whole
+        Gathered { whole, fetched }
     }
 }
