@@ -1,4 +1,5 @@
-//! Whatever the seed says: all kinds of faults, on clusters of all kinds.
+//! Whatever the seed says: all kinds of faults, on clusters of all kinds. P6, "No wall clock and no luck in safety": the clocks
+//! of the nodes are wrong by days.
 //!
 //! `scripts/simulate --seeds 0..1000` runs as many as that, each with its seed in `DFS_SIM_SEED`.
 

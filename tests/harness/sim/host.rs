@@ -78,13 +78,23 @@ pub struct SimNode {
     admitted: watch::Sender<bool>,
 }
 
-/// The wall clock of the simulation.
+/// The wall clock of a node. P6, "No wall clock and no luck in safety": each goes wrong by up to days, in another way at
+/// each start, and every promise that a story checks holds all the same.
 #[derive(Debug)]
-struct SimClock;
+struct SimClock {
+    wrong_by_s: i64,
+}
+
+impl SimClock {
+    fn new(seed: u64) -> Self {
+        Self { wrong_by_s: StdRng::seed_from_u64(seed).random_range(-300_000..300_000) }
+    }
+}
 
 impl WallClock for SimClock {
     fn now(&self) -> Timestamp {
-        wall_clock()
+        let now = wall_clock();
+        Timestamp::new(now.seconds() + self.wrong_by_s, now.nanoseconds()).unwrap()
     }
 }
 
@@ -118,6 +128,7 @@ impl World {
             *starts += 1;
             *starts
         };
+        let seed = self.seed ^ ((index as u64 + 1) << 32) ^ start;
         let authority = self.authority.authority().clone();
         let key = KeyPair::from_pkcs8(&node.key).unwrap();
         let credentials = Credentials::new(key, node.certificate.clone(), authority).unwrap();
@@ -140,8 +151,8 @@ impl World {
             chunk_dir: PathBuf::from("/chunks"),
             state: Arc::new(state),
             index: Arc::new(index_rows),
-            clock: Arc::new(SimClock),
-            seed: self.seed ^ ((index as u64 + 1) << 32) ^ start,
+            clock: Arc::new(SimClock::new(seed)),
+            seed,
             chunk_store: ChunkStoreConfig::default(),
             seal,
             keep_seal: Box::new(move |seal| {

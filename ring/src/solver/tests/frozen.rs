@@ -1,4 +1,4 @@
-//! DESIGN: "Same input, same output on every platform and release: frozen vectors in the tests."
+//! P6: "Placement is a pure function with frozen test vectors." DESIGN: "Same input, same output on every platform and release: frozen vectors in the tests."
 //!
 //! A node of one release and a node of the next must solve the same ring. These tables therefore never change: a solver
 //! that gives another answer is another solver, and gets a version in the cluster map before it replaces this one.
