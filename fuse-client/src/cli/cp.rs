@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 
 use clap::Args;
-use fuse_client::{FilePath, Namespace, NamespaceError, namespace::Follow};
+use fuse_client::{
+    FilePath, Namespace, NamespaceError,
+    namespace::{Follow, TreeNews},
+};
 use wire::namespace::{FileType, ListWant, OpError};
 
 use super::{
@@ -81,7 +84,7 @@ async fn copy(
     while let Some((source, target)) = left.pop() {
         match copy_one(files, &source, &target, recursive, tell).await {
             Ok(below) => left.extend(below),
-            Err(error @ (NamespaceError::Cluster(_) | NamespaceError::SessionEnded { .. })) => return Err(error),
+            Err(error) if error.is_fatal() => return Err(error),
             Err(error) => tell(&source, &error),
         }
     }
@@ -112,8 +115,12 @@ async fn copy_one(
         };
     }
     // A link is copied as one.
-    let tell = |path: FilePath, error: NamespaceError| tell(&path, &error);
-    files.copy_tree(source, target, tell).await.map(|_| Vec::new())
+    let told = |news| {
+        if let TreeNews::Failed { path, error } = news {
+            tell(&path, &error);
+        }
+    };
+    files.copy_tree(source, target, told).await.map(|()| Vec::new())
 }
 
 /// The entries of a directory, each with its path in another one.

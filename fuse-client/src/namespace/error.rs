@@ -92,6 +92,16 @@ impl NamespaceError {
         matches!(self, Self::Op { source: OpError::NotFound, .. })
     }
 
+    /// Whether nothing else can fare better: the cluster is gone, or the session ended.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Cluster(_) | Self::SessionEnded { .. })
+    }
+
+    /// Whether it says that there is nothing any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Self::Op { source: OpError::NotFound | OpError::StaleInode, .. })
+    }
+
     /// A node gave an answer to another question.
     pub(crate) fn confused() -> Self {
         Self::Cluster(Arc::new(ClusterError::Confused))

@@ -14,6 +14,7 @@ mod copy;
 mod error;
 mod remove;
 mod resolver;
+mod tree_news;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ pub(crate) use caller::Permission;
 pub use caller::{Caller, is_directory};
 pub use error::NamespaceError;
 use resolver::{Resolution, Resolver};
+pub use tree_news::TreeNews;
 
 use crate::{cluster::Cluster, download, path::FilePath, session::Session};
 
