@@ -6,7 +6,7 @@ use harness::{Cluster, Mount, cluster::run};
 
 use crate::{
     bad_input::{NOBODY, for_everybody, nobody},
-    commands::names,
+    commands::{names, put, stat},
 };
 
 #[test]
@@ -39,4 +39,58 @@ fn rm_goes_on_after_what_cannot_be_removed_names_it_and_keeps_what_is_above_as_r
     );
     cluster.dfs(["rm", "-r", "/tree"]).ok();
     assert_eq!(names(&cluster, "/"), Vec::<String>::new());
+}
+
+#[test]
+fn a_link_that_is_named_is_written_through_and_one_that_leads_nowhere_refused() {
+    let cluster = Cluster::start();
+    let file = cluster.path("file");
+    fs::write(&file, b"from here").unwrap();
+    let file = file.to_str().unwrap();
+    cluster.dfs(["mkdir", "/d"]).ok();
+    put(&cluster, "/new", b"new");
+    put(&cluster, "/d/real", b"old");
+    cluster.dfs(["ln", "-s", "d/real", "/link"]).ok();
+    cluster.dfs(["ln", "-s", "missing", "/dangling"]).ok();
+    let is_link = |path: &str| stat(&cluster, path)["type"] == "symlink";
+    let bytes = |path: &str| cluster.dfs(["cat", path]).ok();
+
+    cluster.dfs(["cp", "/new", "/link"]).ok();
+    assert_eq!((is_link("/link"), bytes("/d/real").as_str()), (true, "new"));
+    put(&cluster, "/new", b"newer");
+    cluster.dfs(["cp", "-r", "/new", "/link"]).ok();
+    assert_eq!((is_link("/link"), bytes("/d/real").as_str()), (true, "newer"));
+    cluster.dfs(["upload", file, "/link"]).ok();
+    assert_eq!((is_link("/link"), bytes("/d/real").as_str()), (true, "from here"));
+    cluster.dfs(["cp", "/link", "/d/real"]).fails(1, &["cannot copy '/link' to '/d/real'", "same file"]);
+    cluster.dfs(["cp", "/d/real", "/link"]).fails(1, &["cannot copy '/d/real' to '/link'", "same file"]);
+    assert_eq!(bytes("/d/real"), "from here");
+
+    let leads_nowhere = "a link that leads nowhere is in the way";
+    cluster.dfs(["cp", "/new", "/dangling"]).fails(1, &["cannot copy '/new' to '/dangling'", leads_nowhere]);
+    cluster.dfs(["upload", file, "/dangling"]).fails(1, &["/dangling", leads_nowhere]);
+    assert_eq!(
+        (is_link("/dangling"), names(&cluster, "/")),
+        (true, ["d", "dangling", "link", "new"].map(Into::into).into())
+    );
+
+    // A rename replaces the link, and so does a link.
+    cluster.dfs(["mv", "/new", "/dangling"]).ok();
+    assert_eq!((is_link("/dangling"), bytes("/dangling").as_str()), (false, "newer"));
+    cluster.dfs(["ln", "-s", "missing", "/other"]).ok();
+    cluster.dfs(["cp", "-r", "/other", "/link"]).ok();
+    assert_eq!((stat(&cluster, "/link")["target"].as_str(), bytes("/d/real").as_str()), (Some("missing"), "from here"));
+}
+
+#[test]
+fn a_link_that_is_uploaded_again_does_not_take_the_place_of_what_it_leads_to() {
+    let cluster = Cluster::start();
+    let (v1, latest) = (cluster.path("v1"), cluster.path("latest"));
+    fs::write(&v1, b"the first").unwrap();
+    std::os::unix::fs::symlink("v1", &latest).unwrap();
+    for _ in 0..2 {
+        cluster.dfs(["upload", "-r", v1.to_str().unwrap(), latest.to_str().unwrap(), "/"]).ok();
+    }
+    assert_eq!(cluster.dfs(["cat", "/v1"]).ok(), "the first");
+    assert_eq!(stat(&cluster, "/latest")["target"], "v1");
 }

@@ -32,15 +32,19 @@ struct Level {
 }
 
 impl Namespace {
-    /// Copies a file (or link, pipe, device) to the path `to`, replacing a file there. Moves no data. Mode and times
-    /// are the source's, the owner too if the caller is root.
+    /// Copies a file (or pipe, device) to the path `to`, replacing a file there, or the one that a link there leads to. Moves
+    /// no data. Mode and times are the source's, the owner too if the caller is root.
     pub async fn copy_file(&self, from: &FilePath, to: &FilePath) -> Result<Attr, NamespaceError> {
         let attr = self.resolve(from, Follow::Yes).await?;
         if is_directory(&attr) {
             return Err(NamespaceError::op(from, OpError::IsDirectory));
         }
         let source = self.source(from, attr.inode).await?;
-        let place = self.place_for(to, Replace::File).await?;
+        let place = self.place_through(to).await?;
+        self.may_fill(to, &place, Replace::File)?;
+        if place.existing.is_some_and(|existing| existing.inode == attr.inode) {
+            return Err(NamespaceError::SameFile { path: from.clone() });
+        }
         let copy = self.copy_one(source, &place, to).await?;
         self.attr(to, copy).await
     }
@@ -60,6 +64,9 @@ impl Namespace {
         let source = self.source(from, attr.inode).await?;
         let place = self.place_for(to, if is_directory(&attr) { Replace::No } else { Replace::File }).await?;
         if !is_directory(&attr) {
+            if place.existing.is_some_and(|existing| existing.inode == attr.inode) {
+                return Err(NamespaceError::SameFile { path: from.clone() });
+            }
             self.copy_one(source, &place, to).await?;
             news(TreeNews::Done);
             return Ok(());

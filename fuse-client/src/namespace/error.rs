@@ -41,6 +41,12 @@ pub enum NamespaceError {
         /// Which.
         path: FilePath,
     },
+    /// Something was to be written through a link whose target does not exist.
+    #[error("{path}: a link that leads nowhere is in the way")]
+    Dangling {
+        /// The link.
+        path: FilePath,
+    },
     /// Directories have one name.
     #[error("{path}: a directory has no hard links; make a symbolic one")]
     DirectoryLink {

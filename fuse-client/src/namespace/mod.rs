@@ -120,6 +120,16 @@ impl Namespace {
         }
     }
 
+    /// The place where a file goes that is written to `path`: that of the file which a link there leads to. As `cp`, it does
+    /// not make a file where a link leads nowhere: who put the link there may want it just there.
+    pub(crate) async fn place_through(&self, path: &FilePath) -> Result<Place, NamespaceError> {
+        let place = self.place_at(path, Follow::Yes).await?;
+        if place.existing.is_none() && self.lookup(path, Follow::No).await?.is_some() {
+            return Err(NamespaceError::Dangling { path: path.clone() });
+        }
+        Ok(place)
+    }
+
     async fn walk(&self, path: &FilePath, follow: Follow) -> Result<Resolution, NamespaceError> {
         let mut resolver = Resolver::new(path, follow);
         loop {

@@ -17,7 +17,7 @@ use tokio::{
 use wire::namespace::{Attr, Inode, Op, SetAttr, SetTime};
 
 use super::{
-    Existing, Outcome, Progress, Summary, TransferError, TransferOptions, UploadItem,
+    Existing, Outcome, Progress, Recurse, Summary, TransferError, TransferOptions, UploadItem,
     equality::Owners,
     stop::{News, Stop},
     tally::Tally,
@@ -176,7 +176,14 @@ impl UploadTree {
             let dir = UploadDir::at(source.clone(), there, target, finished.clone());
             return Ok(ScanItem { source, dir, name: None });
         }
-        let place = self.namespace.place_at(&target, Follow::Yes).await?;
+        let named = source.clone();
+        let looked = blocking(move || std::fs::symlink_metadata(named)).await;
+        let as_it_is = self.options.recurse == Recurse::Yes && looked.is_ok_and(|it| !it.is_file() && !it.is_dir());
+        // What is copied as a link takes the place of a link there, and not of what that leads to: this one perhaps.
+        let place = match as_it_is {
+            true => self.namespace.place(&target).await?,
+            false => self.namespace.place_through(&target).await?,
+        };
         let above = target.parent().unwrap_or_default();
         let dir = UploadDir::at(source.clone(), place.dir, above, finished.clone());
         Ok(ScanItem { source, dir, name: Some(place.name) })
