@@ -1,13 +1,25 @@
 //! What who knows `cp` and `rm` expects of trees that do not go as planned.
 
-use std::{fs, fs::Permissions, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    fs::Permissions,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
-use harness::{Cluster, Mount, cluster::run};
+use harness::{Cluster, Mount, cluster::run, tree, wait::until};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     bad_input::{NOBODY, for_everybody, nobody},
     commands::{names, put, stat},
 };
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
 
 #[test]
 fn rm_goes_on_after_what_cannot_be_removed_names_it_and_keeps_what_is_above_as_root() {
@@ -93,4 +105,28 @@ fn a_link_that_is_uploaded_again_does_not_take_the_place_of_what_it_leads_to() {
     }
     assert_eq!(cluster.dfs(["cat", "/v1"]).ok(), "the first");
     assert_eq!(stat(&cluster, "/latest")["target"], "v1");
+}
+
+#[test]
+fn a_download_that_is_interrupted_leaves_the_directory_that_was_named_with_its_mode() {
+    let cluster = Cluster::start();
+    let dir = cluster.path("tree");
+    fs::create_dir(&dir).unwrap();
+    for number in 0..40 {
+        fs::write(dir.join(format!("{number}")), tree::bytes(number, 8 << 20)).unwrap();
+    }
+    fs::set_permissions(&dir, Permissions::from_mode(0o2775)).unwrap();
+    cluster.dfs(["upload", "-r", dir.to_str().unwrap(), "/"]).ok();
+    for (source, signal) in [("/tree/.", Signal::INT), ("/tree", Signal::KILL)] {
+        let copy = cluster.path("copy");
+        let download = ["download", "-r", source, copy.to_str().unwrap()];
+        let mut child = cluster.command().args(download).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        until("a file is there", Duration::from_secs(20), || fs::read_dir(&copy).is_ok_and(|list| list.count() > 0));
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert!(!child.wait().unwrap().success(), "it was to be interrupted");
+        assert_eq!(format!("{:o}", mode(&copy)), "2775", "{source}");
+        cluster.dfs(["download", "-rT", source, copy.to_str().unwrap()]).ok();
+        assert_eq!(format!("{:o}", mode(&copy)), "2775", "{source}");
+        fs::remove_dir_all(&copy).unwrap();
+    }
 }

@@ -8,7 +8,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
 };
-use wire::namespace::{Attr, Entry, FileType, Inode, ListWant, Query, QueryAnswer, Xattr};
+use wire::namespace::{Attr, Entry, FileType, Inode, ListWant, Mode, Query, QueryAnswer, Xattr};
 
 use super::{
     DownloadItem, Existing, Outcome, Progress, Recurse, Summary, TransferError, TransferOptions,
@@ -149,7 +149,14 @@ impl DownloadTree {
                 move || std::fs::canonicalize(&target).unwrap_or(target)
             });
             let xattrs = self.namespace.xattrs(&source, Follow::Yes).await?;
-            return self.directory(above, source, (attr, xattrs), followed.await, existing).await.map(Some);
+            let pending = self.directory(above, source, (attr, xattrs), followed.await, existing).await?;
+            if pending.into.fresh {
+                // Others may be waiting for it, and when this is interrupted nobody else gives it its mode.
+                let (path, mut restore) = (pending.into.path.clone(), Restore::new(&attr, self.namespace.caller()));
+                restore.mode = Mode::new(restore.mode.bits() | 0o700);
+                blocking(move || local::restore(&path, &restore, FileType::Directory)).await?;
+            }
+            return Ok(Some(pending));
         }
         // A person who names a device, or a link to one, does not want it replaced by a file.
         let named = target.clone();
