@@ -130,3 +130,40 @@ fn a_download_that_is_interrupted_leaves_the_directory_that_was_named_with_its_m
         fs::remove_dir_all(&copy).unwrap();
     }
 }
+
+#[test]
+fn other_names_of_a_file_come_even_if_its_first_cannot() {
+    let cluster = Cluster::start();
+    let dir = cluster.path("tree");
+    fs::create_dir(&dir).unwrap();
+    for (file, len) in [("small", 100), ("large", 5 << 20)] {
+        let first = dir.join(format!("{file}-1"));
+        fs::write(&first, tree::bytes(1, len)).unwrap();
+        (2..=4).for_each(|number| fs::hard_link(&first, dir.join(format!("{file}-{number}"))).unwrap());
+    }
+    cluster.dfs(["upload", "-r", dir.to_str().unwrap(), "/"]).ok();
+    // Whichever is met first: of each file one name cannot be made, in one round or another it is that one.
+    for blocked in 1..=4 {
+        let copy = cluster.path(&format!("copy-{blocked}"));
+        let in_the_way = ["small", "large"].map(|file| format!("{file}-{blocked}"));
+        in_the_way.iter().for_each(|name| fs::create_dir_all(copy.join(name)).unwrap());
+        let ran = cluster.dfs(["download", "-rT", "/tree", copy.to_str().unwrap()]);
+        assert_eq!((ran.status, ran.stderr.lines().count()), (1, 2), "{}", ran.stderr);
+        assert!(ran.stderr.lines().all(|line| line.contains("a directory is in the way of a file")), "{}", ran.stderr);
+        let there = format!("/there-{blocked}");
+        cluster.dfs(["mkdir", "-p", &format!("{there}/{}", in_the_way[0]), &format!("{there}/{}", in_the_way[1])]).ok();
+        let ran = cluster.dfs(["upload", "-rT", dir.to_str().unwrap(), &there]);
+        assert_eq!((ran.status, ran.stderr.lines().count()), (1, 2), "{}", ran.stderr);
+        let others = (1..=4).filter(|number| *number != blocked);
+        for (file, number) in others.flat_map(|number| [("small", number), ("large", number)]) {
+            let name = format!("{file}-{number}");
+            assert_eq!(fs::read(copy.join(&name)).unwrap(), fs::read(dir.join(&name)).unwrap(), "{name}");
+            assert_eq!(fs::metadata(copy.join(&name)).unwrap().nlink(), 3, "{name}");
+            let attr = stat(&cluster, &format!("{there}/{name}"));
+            assert_eq!(
+                (&attr["links"], attr["size"].as_u64().unwrap()),
+                (&3.into(), fs::metadata(dir.join(&name)).unwrap().len())
+            );
+        }
+    }
+}

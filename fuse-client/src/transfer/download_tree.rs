@@ -45,8 +45,8 @@ pub(super) struct DownloadTree {
     pub(super) stop: Stop,
 }
 
-/// Files with several names: the first is downloaded, the others linked to it at the end. Grows with the number of such
-/// files.
+/// Files with several names: the first that can be is downloaded, the others linked to it at the end. Grows with the number
+/// of such files.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     first: BTreeMap<Inode, Option<PathBuf>>,
@@ -279,16 +279,27 @@ impl DownloadTree {
         below
     }
 
-    /// Downloads what is no directory: small ones many to a task, others in chunks.
+    /// Downloads what is no directory, but for further names of what was met before.
     async fn files(&self, into: &Arc<LocalDir>, files: Vec<Remote>) {
-        let mut small = Vec::new();
-        let mut large = Vec::new();
+        let mut first = Vec::with_capacity(files.len());
         for remote in files {
             let bytes = if remote.attr.file_type == FileType::File { remote.attr.size } else { 0 };
             self.tally.progress().found(1, bytes);
             if remote.attr.links > 1 && !self.links.lock().is_first(remote.attr.inode) {
                 self.links.lock().later.push((Arc::clone(into), remote));
-            } else if let Err(error) = self.may_read(&remote) {
+            } else {
+                first.push(remote);
+            }
+        }
+        self.bodies(into, first).await;
+    }
+
+    /// Downloads each as a file of its own: small ones many to a task, others in chunks.
+    pub(super) async fn bodies(&self, into: &Arc<LocalDir>, files: Vec<Remote>) {
+        let mut small = Vec::new();
+        let mut large = Vec::new();
+        for remote in files {
+            if let Err(error) = self.may_read(&remote) {
                 self.fail(&error.into());
             } else if remote.is_small() {
                 small.push(remote);

@@ -53,8 +53,8 @@ pub(super) struct UploadTree {
     pub(super) stop: Stop,
 }
 
-/// Files with several names: the first is uploaded, the others linked to it at the end. Grows with the number of such
-/// files, as in `cp` and `rsync`.
+/// Files with several names: the first that can be is uploaded, the others linked to it at the end. Grows with the number
+/// of such files, as in `cp` and `rsync`.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     /// By identity here: the copy, once there is one.
@@ -222,13 +222,19 @@ impl UploadTree {
 
     /// Names of files that were met before: links to the copies.
     async fn link_the_rest(&self) {
-        let later = std::mem::take(&mut self.links.lock().later);
         let link = async |(dir, found)| {
             if !self.stop.is_stopped() {
                 self.link_later(dir, found).await;
             }
         };
-        stream::iter(later).for_each_concurrent(FINISHES_IN_FLIGHT, link).await;
+        let (copied, others): (Vec<_>, Vec<_>) = {
+            let mut links = self.links.lock();
+            let later = std::mem::take(&mut links.later);
+            later.into_iter().partition(|(_, found): &(_, Found)| links.copy_of(found.meta.identity).is_some())
+        };
+        stream::iter(copied).for_each_concurrent(FINISHES_IN_FLIGHT, link).await;
+        // Those whose first name failed: one after the other, because what comes first is what the next is linked to.
+        stream::iter(others).for_each(link).await;
     }
 
     /// Attributes of directories in which everything is done.
