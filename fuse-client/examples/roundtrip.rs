@@ -58,7 +58,7 @@ async fn roundtrip(namespace: &Namespace, directory: &FilePath) -> Result<(), Bo
             say(format_args!("{directory}/{}: inode {}", entry.name, entry.inode));
         }
     }
-    namespace.remove_tree(directory).await?;
+    namespace.remove_tree(directory, |news| say(format_args!("{news:?}"))).await?;
     match namespace.lookup(directory, Follow::No).await? {
         Some(_) => Err("it is still there".into()),
         None => Ok(()),

@@ -13,7 +13,7 @@ use std::{
 use harness::{Cluster, Mount, cluster::run, node::program, tree};
 
 /// The user `nobody`.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 fn local(cluster: &Cluster, name: &str, bytes: &[u8]) -> String {
     let path = cluster.path(name);
@@ -100,7 +100,7 @@ fn a_source_that_changes_while_it_is_uploaded_is_not_stored() {
 }
 
 /// Programs and profile where anybody may use them.
-fn for_everybody(cluster: &Cluster) -> (PathBuf, PathBuf) {
+pub(crate) fn for_everybody(cluster: &Cluster) -> (PathBuf, PathBuf) {
     fs::set_permissions(cluster.dir(), Permissions::from_mode(0o755)).unwrap();
     let dfs = cluster.path("dfs");
     if fs::hard_link(program("dfs"), &dfs).is_err() {
@@ -118,7 +118,7 @@ fn for_everybody(cluster: &Cluster) -> (PathBuf, PathBuf) {
     (dfs, profile)
 }
 
-fn nobody(dfs: &Path, profile: &Path) -> Command {
+pub(crate) fn nobody(dfs: &Path, profile: &Path) -> Command {
     let mut command = Command::new(dfs);
     command.uid(NOBODY).gid(NOBODY).current_dir("/").arg("--profile").arg(profile);
     command

@@ -11,17 +11,17 @@ use serde_json::Value;
 
 const MIB: usize = 1 << 20;
 
-fn put(cluster: &Cluster, path: &str, bytes: &[u8]) {
+pub(crate) fn put(cluster: &Cluster, path: &str, bytes: &[u8]) {
     let local = cluster.path("put");
     fs::write(&local, bytes).unwrap();
     cluster.dfs(["upload", "-qT", local.to_str().unwrap(), path]).ok();
 }
 
-fn names(cluster: &Cluster, path: &str) -> Vec<String> {
+pub(crate) fn names(cluster: &Cluster, path: &str) -> Vec<String> {
     cluster.dfs(["ls", path]).ok().lines().map(str::to_owned).collect()
 }
 
-fn stat(cluster: &Cluster, path: &str) -> Value {
+pub(crate) fn stat(cluster: &Cluster, path: &str) -> Value {
     let all: Value = serde_json::from_str(&cluster.dfs(["stat", "--json", path]).ok()).unwrap();
     all[0].clone()
 }

@@ -16,7 +16,7 @@ use std::{future::Future, time::Duration};
 
 use bytesize::ByteSize;
 use clap::Args;
-use fuse_client::{FilePath, Namespace, NamespaceError};
+use fuse_client::{FilePath, Namespace, NamespaceError, namespace::TreeNews};
 use tokio::time::sleep;
 use wire::namespace::{Mode, Name, OpError};
 
@@ -160,8 +160,14 @@ async fn remove(files: &Namespace, dir: &FilePath) -> Result<(), NamespaceError>
     let mut removals = 0;
     loop {
         removals += 1;
-        match files.remove_tree(dir).await {
-            Ok(_) | Err(NamespaceError::Op { source: OpError::NotFound, .. }) => return Ok(()),
+        let mut stays = None;
+        let told = |news| {
+            if let TreeNews::Failed { error, .. } = news {
+                stays = Some(error);
+            }
+        };
+        match files.remove_tree(dir, told).await.and_then(|()| stays.map_or(Ok(()), Err)) {
+            Ok(()) | Err(NamespaceError::Op { source: OpError::NotFound, .. }) => return Ok(()),
             Err(NamespaceError::Op { source: OpError::NotEmpty, .. }) if removals < REMOVALS_MAX => {
                 sleep(REMOVAL_PAUSE).await;
             }

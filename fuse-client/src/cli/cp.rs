@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 
 use clap::Args;
-use fuse_client::{FilePath, Namespace, NamespaceError, namespace::Follow};
+use fuse_client::{
+    FilePath, Namespace, NamespaceError,
+    namespace::{Follow, TreeNews},
+};
 use wire::namespace::{FileType, ListWant, OpError};
 
 use super::{
@@ -20,8 +23,9 @@ use super::{
 The copy shares its chunks with the original, so it takes no time and no room,
 and each can be changed without the other. Modes and times are copied too, and
 owners if root copies. If DST is a directory, each SRC goes into it; with -T,
-DST is always the name itself. To copy from or to this machine: dfs upload,
-dfs download.
+DST is always the name itself. A file goes through a link at DST into the file
+that the link leads to; in a tree, links are copied and replaced as links. To
+copy from or to this machine: dfs upload, dfs download.
 
 Examples:
   dfs cp /a.txt /b.txt
@@ -68,8 +72,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: CpArguments) -> Resu
         .await
 }
 
-/// Copies one source. What is a directory here and there is merged, as `cp` does; below, links are copied as links, and
-/// what cannot be copied is told and left out.
+/// Copies one source: of a file the bytes, through a link at the target.
 async fn copy(
     files: &Namespace,
     source: &FilePath,
@@ -77,43 +80,59 @@ async fn copy(
     recursive: bool,
     tell: &mut impl FnMut(&FilePath, &NamespaceError),
 ) -> Result<(), NamespaceError> {
+    // As cp: links are followed, unless a tree is copied as it is.
+    let follow = if recursive { Follow::No } else { Follow::Yes };
+    match files.resolve(source, follow).await?.file_type {
+        FileType::Directory if !recursive => {
+            Err(NamespaceError::Op { path: source.clone(), source: OpError::IsDirectory })
+        }
+        file_type if !recursive || file_type == FileType::File => files.copy_file(source, target).await.map(drop),
+        _ => copy_tree(files, source, target, tell).await,
+    }
+}
+
+/// Copies a tree. What is a directory here and there is merged, as `cp` does; links are copied as links and replaced as
+/// such, and what cannot be copied is told and left out.
+async fn copy_tree(
+    files: &Namespace,
+    source: &FilePath,
+    target: &FilePath,
+    tell: &mut impl FnMut(&FilePath, &NamespaceError),
+) -> Result<(), NamespaceError> {
     let mut left = vec![(source.clone(), target.clone())];
     while let Some((source, target)) = left.pop() {
-        match copy_one(files, &source, &target, recursive, tell).await {
+        match copy_one(files, &source, &target, tell).await {
             Ok(below) => left.extend(below),
-            Err(error @ (NamespaceError::Cluster(_) | NamespaceError::SessionEnded { .. })) => return Err(error),
+            Err(error) if error.is_fatal() => return Err(error),
             Err(error) => tell(&source, &error),
         }
     }
     Ok(())
 }
 
-/// Copies one source, but for what is in a directory that is there already: those entries are still to be copied.
+/// Copies one entry, but for what is in a directory that is there already: those entries are still to be copied.
 async fn copy_one(
     files: &Namespace,
     source: &FilePath,
     target: &FilePath,
-    recursive: bool,
     tell: &mut impl FnMut(&FilePath, &NamespaceError),
 ) -> Result<Vec<(FilePath, FilePath)>, NamespaceError> {
-    // As cp: links are followed, unless a tree is copied as it is.
-    let follow = if recursive { Follow::No } else { Follow::Yes };
-    let is_directory = files.resolve(source, follow).await?.file_type == FileType::Directory;
-    if !recursive {
-        if is_directory {
-            return Err(NamespaceError::Op { path: source.clone(), source: OpError::IsDirectory });
-        }
-        return files.copy_file(source, target).await.map(|_| Vec::new());
-    }
-    if is_directory && let Some(there) = files.lookup(target, Follow::Yes).await? {
+    let attr = files.resolve(source, Follow::No).await?;
+    if attr.file_type == FileType::Directory
+        && let Some(there) = files.lookup(target, Follow::Yes).await?
+    {
         return match there.file_type {
+            _ if there.inode == attr.inode => Err(NamespaceError::IntoItself { path: source.clone() }),
             FileType::Directory => entries(files, source, target).await,
             _ => Err(NamespaceError::Op { path: target.clone(), source: OpError::NotDirectory }),
         };
     }
-    // A link is copied as one.
-    let tell = |path: FilePath, error: NamespaceError| tell(&path, &error);
-    files.copy_tree(source, target, tell).await.map(|_| Vec::new())
+    let told = |news| {
+        if let TreeNews::Failed { path, error } = news {
+            tell(&path, &error);
+        }
+    };
+    files.copy_tree(source, target, told).await.map(|()| Vec::new())
 }
 
 /// The entries of a directory, each with its path in another one.

@@ -3,18 +3,24 @@
 use std::ffi::OsString;
 
 use clap::Args;
-use fuse_client::{FilePath, Namespace, NamespaceError, namespace::Follow};
+use fuse_client::{
+    FilePath, Namespace, NamespaceError,
+    namespace::{Follow, TreeNews},
+};
 use wire::namespace::{FileType, OpError};
 
 use super::{
     failure::{Failure, Line},
-    invocation::{Invocation, each_path, parse_paths},
+    invocation::{Invocation, cannot, each_path, parse_paths},
     text::quote::quoted,
 };
 
 /// Arguments of `dfs rm`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
+What cannot be removed is named, and stays with the directories above it; all
+else goes.
+
 Examples:
   dfs rm /notes.txt
   dfs rm -r /photos/old          a directory with all below it
@@ -46,26 +52,41 @@ pub(crate) async fn run(invocation: &Invocation, arguments: RmArguments) -> Resu
     }
     invocation
         .with_files(async |files| {
-            each_path(invocation, "remove", &paths, async |path| match remove(files, path, &arguments).await {
-                Err(NamespaceError::Op { source: OpError::NotFound | OpError::NotDirectory, .. })
-                    if arguments.force =>
-                {
-                    Ok(())
+            let mut stays = false;
+            let removed = each_path(invocation, "remove", &paths, async |path| {
+                let told = |news| {
+                    if let TreeNews::Failed { path, error } = news {
+                        stays = true;
+                        invocation.screen.report(&cannot("remove", &path, &error));
+                    }
+                };
+                match remove(files, path, &arguments, told).await {
+                    Err(NamespaceError::Op { source: OpError::NotFound | OpError::NotDirectory, .. })
+                        if arguments.force =>
+                    {
+                        Ok(())
+                    }
+                    outcome => outcome,
                 }
-                outcome => outcome,
-            })
-            .await
+            });
+            removed.await?;
+            if stays { Err(Failure::Reported) } else { Ok(()) }
         })
         .await
 }
 
-async fn remove(files: &Namespace, path: &FilePath, arguments: &RmArguments) -> Result<(), NamespaceError> {
+async fn remove(
+    files: &Namespace,
+    path: &FilePath,
+    arguments: &RmArguments,
+    told: impl FnMut(TreeNews),
+) -> Result<(), NamespaceError> {
     let attr = files.resolve(path, Follow::No).await?;
     if attr.file_type != FileType::Directory {
         return files.remove_file(path).await;
     }
     if arguments.recursive {
-        return files.remove_tree(path).await.map(drop);
+        return files.remove_tree(path, told).await;
     }
     if arguments.dir {
         return files.remove_dir(path).await;

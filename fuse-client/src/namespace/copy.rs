@@ -6,7 +6,7 @@ use wire::namespace::{
     Op, OpDone, OpError, Query, QueryAnswer, Replace, SetAttr, SetId, SetTime, Times, Xattr, XattrMode,
 };
 
-use super::{Follow, Listing, Namespace, NamespaceError, Permission, Place, is_directory};
+use super::{Follow, Listing, Namespace, NamespaceError, Permission, Place, TreeNews, is_directory};
 use crate::path::FilePath;
 
 /// Files being copied at once; each takes a few round trips, and the session packs what they ask for.
@@ -32,28 +32,31 @@ struct Level {
 }
 
 impl Namespace {
-    /// Copies a file (or link, pipe, device) to the path `to`, replacing a file there. Moves no data. Mode and times
-    /// are the source's, the owner too if the caller is root.
+    /// Copies a file (or pipe, device) to the path `to`, replacing a file there, or the one that a link there leads to. Moves
+    /// no data. Mode and times are the source's, the owner too if the caller is root.
     pub async fn copy_file(&self, from: &FilePath, to: &FilePath) -> Result<Attr, NamespaceError> {
         let attr = self.resolve(from, Follow::Yes).await?;
         if is_directory(&attr) {
             return Err(NamespaceError::op(from, OpError::IsDirectory));
         }
         let source = self.source(from, attr.inode).await?;
-        let place = self.place_for(to, Replace::File).await?;
+        let place = self.place_through(to).await?;
+        self.may_fill(to, &place, Replace::File)?;
+        if place.existing.is_some_and(|existing| existing.inode == attr.inode) {
+            return Err(NamespaceError::SameFile { path: from.clone() });
+        }
         let copy = self.copy_one(source, &place, to).await?;
         self.attr(to, copy).await
     }
 
     /// Copies a file or directory with all below it to the path `to`, which must not exist if `from` is a directory.
-    /// Moves no data. Links are copied as links. Entries below that cannot be copied are told to `failed`, and left out.
-    /// Returns how many were copied.
+    /// Moves no data. Links are copied as links. Entries below that cannot be copied are told to `news`, and left out.
     pub async fn copy_tree(
         &self,
         from: &FilePath,
         to: &FilePath,
-        mut failed: impl FnMut(FilePath, NamespaceError),
-    ) -> Result<u64, NamespaceError> {
+        mut news: impl FnMut(TreeNews),
+    ) -> Result<(), NamespaceError> {
         let attr = self.resolve(from, Follow::No).await?;
         if is_directory(&attr) {
             self.refuse_below(attr.inode, from, to).await?;
@@ -61,11 +64,15 @@ impl Namespace {
         let source = self.source(from, attr.inode).await?;
         let place = self.place_for(to, if is_directory(&attr) { Replace::No } else { Replace::File }).await?;
         if !is_directory(&attr) {
+            if place.existing.is_some_and(|existing| existing.inode == attr.inode) {
+                return Err(NamespaceError::SameFile { path: from.clone() });
+            }
             self.copy_one(source, &place, to).await?;
-            return Ok(1);
+            news(TreeNews::Done);
+            return Ok(());
         }
-        let mut copied = 1;
         let first = self.level_of_copy(source, &place, to.clone()).await?;
+        news(TreeNews::Done);
         let whole = first.copy;
         let mut levels = vec![first];
         while let Some(level) = levels.last_mut() {
@@ -77,17 +84,17 @@ impl Namespace {
                 match self.level_of_copy(source, &Place { dir, name, existing: None }, to).await {
                     Ok(level) => {
                         levels.push(level);
-                        copied += 1;
+                        news(TreeNews::Done);
                     }
-                    Err(error) => left_out(from, error, &mut failed)?,
+                    Err(error) => left_out(from, error, &mut news)?,
                 }
             } else if let Some(entries) = level.listing.next_page().await? {
-                copied += self.copy_page(level, entries, whole, &mut failed).await?;
+                self.copy_page(level, entries, whole, &mut news).await?;
             } else if let Some(level) = levels.pop() {
                 self.restore_times(&level.to, level.copy, level.listing.dir()).await?;
             }
         }
-        Ok(copied)
+        Ok(())
     }
 
     /// Refuses a destination that lies in the source by its path.
@@ -117,8 +124,8 @@ impl Namespace {
         level: &mut Level,
         entries: Vec<Entry>,
         whole: Inode,
-        failed: &mut impl FnMut(FilePath, NamespaceError),
-    ) -> Result<u64, NamespaceError> {
+        news: &mut impl FnMut(TreeNews),
+    ) -> Result<(), NamespaceError> {
         let dir = Attr { inode: level.copy, ..*level.listing.dir() };
         let mut copies = Vec::with_capacity(entries.len());
         for Entry { name, attr, content, xattrs, .. } in entries {
@@ -140,14 +147,13 @@ impl Namespace {
             self.copy_one(source, &place, &to).await.map_err(|error| (from, error))
         };
         let mut copying = stream::iter(copies).map(copy).buffer_unordered(COPIES_IN_FLIGHT);
-        let mut count = 0;
         while let Some(copied) = copying.next().await {
             match copied {
-                Ok(_) => count += 1,
-                Err((from, error)) => left_out(from, error, failed)?,
+                Ok(_) => news(TreeNews::Done),
+                Err((from, error)) => left_out(from, error, news)?,
             }
         }
-        Ok(count)
+        Ok(())
     }
 
     async fn source(&self, path: &FilePath, inode: Inode) -> Result<Source, NamespaceError> {
@@ -267,18 +273,10 @@ impl Namespace {
 }
 
 /// Tells of an entry that cannot be copied; one that means that no other can fare better ends the copy.
-fn left_out(
-    from: FilePath,
-    error: NamespaceError,
-    failed: &mut impl FnMut(FilePath, NamespaceError),
-) -> Result<(), NamespaceError> {
-    match error {
-        NamespaceError::Cluster(_) | NamespaceError::SessionEnded { .. } | NamespaceError::IntoItself { .. } => {
-            Err(error)
-        }
-        error => {
-            failed(from, error);
-            Ok(())
-        }
+fn left_out(path: FilePath, error: NamespaceError, news: &mut impl FnMut(TreeNews)) -> Result<(), NamespaceError> {
+    if error.is_fatal() || matches!(error, NamespaceError::IntoItself { .. }) {
+        return Err(error);
     }
+    news(TreeNews::Failed { path, error });
+    Ok(())
 }

@@ -41,6 +41,12 @@ pub enum NamespaceError {
         /// Which.
         path: FilePath,
     },
+    /// Something was to be written through a link whose target does not exist.
+    #[error("{path}: a link that leads nowhere is in the way")]
+    Dangling {
+        /// The link.
+        path: FilePath,
+    },
     /// Directories have one name.
     #[error("{path}: a directory has no hard links; make a symbolic one")]
     DirectoryLink {
@@ -90,6 +96,16 @@ impl NamespaceError {
     /// Whether it says that there is no such file.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Op { source: OpError::NotFound, .. })
+    }
+
+    /// Whether nothing else can fare better: the cluster is gone, or the session ended.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Cluster(_) | Self::SessionEnded { .. })
+    }
+
+    /// Whether it says that there is nothing any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Self::Op { source: OpError::NotFound | OpError::StaleInode, .. })
     }
 
     /// A node gave an answer to another question.

@@ -14,6 +14,7 @@ mod copy;
 mod error;
 mod remove;
 mod resolver;
+mod tree_news;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ pub(crate) use caller::Permission;
 pub use caller::{Caller, is_directory};
 pub use error::NamespaceError;
 use resolver::{Resolution, Resolver};
+pub use tree_news::TreeNews;
 
 use crate::{cluster::Cluster, download, path::FilePath, session::Session};
 
@@ -116,6 +118,16 @@ impl Namespace {
             Resolution::Missing { dir, name } => Ok(Place { dir, name, existing: None }),
             other => Err(refusal(path, &other)),
         }
+    }
+
+    /// The place where a file goes that is written to `path`: that of the file which a link there leads to. As `cp`, it does
+    /// not make a file where a link leads nowhere: who put the link there may want it just there.
+    pub(crate) async fn place_through(&self, path: &FilePath) -> Result<Place, NamespaceError> {
+        let place = self.place_at(path, Follow::Yes).await?;
+        if place.existing.is_none() && self.lookup(path, Follow::No).await?.is_some() {
+            return Err(NamespaceError::Dangling { path: path.clone() });
+        }
+        Ok(place)
     }
 
     async fn walk(&self, path: &FilePath, follow: Follow) -> Result<Resolution, NamespaceError> {

@@ -178,9 +178,10 @@ impl DownloadTree {
 
     /// Another name for a file that is here.
     pub(super) async fn link_later(&self, dir: Arc<LocalDir>, remote: Remote) {
-        let shown = remote.target.display().to_string();
-        let Some(first) = self.links.lock().copy_of(remote.attr.inode) else {
-            return self.fail(&TransferError::FirstLinkFailed { path: shown });
+        let first = self.links.lock().copy_of(remote.attr.inode);
+        let Some(first) = first else {
+            // None of its names could be made so far: each was told, and is no reason against this one.
+            return self.bodies(&dir, vec![remote]).await;
         };
         let names = Arc::clone(&self.names);
         let (target, file_type) = (remote.target.clone(), remote.attr.file_type);

@@ -8,7 +8,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
 };
-use wire::namespace::{Attr, Entry, FileType, Inode, ListWant, Query, QueryAnswer, Xattr};
+use wire::namespace::{Attr, Entry, FileType, Inode, ListWant, Mode, Query, QueryAnswer, Xattr};
 
 use super::{
     DownloadItem, Existing, Outcome, Progress, Recurse, Summary, TransferError, TransferOptions,
@@ -45,8 +45,8 @@ pub(super) struct DownloadTree {
     pub(super) stop: Stop,
 }
 
-/// Files with several names: the first is downloaded, the others linked to it at the end. Grows with the number of such
-/// files.
+/// Files with several names: the first that can be is downloaded, the others linked to it at the end. Grows with the number
+/// of such files.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     first: BTreeMap<Inode, Option<PathBuf>>,
@@ -149,7 +149,14 @@ impl DownloadTree {
                 move || std::fs::canonicalize(&target).unwrap_or(target)
             });
             let xattrs = self.namespace.xattrs(&source, Follow::Yes).await?;
-            return self.directory(above, source, (attr, xattrs), followed.await, existing).await.map(Some);
+            let pending = self.directory(above, source, (attr, xattrs), followed.await, existing).await?;
+            if pending.into.fresh {
+                // Others may be waiting for it, and when this is interrupted nobody else gives it its mode.
+                let (path, mut restore) = (pending.into.path.clone(), Restore::new(&attr, self.namespace.caller()));
+                restore.mode = Mode::new(restore.mode.bits() | 0o700);
+                blocking(move || local::restore(&path, &restore, FileType::Directory)).await?;
+            }
+            return Ok(Some(pending));
         }
         // A person who names a device, or a link to one, does not want it replaced by a file.
         let named = target.clone();
@@ -272,16 +279,27 @@ impl DownloadTree {
         below
     }
 
-    /// Downloads what is no directory: small ones many to a task, others in chunks.
+    /// Downloads what is no directory, but for further names of what was met before.
     async fn files(&self, into: &Arc<LocalDir>, files: Vec<Remote>) {
-        let mut small = Vec::new();
-        let mut large = Vec::new();
+        let mut first = Vec::with_capacity(files.len());
         for remote in files {
             let bytes = if remote.attr.file_type == FileType::File { remote.attr.size } else { 0 };
             self.tally.progress().found(1, bytes);
             if remote.attr.links > 1 && !self.links.lock().is_first(remote.attr.inode) {
                 self.links.lock().later.push((Arc::clone(into), remote));
-            } else if let Err(error) = self.may_read(&remote) {
+            } else {
+                first.push(remote);
+            }
+        }
+        self.bodies(into, first).await;
+    }
+
+    /// Downloads each as a file of its own: small ones many to a task, others in chunks.
+    pub(super) async fn bodies(&self, into: &Arc<LocalDir>, files: Vec<Remote>) {
+        let mut small = Vec::new();
+        let mut large = Vec::new();
+        for remote in files {
+            if let Err(error) = self.may_read(&remote) {
                 self.fail(&error.into());
             } else if remote.is_small() {
                 small.push(remote);

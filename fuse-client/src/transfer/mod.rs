@@ -150,12 +150,6 @@ pub enum TransferError {
         /// What is in the way of what.
         reason: &'static str,
     },
-    /// Another name of the same file could not be uploaded or downloaded, so there is nothing to link to.
-    #[error("{path}: the file that it is a hard link to could not be transferred")]
-    FirstLinkFailed {
-        /// Which.
-        path: String,
-    },
     /// The transfer was stopped before this one's turn, which was told.
     #[error("{path}: not transferred: the transfer was stopped", path = path.display())]
     Abandoned {

@@ -286,16 +286,24 @@ impl UploadTree {
     /// Another name for a file whose copy is there.
     pub(super) async fn link_later(&self, dir: Arc<UploadDir>, found: Found) {
         let path = dir.target().join(found.name.clone());
-        if let Err(error) = self.link(&dir, &found, &path).await {
+        if let Err(error) = self.link(&dir, found, &path).await {
             self.fail(&error);
         }
     }
 
-    async fn link(&self, dir: &Arc<UploadDir>, found: &Found, path: &FilePath) -> Result<(), TransferError> {
-        let failed = || TransferError::FirstLinkFailed { path: found.path.display().to_string() };
-        let copy = self.links.lock().copy_of(found.meta.identity).ok_or_else(failed)?;
-        let (inode, after, existing) = dir.remote().await.ok_or_else(failed)?;
-        let there = self.look_up(dir, inode, std::slice::from_ref(found)).await?.pop().flatten();
+    async fn link(&self, dir: &Arc<UploadDir>, found: Found, path: &FilePath) -> Result<(), TransferError> {
+        // Its directory failed, which was told.
+        let Some((inode, after, existing)) = dir.remote().await else { return Ok(()) };
+        let into = Into { dir: Arc::clone(dir), inode, after, existing };
+        let there = self.look_up(dir, inode, std::slice::from_ref(&found)).await?.pop().flatten();
+        let identity = found.meta.identity;
+        let copy = self.links.lock().copy_of(identity);
+        let Some(copy) = copy else {
+            // None of its names could be made so far: each was told, and is no reason against this one.
+            let copy = self.file(&into, found, there).await?;
+            self.links.lock().handle_done(identity, copy);
+            return Ok(());
+        };
         let shown = found.path.display().to_string();
         let bytes = if found.meta.file_type == FileType::File { found.meta.size } else { 0 };
         if there.as_ref().is_some_and(|there| there.attr.inode == copy) {
@@ -306,9 +314,8 @@ impl UploadTree {
         if there.is_some_and(|there| there.file_type == FileType::Directory) {
             return Err(in_the_way(path, "a directory is in the way of a file"));
         }
-        let into = Into { dir: Arc::clone(dir), inode, after, existing };
         self.may_make(&into, there.as_ref(), path)?;
-        let op = Op::Link { inode: copy, dir: inode, name: found.name.clone(), replace: Replace::File };
+        let op = Op::Link { inode: copy, dir: inode, name: found.name, replace: Replace::File };
         match self.namespace.change(path, op).await {
             // Both are names of the same file already.
             Ok(_) | Err(NamespaceError::Op { source: OpError::Exists, .. }) => {}

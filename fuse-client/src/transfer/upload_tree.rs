@@ -17,7 +17,7 @@ use tokio::{
 use wire::namespace::{Attr, Inode, Op, SetAttr, SetTime};
 
 use super::{
-    Existing, Outcome, Progress, Summary, TransferError, TransferOptions, UploadItem,
+    Existing, Outcome, Progress, Recurse, Summary, TransferError, TransferOptions, UploadItem,
     equality::Owners,
     stop::{News, Stop},
     tally::Tally,
@@ -53,8 +53,8 @@ pub(super) struct UploadTree {
     pub(super) stop: Stop,
 }
 
-/// Files with several names: the first is uploaded, the others linked to it at the end. Grows with the number of such
-/// files, as in `cp` and `rsync`.
+/// Files with several names: the first that can be is uploaded, the others linked to it at the end. Grows with the number
+/// of such files, as in `cp` and `rsync`.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     /// By identity here: the copy, once there is one.
@@ -176,7 +176,14 @@ impl UploadTree {
             let dir = UploadDir::at(source.clone(), there, target, finished.clone());
             return Ok(ScanItem { source, dir, name: None });
         }
-        let place = self.namespace.place_at(&target, Follow::Yes).await?;
+        let named = source.clone();
+        let looked = blocking(move || std::fs::symlink_metadata(named)).await;
+        let as_it_is = self.options.recurse == Recurse::Yes && looked.is_ok_and(|it| !it.is_file() && !it.is_dir());
+        // What is copied as a link takes the place of a link there, and not of what that leads to: this one perhaps.
+        let place = match as_it_is {
+            true => self.namespace.place(&target).await?,
+            false => self.namespace.place_through(&target).await?,
+        };
         let above = target.parent().unwrap_or_default();
         let dir = UploadDir::at(source.clone(), place.dir, above, finished.clone());
         Ok(ScanItem { source, dir, name: Some(place.name) })
@@ -215,13 +222,19 @@ impl UploadTree {
 
     /// Names of files that were met before: links to the copies.
     async fn link_the_rest(&self) {
-        let later = std::mem::take(&mut self.links.lock().later);
         let link = async |(dir, found)| {
             if !self.stop.is_stopped() {
                 self.link_later(dir, found).await;
             }
         };
-        stream::iter(later).for_each_concurrent(FINISHES_IN_FLIGHT, link).await;
+        let (copied, others): (Vec<_>, Vec<_>) = {
+            let mut links = self.links.lock();
+            let later = std::mem::take(&mut links.later);
+            later.into_iter().partition(|(_, found): &(_, Found)| links.copy_of(found.meta.identity).is_some())
+        };
+        stream::iter(copied).for_each_concurrent(FINISHES_IN_FLIGHT, link).await;
+        // Those whose first name failed: one after the other, because what comes first is what the next is linked to.
+        stream::iter(others).for_each(link).await;
     }
 
     /// Attributes of directories in which everything is done.

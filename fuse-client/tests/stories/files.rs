@@ -266,7 +266,7 @@ async fn copies_share_the_chunks_of_their_source() {
     namespace.copy_file(&path("/f"), &path("/g")).await.unwrap();
     namespace.create_dir(&path("/dir"), wire::namespace::Mode::new(0o755)).await.unwrap();
     namespace.copy_file(&path("/f"), &path("/dir/f")).await.unwrap();
-    namespace.copy_tree(&path("/dir"), &path("/twin"), |path, error| panic!("{path}: {error}")).await.unwrap();
+    namespace.copy_tree(&path("/dir"), &path("/twin"), |_| ()).await.unwrap();
     assert_eq!(moved(&cluster), moved_before, "no chunk travels for a copy");
     assert!(read(&namespace, "/g").await.unwrap() == content);
     assert_eq!(chunks(&cluster), before);

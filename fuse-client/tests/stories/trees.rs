@@ -10,6 +10,7 @@ use std::{
 
 use fuse_client::{
     FilePath, Namespace,
+    namespace::TreeNews,
     transfer::{
         self, DownloadItem, Equality, Existing, Progress, Recurse, Summary, TransferError, TransferOptions, UploadItem,
     },
@@ -244,9 +245,14 @@ async fn a_tree_is_copied_and_removed_within_the_store() {
     plant(&source);
     fs::remove_file(source.join("many/hard")).unwrap();
     up(&namespace, &source, "/tree", &options()).await;
-    let copied =
-        namespace.copy_tree(&path("/tree"), &path("/twin"), |path, error| panic!("{path}: {error}")).await.unwrap();
-    assert_eq!(namespace.remove_tree(&path("/tree")).await.unwrap(), copied);
+    let (mut copied, mut removed) = (0, 0);
+    let count = |done: &mut u32, news| match news {
+        TreeNews::Done => *done += 1,
+        TreeNews::Failed { path, error } => panic!("{path}: {error}"),
+    };
+    namespace.copy_tree(&path("/tree"), &path("/twin"), |news| count(&mut copied, news)).await.unwrap();
+    namespace.remove_tree(&path("/tree"), |news| count(&mut removed, news)).await.unwrap();
+    assert_eq!(removed, copied);
     assert!(
         namespace
             .lookup(&FilePath::parse(b"/tree").unwrap(), fuse_client::namespace::Follow::No)
@@ -350,10 +356,14 @@ async fn what_cannot_be_copied_is_told_and_costs_nothing_beside_it() {
     namespace.create_dir(&path("/theirs"), wire::namespace::Mode::new(0o777)).await.unwrap();
     let caller = fuse_client::Caller { uid: 65534, gid: 65534, groups: Vec::new() };
     let nobody = fuse_client::Namespace::new(namespace.cluster().clone(), caller);
-    let mut failed = Vec::new();
-    let copied = nobody.copy_tree(&path("/tree"), &path("/theirs/copy"), |path, _| failed.push(path.to_string())).await;
+    let (mut copied, mut failed) = (0, Vec::new());
+    let told = |news| match news {
+        TreeNews::Done => copied += 1,
+        TreeNews::Failed { path, .. } => failed.push(path.to_string()),
+    };
+    nobody.copy_tree(&path("/tree"), &path("/theirs/copy"), told).await.unwrap();
     failed.sort();
-    assert_eq!((copied.unwrap(), failed), (6, vec!["/tree/b-closed".to_owned(), "/tree/c/secret".to_owned()]));
+    assert_eq!((copied, failed), (6, vec!["/tree/b-closed".to_owned(), "/tree/c/secret".to_owned()]));
     for name in ["a", "c/d/open", "z"] {
         let there = path(&format!("/theirs/copy/{name}"));
         assert!(nobody.lookup(&there, fuse_client::namespace::Follow::No).await.unwrap().is_some(), "{name}");

@@ -13,7 +13,8 @@ use crate::cli::{failure::Failure, invocation::Invocation, remote_target::remote
 #[command(after_help = "\
 As cp: if DST is a directory, each SRC goes into it under its own name; else
 the one SRC gets the name DST. `dir` and `dir/` mean the directory itself,
-`dir/.` what is in it. With -T, DST is always the name itself, so the same
+`dir/.` what is in it. A link at DST stays, and what it leads to is written;
+below, links are replaced. With -T, DST is always the name itself, so the same
 command again finds what is there. DST must be a directory if it ends in /
 (dfs mkdir makes one).
 
