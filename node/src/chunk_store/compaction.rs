@@ -55,7 +55,7 @@ pub enum Compacted {
         /// Records copied out of it.
         copied: u64,
     },
-    /// A segment holds something that can neither be read nor be given up: it stays until that has changed.
+    /// A segment holds something that cannot be read, or is damaged: it stays until another copy has come.
     Stuck {
         /// Which.
         file: FileId,
@@ -159,11 +159,11 @@ async fn move_all(store: &ChunkStore, file: FileId, records: &[SegmentRecord]) -
         if moved == Moved::BytesNeeded {
             moved = match store.read_copy(&record.key, record.at, chunk_len(record)).await {
                 Copy::Good(chunk) => move_one(store, record, Some(chunk)).await?,
-                Copy::Bad => {
-                    store.drop_copy(record.key, record.at).await?;
-                    Moved::Dead
-                }
                 // It stays where it is, and the segment with it, until it was replaced.
+                Copy::Bad => {
+                    store.keep_bad(record.key, record.at).await?;
+                    Moved::BytesNeeded
+                }
                 Copy::Unreadable => {
                     store.shared().note_damaged(record.key);
                     Moved::BytesNeeded

@@ -163,7 +163,7 @@ impl Keeper {
         self.make_ready().await?;
         let row = self.row(&chunk.key())?;
         let held_stamp = row.as_ref().and_then(|row| row.held()).map(|held| held.stamp);
-        if held_stamp.is_some() && mode == PutMode::KeepHeld {
+        if held_stamp.is_some() && mode == PutMode::KeepHeld && !self.shared.is_bad(&chunk.key()) {
             self.raise_stamp(chunk.key(), row, gc).await?;
             return Ok(self.accepted(&[chunk.key()]));
         }
@@ -233,7 +233,7 @@ impl Keeper {
         Err(fails_again())
     }
 
-    /// A copy that is known bad is deleted like any other, so that the chunk can be put again.
+    /// A bad copy that cannot be remembered as such is deleted like any other, so that the chunk can be put again.
     async fn drop_copy(&mut self, key: ChunkKey, at: Position) -> Result<Accepted, PutError> {
         self.make_ready().await?;
         let row = self.row(&key)?;

@@ -155,7 +155,7 @@ impl ChunkStore {
         self.put_as(chunk, gc, durability, PutMode::KeepHeld).await
     }
 
-    /// Keeps a chunk in place of a copy that [`ChunkStore::check`] could not read. The stamp stays, if it is higher.
+    /// Keeps a chunk in place of a copy that may be bad. The stamp stays, if it is higher.
     pub async fn replace(
         &self,
         chunk: VerifiedChunk,
@@ -272,8 +272,9 @@ impl ChunkStore {
         Ok(count)
     }
 
-    /// Reads a whole copy and compares it with its key. A bad one is given up: it is not held any longer, and its key
-    /// waits in [`ChunkStore::take_damaged`]. One that cannot be read stays, and its key waits there too.
+    /// Reads a whole copy and compares it with its key. A bad one, or one that cannot be read, counts as not held any longer,
+    /// though what can be read of it is: until another is put in its place, for which its key waits in
+    /// [`ChunkStore::take_damaged`]. Not kept on disk: after a restart it is found again.
     pub async fn check(&self, key: &ChunkKey) -> Result<Checked, CheckError> {
         self.check_copy(key).await
     }

@@ -1,7 +1,7 @@
 //! What the handles and the keeper of a store both see.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use ring::{ChunkKey, GcEpoch};
@@ -30,6 +30,8 @@ pub(super) struct Shared {
     /// Guards what is known of damaged copies. Never taken with another lock.
     damaged: Mutex<Damaged>,
     damaged_max: usize,
+    /// How many keys [`Damaged::bad`] has, to be looked at without the lock.
+    bad_len: AtomicUsize,
     damaged_count: AtomicU64,
     mended_count: AtomicU64,
     chunks: AtomicU64,
@@ -44,7 +46,7 @@ pub(super) struct Shared {
 struct Damaged {
     /// Those that wait for repair.
     waiting: BTreeSet<ChunkKey>,
-    /// Those of which there is no good copy here yet, whether or not repair knows.
+    /// Those of which there is no good copy here yet, whether or not repair knows. A copy that is here counts as not held.
     bad: BTreeSet<ChunkKey>,
 }
 
@@ -72,6 +74,7 @@ impl Shared {
             quarantine: RwLock::default(),
             damaged: Mutex::default(),
             damaged_max,
+            bad_len: AtomicUsize::new(0),
             damaged_count: AtomicU64::new(0),
             mended_count: AtomicU64::new(0),
             chunks: AtomicU64::new(0),
@@ -145,28 +148,38 @@ impl Shared {
         }
     }
 
-    /// Whether a copy with this stamp is in use: a higher stamp takes it out of quarantine.
+    /// Whether a copy with this stamp is in use: it is not known to be bad, and not in quarantine, out of which a higher
+    /// stamp takes it.
     pub(super) fn is_in_use(&self, key: &ChunkKey, stamp: GcEpoch) -> bool {
-        self.quarantine.read().get(key).is_none_or(|up_to| stamp > *up_to)
+        !self.is_bad(key) && self.quarantine.read().get(key).is_none_or(|up_to| stamp > *up_to)
     }
 
-    pub(super) fn note_damaged(&self, key: ChunkKey) {
+    /// Whether the copy of this chunk was found damaged or unreadable, and has not been replaced since.
+    pub(super) fn is_bad(&self, key: &ChunkKey) -> bool {
+        self.bad_len.load(Ordering::Acquire) > 0 && self.damaged.lock().bad.contains(key)
+    }
+
+    /// Whether there is room to remember that the copy is bad.
+    pub(super) fn note_damaged(&self, key: ChunkKey) -> bool {
         let mut damaged = self.damaged.lock();
         let is_new = !damaged.bad.contains(&key);
         if damaged.bad.len() < self.damaged_max {
             damaged.bad.insert(key);
         }
+        self.bad_len.store(damaged.bad.len(), Ordering::Release);
         if damaged.waiting.len() < self.damaged_max {
             damaged.waiting.insert(key);
         }
         self.damaged_count.fetch_add(u64::from(is_new), Ordering::Relaxed);
+        damaged.bad.contains(&key)
     }
 
-    /// There is a good copy again: nobody needs to fetch one.
+    /// There is a good copy again, or none is needed: nobody needs to fetch one.
     pub(super) fn note_mended(&self, key: &ChunkKey) {
         let mut damaged = self.damaged.lock();
         damaged.waiting.remove(key);
         let was_bad = damaged.bad.remove(key);
+        self.bad_len.store(damaged.bad.len(), Ordering::Release);
         self.mended_count.fetch_add(u64::from(was_bad), Ordering::Relaxed);
     }
 

@@ -1,8 +1,9 @@
 //! Reading copies: whole and hashed, or ranges with what proves them.
 //!
 //! # Invariants
-//! - A copy is called bad only after its bytes were read and found wrong, and it is given up only if it is still the
-//!   copy that the store would hand out. One that cannot be read may be good: it is never given up for that.
+//! - A copy is called bad only after its bytes were read and found wrong, again and again.
+//! - A bad copy, or one that cannot be read, counts as not held, so that another comes in its place; but what of it can be
+//!   read and proved is handed out until then. It may be the last there is.
 //!
 //! # Not here
 //! When to check which chunk (the node's scrub); where another copy comes from (repair).
@@ -50,10 +51,9 @@ pub struct ChunkRange {
 pub enum Checked {
     /// The bytes are those that the key names, and so is the tree.
     Good,
-    /// They are not: the copy was given up, repair has been told.
+    /// They are not. The copy stays until another is put in its place; repair has been told.
     Damaged,
-    /// The medium gives no bytes. They may be good, so the copy stays until [`ChunkStore::replace`] has put another in
-    /// its place; repair has been told.
+    /// The medium gives no bytes; they may be good. The copy stays likewise.
     Unreadable,
     /// No stable copy is held.
     Unknown,
@@ -83,6 +83,9 @@ impl ChunkStore {
                 }
                 Err(append_log::ReadError::NoFile { .. }) => {}
                 Err(append_log::ReadError::Damaged { .. } | append_log::ReadError::OutOfRange { .. }) => {
+                    if self.shared().is_bad(key) {
+                        return Err(ReadError::Damaged { key: *key });
+                    }
                     match self.check_copy(key).await {
                         Ok(Checked::Good | Checked::Unreadable) => {}
                         Ok(Checked::Unknown) => break,
@@ -125,14 +128,19 @@ impl ChunkStore {
         for _ in 0..MOVES_MAX {
             let Some(held) = self.shared().stable_copy(key)? else { return Ok(Checked::Unknown) };
             match self.read_copy(key, held.at, held.len).await {
-                Copy::Good(_) => return Ok(Checked::Good),
+                Copy::Good(_) => {
+                    if self.shared().is_bad(key) {
+                        self.shared().note_mended(key);
+                    }
+                    return Ok(Checked::Good);
+                }
                 Copy::Gone => {}
                 Copy::Unreadable => {
                     self.shared().note_damaged(*key);
                     return Ok(Checked::Unreadable);
                 }
                 Copy::Bad => {
-                    let dropped = self.drop_copy(*key, held.at).await;
+                    let dropped = self.keep_bad(*key, held.at).await;
                     return match dropped {
                         Ok(()) => Ok(Checked::Damaged),
                         Err(source) => Err(CheckError::NotDropped { key: *key, source }),
@@ -161,7 +169,14 @@ impl ChunkStore {
         if bad == TRIES { Copy::Bad } else { Copy::Unreadable }
     }
 
-    pub(super) async fn drop_copy(&self, key: ChunkKey, at: Position) -> Result<(), PutError> {
+    /// A copy was found bad: from now on it counts as not held. Only where too many are known to be so it is given up.
+    pub(super) async fn keep_bad(&self, key: ChunkKey, at: Position) -> Result<(), PutError> {
+        if !self.shared().is_bad(&key) {
+            warn!(%key, %at, "a copy is damaged");
+        }
+        if self.shared().note_damaged(key) {
+            return Ok(());
+        }
         self.ask(|reply| Command::Drop { key, at, reply }).await.ok_or(PutError::Closed)??;
         Ok(())
     }
