@@ -108,6 +108,22 @@ fn a_link_that_is_uploaded_again_does_not_take_the_place_of_what_it_leads_to() {
 }
 
 #[test]
+fn what_has_no_length_before_it_is_read_is_uploaded_as_it_is_read() {
+    let cluster = Cluster::start();
+    // Of the first and the last the system says that they are empty, of the second that it is longer than it is.
+    for file in ["/proc/version", "/sys/class/net/lo/mtu", "/proc/kallsyms"] {
+        cluster.dfs(["upload", file, "/copy"]).ok();
+        let there = stat(&cluster, "/copy")["size"].as_u64().unwrap();
+        let bytes = fs::read(file).unwrap();
+        assert_eq!(
+            (there, cluster.dfs(["cat", "/copy"]).ok().into_bytes() == bytes),
+            (bytes.len() as u64, true),
+            "{file}"
+        );
+    }
+}
+
+#[test]
 fn a_download_that_is_interrupted_leaves_the_directory_that_was_named_with_its_mode() {
     let cluster = Cluster::start();
     let dir = cluster.path("tree");

@@ -261,9 +261,14 @@ fn read_small(path: &Path, follow: bool) -> Result<(Body, LocalMeta), TransferEr
             return Ok((Body::Large, source.meta));
         }
         let bytes = source.read_small().map_err(failed)?;
-        if bytes.len() as u64 == source.meta.size && !source.has_changed().map_err(failed)? {
-            return Ok((Body::Small(bytes), source.meta));
+        let len = bytes.len() as u64;
+        if source.has_changed().map_err(failed)? || !(len == source.meta.size || source.is_made_up()) {
+            continue;
         }
+        if bytes.len() > INLINE_LEN_MAX {
+            return Ok((Body::Large, source.meta));
+        }
+        return Ok((Body::Small(bytes), LocalMeta { size: len, ..source.meta }));
     }
     Err(TransferError::SourceChanged { path: path.to_owned() })
 }
