@@ -108,6 +108,22 @@ fn a_link_that_is_uploaded_again_does_not_take_the_place_of_what_it_leads_to() {
 }
 
 #[test]
+fn what_has_no_length_before_it_is_read_is_uploaded_as_it_is_read() {
+    let cluster = Cluster::start();
+    // Of the first and the last the system says that they are empty, of the second that it is longer than it is.
+    for file in ["/proc/version", "/sys/class/net/lo/mtu", "/proc/kallsyms"] {
+        cluster.dfs(["upload", file, "/copy"]).ok();
+        let there = stat(&cluster, "/copy")["size"].as_u64().unwrap();
+        let bytes = fs::read(file).unwrap();
+        assert_eq!(
+            (there, cluster.dfs(["cat", "/copy"]).ok().into_bytes() == bytes),
+            (bytes.len() as u64, true),
+            "{file}"
+        );
+    }
+}
+
+#[test]
 fn a_download_that_is_interrupted_leaves_the_directory_that_was_named_with_its_mode() {
     let cluster = Cluster::start();
     let dir = cluster.path("tree");
@@ -166,4 +182,36 @@ fn other_names_of_a_file_come_even_if_its_first_cannot() {
             );
         }
     }
+}
+
+#[test]
+fn a_tree_does_not_go_into_itself_by_way_of_a_mount_and_all_else_is_copied() {
+    let cluster = Cluster::start();
+    cluster.dfs(["mkdir", "-p", "/x/y", "/x/sub"]).ok();
+    put(&cluster, "/x/sub/file", b"bytes");
+    let mount = Mount::new(&cluster, "outer/mnt");
+    let part = Mount::with(&cluster, "part", &["subdir=/x/y"]);
+    let (whole, y) = (mount.path("x"), mount.path("x/y"));
+    let [x_there, y_there, part_there] = [whole.as_path(), &y, part.dir()].map(|path| path.to_str().unwrap());
+    let (contents_there, outer) = (format!("{x_there}/."), cluster.path("outer"));
+    for (command, copied_file) in [
+        (["download", "-r", "/x", y_there], "/x/y/x/sub/file"),
+        (["download", "-r", "/x/.", y_there], "/x/y/sub/file"),
+        (["download", "-r", "/x", part_there], "/x/y/x/sub/file"),
+        (["upload", "-r", x_there, "/x/y"], "/x/y/x/sub/file"),
+        (["upload", "-r", &contents_there, "/x/y"], "/x/y/sub/file"),
+        (["upload", "-r", outer.to_str().unwrap(), "/x/y"], "/x/y/outer/mnt/x/sub/file"),
+    ] {
+        cluster.dfs(command).fails(1, &["a directory cannot go into itself"]);
+        assert_eq!(cluster.dfs(["cat", copied_file]).ok(), "bytes", "{command:?}");
+        let listed = cluster.dfs(["ls", "-AR", "/x/y"]).ok();
+        assert_eq!(listed.lines().filter(|line| *line == "file").count(), 1, "{command:?}: {listed}");
+        for name in names(&cluster, "/x/y") {
+            cluster.dfs(["rm", "-r", &format!("/x/y/{name}")]).ok();
+        }
+    }
+    for command in [["download", "-rT", "/x", x_there], ["upload", "-rT", x_there, "/x"]] {
+        cluster.dfs(command).fails(1, &["a directory cannot go into itself"]);
+    }
+    assert_eq!((names(&cluster, "/x"), names(&cluster, "/x/y").len()), (vec!["sub".into(), "y".into()], 0));
 }

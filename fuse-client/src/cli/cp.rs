@@ -12,6 +12,7 @@ use wire::namespace::{FileType, ListWant, OpError};
 use super::{
     failure::Failure,
     invocation::{Invocation, cannot, parse_paths},
+    progress::Counter,
     remote_target::remote_targets,
     target::IntoDirectory,
     text::quote::quoted,
@@ -55,14 +56,19 @@ pub(crate) async fn run(invocation: &Invocation, arguments: CpArguments) -> Resu
             let targets = remote_targets("copy", files, &arguments.sources, &arguments.dst, into).await?;
             let mut failed = false;
             for (source, target) in sources.iter().zip(&targets) {
-                let mut tell = |source: &FilePath, error: &NamespaceError| {
-                    failed = true;
-                    let action = format!("copy {} to", quoted(&source.to_bytes()));
-                    invocation.screen.report(&cannot(&action, target, error));
+                let counter = Counter::new("copied", invocation.screen);
+                let mut told = |news| match news {
+                    TreeNews::Done => counter.add(),
+                    TreeNews::Failed { path, error } => {
+                        failed = true;
+                        let action = format!("copy {} to", quoted(&path.to_bytes()));
+                        counter.aside(|| invocation.screen.report(&cannot(&action, target, &error)));
+                    }
                 };
-                if let Err(error) = copy(files, source, target, arguments.recursive, &mut tell).await {
-                    tell(source, &error);
-                    if matches!(error, NamespaceError::Cluster(_)) {
+                if let Err(error) = copy(files, source, target, arguments.recursive, &mut told).await {
+                    let is_over = matches!(error, NamespaceError::Cluster(_));
+                    told(TreeNews::Failed { path: source.clone(), error });
+                    if is_over {
                         break;
                     }
                 }
@@ -78,7 +84,7 @@ async fn copy(
     source: &FilePath,
     target: &FilePath,
     recursive: bool,
-    tell: &mut impl FnMut(&FilePath, &NamespaceError),
+    told: &mut impl FnMut(TreeNews),
 ) -> Result<(), NamespaceError> {
     // As cp: links are followed, unless a tree is copied as it is.
     let follow = if recursive { Follow::No } else { Follow::Yes };
@@ -87,7 +93,7 @@ async fn copy(
             Err(NamespaceError::Op { path: source.clone(), source: OpError::IsDirectory })
         }
         file_type if !recursive || file_type == FileType::File => files.copy_file(source, target).await.map(drop),
-        _ => copy_tree(files, source, target, tell).await,
+        _ => copy_tree(files, source, target, told).await,
     }
 }
 
@@ -97,14 +103,14 @@ async fn copy_tree(
     files: &Namespace,
     source: &FilePath,
     target: &FilePath,
-    tell: &mut impl FnMut(&FilePath, &NamespaceError),
+    told: &mut impl FnMut(TreeNews),
 ) -> Result<(), NamespaceError> {
     let mut left = vec![(source.clone(), target.clone())];
     while let Some((source, target)) = left.pop() {
-        match copy_one(files, &source, &target, tell).await {
+        match copy_one(files, &source, &target, told).await {
             Ok(below) => left.extend(below),
             Err(error) if error.is_fatal() => return Err(error),
-            Err(error) => tell(&source, &error),
+            Err(error) => told(TreeNews::Failed { path: source, error }),
         }
     }
     Ok(())
@@ -115,7 +121,7 @@ async fn copy_one(
     files: &Namespace,
     source: &FilePath,
     target: &FilePath,
-    tell: &mut impl FnMut(&FilePath, &NamespaceError),
+    told: &mut impl FnMut(TreeNews),
 ) -> Result<Vec<(FilePath, FilePath)>, NamespaceError> {
     let attr = files.resolve(source, Follow::No).await?;
     if attr.file_type == FileType::Directory
@@ -127,11 +133,6 @@ async fn copy_one(
             _ => Err(NamespaceError::Op { path: target.clone(), source: OpError::NotDirectory }),
         };
     }
-    let told = |news| {
-        if let TreeNews::Failed { path, error } = news {
-            tell(&path, &error);
-        }
-    };
     files.copy_tree(source, target, told).await.map(|()| Vec::new())
 }
 

@@ -1,4 +1,5 @@
-//! How far a transfer is: a bar on a terminal, a line every few seconds elsewhere.
+//! How far a transfer is: a bar on a terminal, a line every few seconds elsewhere. Of other work on a tree, a count on a
+//! terminal.
 
 use std::{
     collections::VecDeque,
@@ -151,6 +152,44 @@ fn bar() -> ProgressBar {
     let style =
         ProgressStyle::with_template("{wide_bar} {msg}").expect("the template is sound").progress_chars("█▉▊▋▌▍▎▏ ");
     ProgressBar::with_draw_target(Some(1), target).with_style(style)
+}
+
+/// How many entries of a tree are done, on a terminal; goes when dropped.
+#[derive(Debug)]
+pub(crate) struct Counter(Option<ProgressBar>);
+
+impl Counter {
+    /// Nothing done yet. `verb` says what is done: `removed`.
+    pub(crate) fn new(verb: &'static str, screen: Screen) -> Self {
+        Self(screen.stderr_terminal.then(|| {
+            let style = ProgressStyle::with_template("{human_pos} {prefix}").expect("the template is sound");
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.with_style(style).with_prefix(verb)
+        }))
+    }
+
+    /// One more is done.
+    pub(crate) fn add(&self) {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+        }
+    }
+
+    /// Out of the way of what `say` prints.
+    pub(crate) fn aside(&self, say: impl FnOnce()) {
+        match &self.0 {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        }
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// Counts at one moment.

@@ -12,6 +12,7 @@ use wire::namespace::{FileType, OpError};
 use super::{
     failure::{Failure, Line},
     invocation::{Invocation, cannot, each_path, parse_paths},
+    progress::Counter,
     text::quote::quoted,
 };
 
@@ -54,10 +55,12 @@ pub(crate) async fn run(invocation: &Invocation, arguments: RmArguments) -> Resu
         .with_files(async |files| {
             let mut stays = false;
             let removed = each_path(invocation, "remove", &paths, async |path| {
-                let told = |news| {
-                    if let TreeNews::Failed { path, error } = news {
+                let counter = Counter::new("removed", invocation.screen);
+                let told = |news| match news {
+                    TreeNews::Done => counter.add(),
+                    TreeNews::Failed { path, error } => {
                         stays = true;
-                        invocation.screen.report(&cannot("remove", &path, &error));
+                        counter.aside(|| invocation.screen.report(&cannot("remove", &path, &error)));
                     }
                 };
                 match remove(files, path, &arguments, told).await {

@@ -63,6 +63,7 @@ pub use ranges::CopyRange;
 pub use read::{Seek, Stand};
 use table::Table;
 pub use write::{Write, WriteKind, WriteMode};
+pub(crate) use xattrs::IDENTITY;
 
 use crate::{
     cluster::{Cluster, ClusterError, now},

@@ -15,6 +15,10 @@ const LOCATIONS: &[u8] = b"user.dfs.locations";
 /// Tells which chunks hold the bytes of a file.
 const CHUNKS: &[u8] = b"user.dfs.chunks";
 
+/// Tells which inode of which cluster a file or directory is: who copies between a mount and the store must not meet its own
+/// copy.
+pub(crate) const IDENTITY: &str = "user.dfs.inode";
+
 /// Kinds of attributes that are kept; of the system's own, access control lists are not built.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
@@ -47,6 +51,9 @@ impl FileSystem {
     pub async fn xattr(&self, inode: Inode, name: &[u8]) -> Result<Vec<u8>, FsError> {
         if name == LOCATIONS || name == CHUNKS {
             return self.whereabouts(inode, name).await;
+        }
+        if name == IDENTITY.as_bytes() {
+            return Ok(format!("{} {}", self.shared.cluster.map().cluster, inode.0).into_bytes());
         }
         let xattrs = self.xattrs(inode).await?;
         let found = xattrs.iter().find(|xattr| xattr.name.as_bytes() == name);

@@ -28,11 +28,18 @@ pub(crate) use sink::{
 };
 pub(crate) use source::LocalSource;
 
+use wire::{cluster::ClusterId, namespace::Inode};
+
 use crate::transfer::TransferError;
 
 /// Files from this length on pass the page cache by, where that is possible: to give each page of them its place there
 /// costs more than to hash it, and throws out what is worth keeping.
 const UNCACHED_MIN: u64 = 64 << 20;
+
+/// Which inode of `cluster` stands at a path of this machine, by way of a mount; none if it is something else.
+pub(crate) fn inode_in(path: &Path, cluster: ClusterId) -> Option<Inode> {
+    xattrs::inode_in(path, cluster)
+}
 
 /// A local file could not be handled.
 pub(crate) fn failed(path: &Path, action: &'static str, source: io::Error) -> TransferError {

@@ -8,11 +8,14 @@ use std::{
     thread,
 };
 
-use tokio::sync::mpsc;
-use wire::namespace::{FileType, INLINE_LEN_MAX, Name, Xattr};
+use tokio::{runtime::Handle, sync::mpsc};
+use wire::{
+    cluster::ClusterId,
+    namespace::{FileType, INLINE_LEN_MAX, Name, Xattr},
+};
 
 use super::{LocalMeta, LocalSource, failed, xattrs};
-use crate::transfer::{Progress, Recurse, TransferError, UploadDir};
+use crate::transfer::{Progress, Recurse, TransferError, Unsettled, UploadDir};
 
 /// Entries of a group: what one request asks the namespace about.
 const GROUP_ENTRIES_MAX: usize = 256;
@@ -34,6 +37,8 @@ const READS_MAX: u32 = 3;
 pub(crate) struct Group {
     pub(crate) dir: Arc<UploadDir>,
     pub(crate) entries: Vec<Found>,
+    /// The directories among them.
+    pub(crate) unsettled: Unsettled,
 }
 
 /// An entry.
@@ -72,6 +77,7 @@ pub(crate) struct ScanItem {
 /// A walk.
 struct Scan<'a> {
     recurse: Recurse,
+    cluster: ClusterId,
     progress: &'a dyn Progress,
     failed: &'a dyn Fn(TransferError),
     groups: mpsc::Sender<Group>,
@@ -86,17 +92,18 @@ struct Stopped;
 pub(crate) fn scan(
     items: Vec<ScanItem>,
     recurse: Recurse,
+    cluster: ClusterId,
     progress: &dyn Progress,
     failed: &dyn Fn(TransferError),
     groups: mpsc::Sender<Group>,
 ) {
-    let mut scan = Scan { recurse, progress, failed, groups, pending: Vec::new() };
+    let mut scan = Scan { recurse, cluster, progress, failed, groups, pending: Vec::new() };
     for item in items {
         if scan.item(item).is_err() {
             return;
         }
         while let Some(dir) = scan.pending.pop() {
-            if scan.directory(&dir).is_err() {
+            if scan.is_copied(&dir) && scan.directory(&dir).is_err() {
                 return;
             }
         }
@@ -147,6 +154,12 @@ impl Scan<'_> {
         }
     }
 
+    /// Whether what is in a directory is wanted. In a mount of the store this may be the copy that is being made: to know that
+    /// is worth a wait.
+    fn is_copied(&self, dir: &UploadDir) -> bool {
+        xattrs::inode_in(dir.local(), self.cluster).is_none() || Handle::current().block_on(dir.remote()).is_some()
+    }
+
     /// Sends out the entries of one directory, and notes those that are directories.
     fn directory(&mut self, dir: &Arc<UploadDir>) -> Result<(), Stopped> {
         let mut listed = match fs::read_dir(dir.local()) {
@@ -195,7 +208,12 @@ impl Scan<'_> {
         if entries.is_empty() {
             return Ok(());
         }
-        self.groups.blocking_send(Group { dir: Arc::clone(dir), entries }).map_err(|_| Stopped)
+        let directories = entries.iter().filter_map(|found| match &found.body {
+            Body::Directory(below) => Some(below),
+            Body::Small(_) | Body::Large | Body::Symlink(_) | Body::Node => None,
+        });
+        let unsettled = Unsettled::new(directories);
+        self.groups.blocking_send(Group { dir: Arc::clone(dir), entries, unsettled }).map_err(|_| Stopped)
     }
 }
 
@@ -261,9 +279,14 @@ fn read_small(path: &Path, follow: bool) -> Result<(Body, LocalMeta), TransferEr
             return Ok((Body::Large, source.meta));
         }
         let bytes = source.read_small().map_err(failed)?;
-        if bytes.len() as u64 == source.meta.size && !source.has_changed().map_err(failed)? {
-            return Ok((Body::Small(bytes), source.meta));
+        let len = bytes.len() as u64;
+        if source.has_changed().map_err(failed)? || !(len == source.meta.size || source.is_made_up()) {
+            continue;
         }
+        if bytes.len() > INLINE_LEN_MAX {
+            return Ok((Body::Large, source.meta));
+        }
+        return Ok((Body::Small(bytes), LocalMeta { size: len, ..source.meta }));
     }
     Err(TransferError::SourceChanged { path: path.to_owned() })
 }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use wire::{
     CHUNK_LEN_MAX,
     buffer::{Caching, read_at},
+    namespace::INLINE_LEN_MAX,
 };
 
 use super::{LocalMeta, UNCACHED_MIN};
@@ -23,6 +24,8 @@ pub(crate) struct LocalSource {
     /// As it was when it was opened.
     pub(crate) meta: LocalMeta,
     has_holes: bool,
+    /// Where it was found to end, before the end that was told.
+    ended_at: Option<u64>,
 }
 
 impl LocalSource {
@@ -35,7 +38,26 @@ impl LocalSource {
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
         let meta = LocalMeta::new(&file.metadata()?)?;
         let has_holes = meta.allocated < meta.size;
-        Ok(Self { file, meta, has_holes })
+        Ok(Self { file, meta, has_holes, ended_at: None })
+    }
+
+    /// Whether its bytes are perhaps made when they are read, as those below `/proc` and `/sys`: its length then says nothing.
+    /// What holds bytes takes room; and of an empty file or one hole it makes no difference.
+    pub(crate) fn is_made_up(&self) -> bool {
+        self.meta.allocated == 0
+    }
+
+    /// Where the last byte is at most.
+    pub(crate) fn end_max(&self) -> u64 {
+        if self.is_made_up() && self.meta.size == 0 { u64::MAX } else { self.meta.size }
+    }
+
+    /// Its length, once it was read to its end; none if it ended before the end that was told.
+    pub(crate) fn len_read(&self) -> Option<u64> {
+        match self.ended_at {
+            Some(end) => self.is_made_up().then_some(end),
+            None => Some(self.meta.size),
+        }
     }
 
     /// The data at or after `from`, up to the next multiple of 4 MiB, the next hole, or the end of the file as it was
@@ -49,14 +71,17 @@ impl LocalSource {
         let len = usize::try_from(end - start).expect("a chunk is at most 4 MiB");
         let caching = if self.meta.size >= UNCACHED_MIN { Caching::Pass } else { Caching::Keep };
         let bytes = read_at(&self.file, start, len, caching)?;
-        // A file that has shrunk is found out when its attributes are looked at again.
-        Ok((!bytes.is_empty()).then_some((start, bytes)))
+        if bytes.is_empty() {
+            self.ended_at = Some(start);
+            return Ok(None);
+        }
+        Ok(Some((start, bytes)))
     }
 
-    /// All of a small file.
+    /// All of a small file; one byte more than a small file has, if it is longer.
     pub(crate) fn read_small(&mut self) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(self.meta.size as usize);
-        (&self.file).take(self.meta.size + 1).read_to_end(&mut bytes)?;
+        let mut bytes = Vec::with_capacity(self.meta.size as usize + 1);
+        (&self.file).take(INLINE_LEN_MAX as u64 + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
@@ -69,11 +94,11 @@ impl LocalSource {
     }
 
     fn next_data(&self, from: u64) -> io::Result<Option<(u64, u64)>> {
-        if from >= self.meta.size {
+        if from >= self.end_max() {
             return Ok(None);
         }
         if !self.has_holes {
-            return Ok(Some((from, self.meta.size)));
+            return Ok(Some((from, self.end_max())));
         }
         let start = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(from)) {
             Ok(start) => start,

@@ -9,7 +9,12 @@ use std::{
 };
 
 use rustix::{fs::XattrFlags, io::Errno};
-use wire::namespace::{XATTR_VALUE_LEN_MAX, Xattr, XattrName};
+use wire::{
+    cluster::ClusterId,
+    namespace::{Inode, XATTR_VALUE_LEN_MAX, Xattr, XattrName},
+};
+
+use crate::fs::IDENTITY;
 
 /// What the namespace takes of one inode.
 const XATTRS_MAX: usize = 1024;
@@ -45,6 +50,14 @@ fn read_up_to(path: &Path, count_max: usize) -> io::Result<Vec<Xattr>> {
         xattrs.push(Xattr { name: XattrName::new(name).map_err(io::Error::other)?, value });
     }
     Ok(xattrs)
+}
+
+/// Which inode of `cluster` stands at a path of this machine, by way of a mount; none if it is something else.
+pub(super) fn inode_in(path: &Path, cluster: ClusterId) -> Option<Inode> {
+    let mut value = [0u8; 64];
+    let len = rustix::fs::lgetxattr(path, IDENTITY, &mut value[..]).ok()?;
+    let (theirs, inode) = str::from_utf8(value.get(..len)?).ok()?.split_once(' ')?;
+    (theirs == cluster.to_string()).then(|| inode.parse().ok().map(Inode)).flatten()
 }
 
 /// Sets `user.*` attributes of a new file; a file system that has no such thing keeps none.

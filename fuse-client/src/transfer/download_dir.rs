@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use wire::namespace::Xattr;
+use wire::namespace::{Inode, Xattr};
 
 use crate::local::Restore;
 
@@ -20,12 +20,14 @@ pub(super) struct LocalDir {
     pub(super) path: PathBuf,
     /// Whether this transfer made it: then nothing can be in it that was there before.
     pub(super) fresh: bool,
+    /// What it is in the store that it comes from, if it lies in a mount of that.
+    stored: Option<Inode>,
     /// None for a directory that is not ours: the one above an item, or one of somebody else.
     dressed: Option<(Restore, Vec<Xattr>)>,
     /// Whether something that was to be in it is in it now.
     filled: AtomicBool,
     finished: mpsc::UnboundedSender<FinishedLocalDir>,
-    _parent: Option<Arc<LocalDir>>,
+    parent: Option<Arc<LocalDir>>,
 }
 
 /// A directory in which everything is done.
@@ -38,7 +40,15 @@ pub(super) struct FinishedLocalDir {
 impl LocalDir {
     /// The directory that an item goes into.
     pub(super) fn above(path: PathBuf, finished: mpsc::UnboundedSender<FinishedLocalDir>) -> Arc<Self> {
-        Arc::new(Self { path, fresh: false, dressed: None, filled: AtomicBool::new(false), finished, _parent: None })
+        Arc::new(Self {
+            path,
+            fresh: false,
+            stored: None,
+            dressed: None,
+            filled: AtomicBool::new(false),
+            finished,
+            parent: None,
+        })
     }
 
     /// A directory in `parent`.
@@ -46,11 +56,18 @@ impl LocalDir {
         parent: &Arc<Self>,
         path: PathBuf,
         fresh: bool,
+        stored: Option<Inode>,
         dressed: Option<(Restore, Vec<Xattr>)>,
     ) -> Arc<Self> {
         parent.handle_filled();
-        let (finished, _parent) = (parent.finished.clone(), Some(Arc::clone(parent)));
-        Arc::new(Self { path, fresh, dressed, filled: AtomicBool::new(false), finished, _parent })
+        let (finished, parent) = (parent.finished.clone(), Some(Arc::clone(parent)));
+        Arc::new(Self { path, fresh, stored, dressed, filled: AtomicBool::new(false), finished, parent })
+    }
+
+    /// Whether it is this inode of the store, or lies below: what is in there is being written.
+    pub(super) fn is_within(&self, inode: Inode) -> bool {
+        let mut chain = std::iter::successors(Some(self), |dir| dir.parent.as_deref());
+        chain.any(|dir| dir.stored == Some(inode))
     }
 
     /// Something that was to be in it is in it.

@@ -191,8 +191,17 @@ impl DownloadTree {
         existing: Existing,
     ) -> Result<Pending, TransferError> {
         self.namespace.require(Permission::Search, &attr, &source)?;
-        let path = target.clone();
-        let made = blocking(move || local::create_dir(&path)).await?;
+        // Read while it is written, it would have no end.
+        let into_itself = || NamespaceError::IntoItself { path: source.clone() };
+        if above.is_within(attr.inode) {
+            return Err(into_itself().into());
+        }
+        let (path, cluster) = (target.clone(), self.namespace.cluster().map().cluster);
+        let made = blocking(move || local::create_dir(&path).map(|made| (made, local::inode_in(&path, cluster))));
+        let (made, stored) = made.await?;
+        if stored == Some(attr.inode) {
+            return Err(into_itself().into());
+        }
         let caller = self.namespace.caller();
         let (outcome, ours) = match made {
             MadeDir::Fresh => (Outcome::Transferred, true),
@@ -203,7 +212,7 @@ impl DownloadTree {
         self.tally.directory(&target.display().to_string(), outcome);
         // What somebody else made stays as they want it, as when a tree goes up.
         let dressed = ours.then(|| (Restore::new(&attr, caller), xattrs));
-        Ok(Pending { source, attr, into: LocalDir::below(above, target, made == MadeDir::Fresh, dressed) })
+        Ok(Pending { source, attr, into: LocalDir::below(above, target, made == MadeDir::Fresh, stored, dressed) })
     }
 
     /// Reads directories, several at once, the deepest first.

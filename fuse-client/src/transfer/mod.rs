@@ -22,7 +22,7 @@ mod upload_tree;
 use std::{path::PathBuf, sync::Arc};
 
 use tokio::task::JoinError;
-pub(crate) use upload_dir::UploadDir;
+pub(crate) use upload_dir::{Unsettled, UploadDir};
 
 use crate::{
     namespace::{Namespace, NamespaceError},
@@ -141,6 +141,12 @@ pub enum TransferError {
     NotRegular {
         /// Which.
         path: String,
+    },
+    /// A directory was to be uploaded into what it is itself, by way of a mount, or below.
+    #[error("{path}: a directory cannot go into itself", path = path.display())]
+    IntoItself {
+        /// Which.
+        path: PathBuf,
     },
     /// A directory is in the way of a file, or a file in the way of a directory.
     #[error("{path}: {reason}")]

@@ -11,11 +11,11 @@ use super::{
     Equality, Outcome, Recurse, TransferError,
     equality::{Decision, Owners, decide},
     upload_dir::{RemoteDir, UploadDir},
-    upload_file::{same_bytes, upload_file},
+    upload_file::{blocking, same_bytes, upload_file},
     upload_tree::UploadTree,
 };
 use crate::{
-    local::{Body, Found, LocalMeta},
+    local::{self, Body, Found, LocalMeta},
     namespace::{Follow, NamespaceError, Permission},
     path::FilePath,
     upload::{NewFile, Target},
@@ -125,6 +125,14 @@ impl UploadTree {
         below: &UploadDir,
     ) -> Result<(), TransferError> {
         let (there, xattrs) = there.map(|there| (there.attr, there.xattrs)).unzip();
+        // By way of a mount, where numbers of inodes are those of the store, a tree may lead to its own copy.
+        let here = Inode(found.meta.identity.1);
+        if there.is_some_and(|there| there.inode == here) || into.dir.is_within(here) {
+            let (path, cluster) = (found.path.clone(), self.namespace.cluster().map().cluster);
+            if blocking(move || local::inode_in(&path, cluster)).await == Some(here) {
+                return Err(TransferError::IntoItself { path: found.path });
+            }
+        }
         match decide(&found.meta, there.as_ref(), self.owners) {
             Decision::InTheWay { reason } => Err(in_the_way(below.target(), reason)),
             Decision::Same { .. } => {

@@ -30,11 +30,11 @@ pub(super) async fn upload_file(
 ) -> Result<(OpAnswer, u64), TransferError> {
     let failed = |error| local::failed(path, "reading it", error);
     let mut source = open(path, follow).await?;
-    let size = source.meta.size;
+    let end_max = source.end_max();
     let mut writer = FileWriter::new(namespace, make(&source.meta), target).await?;
     let mut at = 0;
-    while at < size {
-        let room = writer.room((size - at).min(u64::from(wire::CHUNK_LEN_MAX))).await;
+    while at < end_max {
+        let room = writer.room((end_max - at).min(u64::from(wire::CHUNK_LEN_MAX))).await;
         let (back, read) = blocking(move || {
             let read = source.read_chunk(at).map(|chunk| chunk.map(|(offset, bytes)| (offset, Sealed::new(bytes))));
             (source, read)
@@ -43,14 +43,19 @@ pub(super) async fn upload_file(
         source = back;
         let Some((offset, chunk)) = read.map_err(failed)? else { break };
         let next = offset + chunk.bytes().len() as u64;
+        if end_max == u64::MAX {
+            tally.progress().found(0, next - at);
+        }
         tally.advanced(next - at);
         writer.put(offset, chunk, room).await?;
         at = next;
     }
-    tally.advanced(size - at);
-    if blocking(move || source.has_changed()).await.map_err(failed)? {
+    let len = source.len_read();
+    let changed = blocking(move || source.has_changed()).await.map_err(failed)?;
+    let Some(size) = len.filter(|_| !changed) else {
         return Err(TransferError::SourceChanged { path: path.to_owned() });
-    }
+    };
+    tally.advanced(size - at);
     Ok((writer.commit(size).await?, size))
 }
 

@@ -1,9 +1,6 @@
 //! The story of a tree going up: scan, look what is there, decide, write; hard links, then directories' times, last.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{
     StreamExt,
@@ -21,11 +18,11 @@ use super::{
     equality::Owners,
     stop::{News, Stop},
     tally::Tally,
-    upload_dir::{FinishedDir, RemoteDir, UploadDir},
+    upload_dir::{FinishedDir, UploadDir},
     upload_file::blocking,
 };
 use crate::{
-    local::{Body, Found, Group, ScanItem, scan},
+    local::{Found, Group, ScanItem, scan},
     namespace::{Follow, Namespace, NamespaceError, is_directory},
     session::Session,
 };
@@ -125,8 +122,9 @@ impl UploadTree {
         drop(finished);
         let (sender, mut groups) = mpsc::channel(GROUPS_AHEAD);
         let (recurse, tally) = (self.options.recurse, self.tally.clone());
+        let cluster = self.namespace.cluster().map().cluster;
         let scanning = blocking(move || {
-            scan(prepared, recurse, tally.progress(), &|error| tally.failed(&error), sender);
+            scan(prepared, recurse, cluster, tally.progress(), &|error| tally.failed(&error), sender);
         });
         let writing = async {
             let mut tasks = JoinSet::new();
@@ -185,7 +183,7 @@ impl UploadTree {
             false => self.namespace.place_through(&target).await?,
         };
         let above = target.parent().unwrap_or_default();
-        let dir = UploadDir::at(source.clone(), place.dir, above, finished.clone());
+        let dir = UploadDir::above(source.clone(), place.dir, above, finished.clone());
         Ok(ScanItem { source, dir, name: Some(place.name) })
     }
 
@@ -197,8 +195,7 @@ impl UploadTree {
     }
 
     async fn group(&self, group: Group) {
-        let Group { dir, entries } = group;
-        let _unsettled = Unsettled::of(&entries);
+        let Group { dir, entries, unsettled: _unsettled } = group;
         let Some((inode, after, existing)) = dir.remote().await else {
             entries.iter().for_each(Found::abandon);
             return;
@@ -275,27 +272,5 @@ impl UploadTree {
     /// Counts a directory.
     pub(super) fn directory_done(&self, path: &std::path::Path, outcome: Outcome) {
         self.tally.directory(&path.display().to_string(), outcome);
-    }
-}
-
-/// Directories among the entries of a group. If the group breaks off, their copies are known not to be: those who wait
-/// for them must not wait for ever.
-struct Unsettled(Vec<Weak<UploadDir>>);
-
-impl Unsettled {
-    fn of(entries: &[Found]) -> Self {
-        let dirs = entries.iter().filter_map(|found| match &found.body {
-            Body::Directory(below) => Some(Arc::downgrade(below)),
-            Body::Small(_) | Body::Large | Body::Symlink(_) | Body::Node => None,
-        });
-        Self(dirs.collect())
-    }
-}
-
-impl Drop for Unsettled {
-    fn drop(&mut self) {
-        for dir in self.0.iter().filter_map(Weak::upgrade) {
-            dir.settle_if_awaited(RemoteDir::Failed);
-        }
     }
 }
