@@ -182,6 +182,7 @@ fn the_kernel_gets_the_errno_that_posix_names() {
     };
     assert_errno(xattr("system.posix_acl_access", b"\x02\0\0\0"), Errno::OPNOTSUPP);
     assert_errno(xattr("user.dfs.chunks", b""), Errno::PERM);
+    assert_errno(xattr("user.", b"nameless"), Errno::INVAL);
     let label = || rustix::fs::getxattr(at("file"), "security.selinux", &mut [0_u8; 10]).map_err(io::Error::from);
     assert_errno(label(), Errno::OPNOTSUPP);
     if rustix::process::geteuid().is_root() {

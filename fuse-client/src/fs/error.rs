@@ -51,6 +51,9 @@ pub enum FsError {
     /// Nothing is there: `SEEK_DATA` and `SEEK_HOLE` beyond the end.
     #[error("no such device or address")]
     NothingThere,
+    /// More room was asked for than there is free.
+    #[error("more room is asked for than the cluster has free")]
+    TooMuchAsked,
     /// More files open than the mount allows.
     #[error("too many open files in this mount")]
     TooManyOpen,

@@ -10,7 +10,7 @@ use wire::namespace::{
 use super::{FileSystem, FsError, LOOKS_MAX, Shared, file::File, flush::TRIES_MAX, open_files::HandleId};
 use crate::{
     cluster::pool_units,
-    upload::{PutError, Sealed, put_chunk},
+    upload::{Sealed, put_chunk},
 };
 
 /// Changes that one call makes at most: each does a thousand extents.
@@ -50,7 +50,7 @@ impl FileSystem {
         if allocates && len >= PROBED_MIN {
             let missing = len.saturating_sub(self.load_attr(file.inode).await?.allocated);
             if missing >= PROBED_MIN && self.space().await.is_ok_and(|space| missing > space.free) {
-                return Err(PutError::NoSpace.into());
+                return Err(FsError::TooMuchAsked);
             }
         }
         let turn = self.shared.turn(&file).await?;

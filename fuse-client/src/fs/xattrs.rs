@@ -65,8 +65,9 @@ impl FileSystem {
         if name.starts_with(b"user.dfs.") {
             return Err(OpError::NotPermitted.into());
         }
-        if !NAMESPACES.iter().any(|namespace| name.starts_with(namespace)) {
-            return Err(FsError::Unsupported);
+        let after = NAMESPACES.iter().find_map(|namespace| name.strip_prefix(*namespace));
+        if after.ok_or(FsError::Unsupported)?.is_empty() {
+            return Err(FsError::Invalid);
         }
         let name = XattrName::new(name).map_err(|_| FsError::Invalid)?;
         // What was written before must not take rights that are given now.

@@ -28,6 +28,7 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::Interrupted => Errno::EINTR,
         FsError::Deadlock => Errno::EDEADLK,
         FsError::NothingThere => Errno::ENXIO,
+        FsError::TooMuchAsked => Errno::ENOSPC,
         FsError::TooManyOpen => Errno::ENFILE,
     }
 }
@@ -66,5 +67,6 @@ fn of_op(error: OpError) -> Errno {
 
 /// Whether a person should hear of it: everything that is not an ordinary answer to a program.
 pub(super) fn is_trouble(error: &FsError) -> bool {
-    errno(error).code() == Errno::EIO.code() || errno(error).code() == Errno::ENOSPC.code()
+    let code = errno(error).code();
+    (code == Errno::EIO.code() || code == Errno::ENOSPC.code()) && !matches!(error, FsError::TooMuchAsked)
 }

@@ -41,7 +41,11 @@ async fn a_copy_with_a_flipped_bit_counts_as_not_held_and_what_is_good_of_it_is_
     assert_eq!(store.check(&chunk.key()).await.unwrap(), Checked::Damaged);
     assert_eq!(store.take_damaged(10), [chunk.key()]);
     for gc in [3, 4] {
-        assert_eq!(store.has(&[chunk.key()], GcEpoch(gc)).await.unwrap().0, [false], "neither as it is nor stamped anew");
+        assert_eq!(
+            store.has(&[chunk.key()], GcEpoch(gc)).await.unwrap().0,
+            [false],
+            "neither as it is nor stamped anew"
+        );
     }
     assert!(!store.holds(&chunk.key()).unwrap() && list(&store).await.is_empty());
     assert_eq!(read(&store, chunk.key(), 90_000, 10).await.unwrap(), chunk.bytes().slice(90_000..90_010));
